@@ -1,0 +1,53 @@
+"""Crop, flip, resize, normalise: pure functions of a batch of stored images, run on the device."""
+
+import jax
+import jax.numpy as jnp
+
+
+def training_view(
+    images: jax.Array,
+    key: jax.Array,
+    pad: int,
+    crop: int,
+    flip: bool,
+    resolution: int,
+    input_range: tuple[float, float],
+) -> jax.Array:
+    """A random view of each image.
+
+    Args:
+      images: uint8 `[B, H, W, 3]`.
+      key: draws the crops and flips.
+      pad: black pixels added on each side before the crop.
+      crop: side of the random crop in pixels.
+      flip: whether to mirror left and right with probability 1/2.
+      resolution: side after resizing.
+      input_range: what 0 and 255 become.
+
+    Returns:
+      float32 `[B, resolution, resolution, 3]`.
+    """
+    crop_key, flip_key = jax.random.split(key)
+    b, h, w, _ = images.shape
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    limits = jnp.array([h + 2 * pad - crop + 1, w + 2 * pad - crop + 1])
+    starts = jax.random.randint(crop_key, (b, 2), 0, limits)
+    views = jax.vmap(lambda image, start: jax.lax.dynamic_slice(image, (*start, 0), (crop, crop, 3)))(padded, starts)
+    if flip:
+        mirrored = jax.random.bernoulli(flip_key, shape=(b, 1, 1, 1))
+        views = jnp.where(mirrored, views[:, :, ::-1], views)
+    return _finish(views, resolution, input_range)
+
+
+def evaluation_view(images: jax.Array, crop: int, resolution: int, input_range: tuple[float, float]) -> jax.Array:
+    """The central crop of each image, resized and normalised; shapes as in `training_view`."""
+    top, left = (images.shape[1] - crop) // 2, (images.shape[2] - crop) // 2
+    return _finish(images[:, top : top + crop, left : left + crop], resolution, input_range)
+
+
+def _finish(images, resolution, input_range):
+    low, high = input_range
+    x = images.astype(jnp.float32) * ((high - low) / 255) + low
+    if x.shape[1:3] != (resolution, resolution):
+        x = jax.image.resize(x, (x.shape[0], resolution, resolution, x.shape[3]), "linear")  # anti-aliased
+    return x

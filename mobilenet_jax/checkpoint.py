@@ -1,0 +1,109 @@
+"""Checkpoints: saved in the background, verified leaf by leaf on restore, falling back to the one before."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import serialization
+
+KEPT = 2
+
+
+class Checkpoints:
+    """The newest `KEPT` checkpoints of one run.
+
+    Orbax restores damaged data without a word, so beside each checkpoint lie the SHA-256 of every leaf and of the
+    notes kept with it, and a restore that does not match them counts as damage.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        logging.get_absl_logger().setLevel("ERROR")  # Orbax reports each of its own phases
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
+
+    def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
+        """Copies `state` (a pytree) to the host, then writes it and `notes` (plain JSON) in the background."""
+        tree = _plain(jax.device_get(state))
+        digests = {"leaves": leaf_digests(tree), "notes": _notes_digest(notes)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(tree), notes=ocp.args.JsonSave(notes), digests=ocp.args.JsonSave(digests)
+            ),
+        )
+
+    def restore(self, template: Any, say: Callable[[str], None] = print) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest checkpoint that is whole.
+
+        Damaged ones are named through `say` and deleted, so that the run can save at the same step again.
+
+        Args:
+          template: a pytree with the shapes and dtypes of the state.
+          say: takes a line of text.
+
+        Returns:
+          The step, the state as numpy arrays in the structure of `template`, and the notes; None where none is left.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, notes = self._verified(step, template)
+            except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
+                reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
+                say(f"checkpoint of step {step:,} is damaged and dropped ({reason})")
+                self._manager.delete(step)
+                continue
+            return step, state, notes
+        return None
+
+    def _verified(self, step, template):
+        tree = _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(tree), notes=ocp.args.JsonRestore(), digests=ocp.args.JsonRestore()
+            ),
+        )
+        digests = restored.digests
+        found = leaf_digests(restored.state)
+        for name in sorted(found.keys() | digests["leaves"].keys()):
+            if found.get(name) != digests["leaves"].get(name):
+                raise ValueError(f"{name} does not match its digest")
+        if _notes_digest(restored.notes) != digests["notes"]:
+            raise ValueError("the notes do not match their digest")
+        return serialization.from_state_dict(template, restored.state), restored.notes
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def leaf_digests(tree: Any) -> dict[str, str]:
+    """The SHA-256 of each leaf's name, dtype, shape and bytes, by its path."""
+    digests = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name, array = jax.tree_util.keystr(path, simple=True, separator="/"), np.ascontiguousarray(leaf)
+        head = f"{name} {array.dtype} {array.shape} ".encode()
+        digests[name] = hashlib.sha256(head + array.tobytes()).hexdigest()
+    return digests
+
+
+def tree_digest(tree: Any) -> str:
+    """One SHA-256 over all leaves of `tree`, whatever their order."""
+    leaves = leaf_digests(jax.device_get(tree))
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(state):
+    """Nested dicts of arrays, without the None leaves that Orbax cannot hold."""
+    return serialization.to_state_dict(state)
+
+
+def _notes_digest(notes):
+    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,270 @@
+"""From a config to a `RunSpec`: every key checked, everything derived, once, after all overrides."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from mobilenet_jax import arch, datasets
+from mobilenet_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a key may hold: its type, the allowed values in words, and the test."""
+
+    kind: type
+    allowed: str
+    test: Callable[[Any], bool]
+
+
+def _one_of(*values: str) -> Rule:
+    return Rule(str, "one of " + ", ".join(map(repr, values)), lambda v: v in values)
+
+
+def _number(kind: type, allowed: str, test: Callable[[Any], bool]) -> Rule:
+    return Rule(kind, allowed, lambda v: math.isfinite(v) and test(v))
+
+
+_FLAG = Rule(bool, "True or False", lambda v: True)
+_TEXT = Rule(str, "text", lambda v: True)
+_BELOW_ONE = _number(float, "at least 0 and below 1", lambda v: 0 <= v < 1)
+_POSITIVE = _number(float, "above 0", lambda v: v > 0)
+_NOT_NEGATIVE = _number(float, "0 or more", lambda v: v >= 0)
+_COUNT = _number(int, "a whole number from 1", lambda v: v >= 1)
+_COUNT_OR_ZERO = _number(int, "a whole number from 0", lambda v: v >= 0)
+
+# Every key there is. The values of the keys that describe layers are judged by `arch.py` itself.
+RULES: dict[str, Rule] = {
+    "model.version": _one_of("v1", "v2"),
+    "model.alpha": _POSITIVE,
+    "model.rho": _number(float, "above 0 and at most 1", lambda v: 0 < v <= 1),
+    "model.expansion": _POSITIVE,
+    "model.strides": _one_of(*arch.STRIDES),
+    "model.variant": _one_of(*arch.VARIANTS),
+    "model.activation": _one_of(*arch.ACTIVATIONS),
+    "model.bottleneck": _one_of(*arch.BOTTLENECKS),
+    "model.shortcut": _one_of(*arch.SHORTCUTS),
+    "model.dropout": _BELOW_ONE,
+    "model.bn_decay": _BELOW_ONE,
+    "model.bn_epsilon": _POSITIVE,
+    "model.depthwise": _one_of("auto", "shift", "conv"),
+    "data.name": _TEXT,
+    "data.dir": _TEXT,
+    "data.archive": _TEXT,
+    "data.holdout": _BELOW_ONE,
+    "augment.pad": _COUNT_OR_ZERO,
+    "augment.crop": _COUNT_OR_ZERO,
+    "augment.flip": _FLAG,
+    "optim.name": _one_of("rmsprop", "sgd"),
+    "optim.lr": _POSITIVE,
+    "optim.momentum": _BELOW_ONE,
+    "optim.decay": _BELOW_ONE,
+    "optim.epsilon": _POSITIVE,
+    "optim.weight_decay": _NOT_NEGATIVE,
+    "optim.decay_depthwise": _FLAG,
+    "optim.schedule": _one_of("constant", "cosine", "exponential", "one_cycle"),
+    "optim.lr_decay": _number(float, "above 0 and at most 1", lambda v: 0 < v <= 1),
+    "optim.lr_decay_epochs": _POSITIVE,
+    "optim.warmup_epochs": _NOT_NEGATIVE,
+    "optim.clip_norm": _NOT_NEGATIVE,
+    "train.epochs": _COUNT,
+    "train.batch_size": _COUNT,
+    "train.dtype": _one_of("float32", "bfloat16"),
+    "train.label_smoothing": _BELOW_ONE,
+    "train.ema_decay": _BELOW_ONE,
+    "train.eval_epochs": _COUNT,
+    "train.checkpoint_epochs": _POSITIVE,
+    "point": _TEXT,
+    "wandb.mode": _one_of("auto", "online", "offline", "disabled"),
+    "wandb.project": _TEXT,
+    "seed": _number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32),
+}
+
+# Where a run's data lie and who watches it do not change what it is.
+_NOT_IDENTITY = ("data.dir", "data.archive", "wandb.mode", "wandb.project", "point")
+# These mean nothing to the other version, so a value set there would be silently ignored.
+_ONLY_V1 = {"model.variant": "paper"}
+_ONLY_V2 = {"model.expansion": 6.0, "model.bottleneck": "linear", "model.shortcut": "bottleneck"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """One run, resolved. `config` is the checked config with `point` folded in; the rest is derived from it."""
+
+    name: str  # of the config file
+    config: FrozenConfigDict
+    arch: arch.Architecture
+    dataset: datasets.Dataset
+    image_size: int  # pixels before the resize to `resolution`: the crop, or the stored side
+    resolution: int  # round(rho * image_size)
+    train_size: int  # training images left after the holdout
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    learning_rate: float  # peak, for this batch size
+    identity: dict[str, Any]  # flat: the keys that make the run what it is
+    digest: str  # eight hex digits of `identity`
+
+    @property
+    def run_name(self) -> str:
+        """`<config>-a<alpha>-r<rho>[-t<t>]-s<seed>-<digest>`."""
+        m = self.config.model
+        knobs = [f"a{m.alpha:g}", f"r{m.rho:g}", *([f"t{m.expansion:g}"] if m.version == "v2" else [])]
+        return "-".join([self.name, *knobs, f"s{self.config.seed}", self.digest])
+
+    @property
+    def title(self) -> str:
+        """One line that names the network and its input."""
+        m = self.config.model
+        parts = [f"MobileNet {m.version}", f"alpha {m.alpha:g}", f"rho {m.rho:g}"]
+        parts += [f"t {m.expansion:g}"] if m.version == "v2" else []
+        parts += [m.variant] if m.variant != "paper" else []
+        size, data = self.resolution, self.dataset
+        return ", ".join([*parts, f"{m.strides} strides, {size}x{size} {data.name} ({data.num_classes} classes)"])
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Raises InputError for the first key that no config has, naming the nearest one that it has."""
+    for key in keys:
+        if key not in RULES:
+            near = difflib.get_close_matches(key, RULES, n=1)
+            hint = f"; did you mean config.{near[0]}?" if near else ""
+            raise InputError(f"unknown key config.{key}{hint} (configs/default.py lists every key)")
+
+
+def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
+    """Checks every key of `config` and derives the run.
+
+    Args:
+      config: a ConfigDict with the keys of `configs/default.py`.
+      name: of the config, for the run's name.
+
+    Raises:
+      InputError: naming the key, its value and what is allowed.
+    """
+    flat = _typed(_flatten(config.to_dict()))
+    _fold_point(flat)
+    for key, value in flat.items():
+        if not RULES[key].test(value):
+            raise InputError(f"config.{key}={value!r}: allowed is {RULES[key].allowed}")
+
+    dataset = datasets.describe(flat["data.name"], flat["data.dir"])
+    network = _architecture(flat, dataset.num_classes)
+    crop = flat["augment.crop"]
+    if crop > dataset.resolution:
+        raise InputError(f"config.augment.crop={crop}: {dataset.name} images have {dataset.resolution} pixels a side")
+    image_size = crop or dataset.resolution
+    resolution = round(flat["model.rho"] * image_size)
+    if resolution < 1:
+        raise InputError(f"config.model.rho={flat['model.rho']:g}: leaves no pixel of {image_size}")
+
+    batch = flat["train.batch_size"]
+    train_size = dataset.train_size
+    if flat["data.holdout"]:
+        try:
+            train_size -= datasets.holdout_size(train_size, flat["data.holdout"])
+        except InputError as e:
+            raise InputError(f"config.data.{e}") from None
+    steps_per_epoch = train_size // batch
+    if not steps_per_epoch:
+        raise InputError(f"config.train.batch_size={batch}: {dataset.name} has {train_size} training images")
+    epochs, warmup = flat["train.epochs"], flat["optim.warmup_epochs"]
+    if warmup >= epochs:
+        raise InputError(f"config.optim.warmup_epochs={warmup:g}: must be below config.train.epochs={epochs}")
+
+    identity = {key: value for key, value in flat.items() if key not in _NOT_IDENTITY}
+    return RunSpec(
+        name=name,
+        config=FrozenConfigDict(_nest(flat)),
+        arch=network,
+        dataset=dataset,
+        image_size=image_size,
+        resolution=resolution,
+        train_size=train_size,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=steps_per_epoch * epochs,
+        warmup_steps=round(warmup * steps_per_epoch),
+        learning_rate=flat["optim.lr"] * batch / 256,
+        identity=identity,
+        digest=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8],
+    )
+
+
+def check_same_run(spec: RunSpec, stored: dict[str, Any], where: str) -> None:
+    """Raises InputError, showing the differences, where `stored` (a `config.json`) is the config of another run."""
+    there = _flatten(stored)
+    differences = [
+        f"config.{key} is {there.get(key, 'absent')!r} there and {value!r} here"
+        for key, value in spec.identity.items()
+        if there.get(key, "absent") != value
+    ]
+    if differences:
+        raise InputError(f"{where} holds another run: {'; '.join(differences)}")
+
+
+def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
+    version = flat["model.version"]
+    for key, default in (_ONLY_V2 if version == "v1" else _ONLY_V1).items():
+        if flat[key] != default:
+            raise InputError(f"config.{key}={flat[key]!r}: has no meaning for {version}; allowed is {default!r}")
+    common = ("alpha", "strides", "activation", "bn_epsilon")
+    own = ("variant",) if version == "v1" else ("expansion", "bottleneck", "shortcut")
+    build = arch.mobilenet_v1 if version == "v1" else arch.mobilenet_v2
+    try:
+        return build(num_classes=num_classes, **{key: flat[f"model.{key}"] for key in common + own})
+    except InputError as e:
+        raise InputError(f"config.model.{e}") from None
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        group, _, leaf = key.rpartition(".")
+        (tree.setdefault(group, {}) if group else tree)[leaf] = value
+    return tree
+
+
+def _typed(flat: dict[str, Any]) -> dict[str, Any]:
+    """The keys in the order of `RULES`, each of its type; whole numbers may stand for floats."""
+    check_keys(flat)
+    for key in RULES:
+        if key not in flat:
+            raise InputError(f"the config has no key config.{key} (configs/default.py lists every key)")
+    return {key: _coerce(key, flat[key]) for key in RULES}
+
+
+def _coerce(key: str, value: Any) -> Any:
+    rule = RULES[key]
+    if rule.kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not rule.kind:
+        raise InputError(f"config.{key}={value!r}: is of type {type(value).__name__}; allowed is {rule.allowed}")
+    return value
+
+
+def _fold_point(flat: dict[str, Any]) -> None:
+    """Applies 'alpha=0.75,rho=0.714' to the model keys and empties `point`, so a point equals the same run by hand."""
+    for part in filter(None, flat["point"].split(",")):
+        name, equals, text = part.partition("=")
+        key = f"model.{name.strip()}"
+        if not equals or key not in RULES:
+            known = ", ".join(k.removeprefix("model.") for k in RULES if k.startswith("model."))
+            raise InputError(f"config.point={flat['point']!r}: allowed is 'key=value,...' with keys among {known}")
+        try:
+            flat[key] = RULES[key].kind(text.strip())
+        except ValueError:
+            raise InputError(f"config.point={flat['point']!r}: {name}={text!r} must be {RULES[key].allowed}") from None
+    flat["point"] = ""

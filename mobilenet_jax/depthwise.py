@@ -1,0 +1,126 @@
+"""The depthwise convolution with its own gradients.
+
+XLA runs `lax.conv` with one group per channel one channel at a time on a CPU, and turns its kernel gradient into a
+dense C x C one. Here the forward pass and the input gradient are sums of shifted slices, which XLA fuses into one
+vectorised loop, and the kernel gradient accumulates over the batch, so that each map is read once.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+IMPLEMENTATIONS = ("shift", "conv")
+
+
+def choose(implementation: str, platform: str) -> str:
+    """Resolves 'auto': 'shift' where it was measured to be faster, on a CPU, and 'conv' elsewhere."""
+    if implementation != "auto":
+        return implementation
+    return "shift" if platform == "cpu" else "conv"
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
+    """Convolves each channel with its own kernel (v1 paper, section 3.1, equation 3), SAME padding.
+
+    Args:
+      x: `[N, H, W, C]`.
+      kernel: `[K, K, 1, C]`, the shape Flax gives it.
+      stride: of both directions.
+      implementation: 'shift' (the one above) or 'conv' (`lax.conv_general_dilated` with C groups).
+
+    Returns:
+      `[N, ceil(H / stride), ceil(W / stride), C]`.
+    """
+    if implementation == "conv":
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+    return _shift(x, kernel[:, :, 0, :], stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shift(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    taps = _taps(x, kernel.shape[0], stride)
+    return sum(tap * kernel[i, j] for (i, j), tap in taps)  # type: ignore[return-value]
+
+
+def _shift_fwd(x, kernel, stride):
+    return _shift(x, kernel, stride), (x, kernel)
+
+
+def _shift_bwd(stride, residuals, g):
+    x, kernel = residuals
+    return _input_gradient(g, kernel, stride, x.shape), _kernel_gradient(x, g, kernel.shape[0], stride)
+
+
+_shift.defvjp(_shift_fwd, _shift_bwd)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis under TensorFlow's SAME rule."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def _taps(x, k, stride):
+    """The k*k shifted views of the padded `x`, each of the output's size, with their offsets."""
+    n, h, w, c = x.shape
+    padded = jnp.pad(x, ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0)))
+    rows, columns = (-(-h // stride) - 1) * stride + 1, (-(-w // stride) - 1) * stride + 1
+    for i in range(k):
+        for j in range(k):
+            yield (i, j), lax.slice(padded, (0, i, j, 0), (n, i + rows, j + columns, c), (1, stride, stride, 1))
+
+
+def _input_gradient(g, kernel, stride, shape):
+    """Each of the stride^2 phases of the input sees its own taps, all of the output's size; then they interleave."""
+    n, h, w, c = shape
+    k = kernel.shape[0]
+    top, left = same_padding(h, k, stride)[0], same_padding(w, k, stride)[0]
+    reach = (k - 1) // stride
+    rows, columns = -(-(h + top) // stride), -(-(w + left) // stride)
+    padded = lax.pad(
+        g,
+        jnp.zeros((), g.dtype),
+        ((0, 0, 0), (reach, max(rows - g.shape[1], 0), 0), (reach, max(columns - g.shape[2], 0), 0), (0, 0, 0)),
+    )
+
+    def phase(a, b):
+        terms = [
+            lax.slice(
+                padded,
+                (0, reach - i // stride, reach - j // stride, 0),
+                (n, reach - i // stride + rows, reach - j // stride + columns, c),
+            )
+            * kernel[i, j]
+            for i in range(a, k, stride)
+            for j in range(b, k, stride)
+        ]
+        return sum(terms) if terms else jnp.zeros((n, rows, columns, c), g.dtype)
+
+    if stride == 1:
+        full = phase(0, 0)
+    else:
+        phases = [jnp.stack([phase(a, b) for b in range(stride)], axis=3) for a in range(stride)]
+        full = jnp.stack(phases, axis=2).reshape(n, rows * stride, columns * stride, c)
+    return lax.slice(full, (0, top, left, 0), (n, top + h, left + w, c))
+
+
+def _kernel_gradient(x, g, k, stride):
+    """Sums over the batch first, image by image, so that the k*k partial sums stay in cache."""
+
+    def add_image(sums, image):
+        x_image, g_image = image
+        taps = _taps(x_image[None], k, stride)
+        return [s + (tap[0] * g_image).astype(jnp.float32) for s, (_, tap) in zip(sums, taps, strict=True)], None
+
+    zeros = [jnp.zeros(g.shape[1:], jnp.float32)] * (k * k)
+    sums, _ = lax.scan(add_image, zeros, (x, g))
+    return jnp.stack([s.sum((0, 1)) for s in sums]).reshape(k, k, -1).astype(x.dtype)

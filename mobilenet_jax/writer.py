@@ -1,0 +1,244 @@
+"""What a run leaves behind and shows: the run directory and its lock, progress, and W&B as a view of it."""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
+from tqdm import tqdm
+
+from mobilenet_jax.errors import InputError
+
+SCHEMA = 1
+_PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+_LINE_SECONDS = 30.0  # between plain progress lines inside an epoch
+_WANDB_SECONDS = 20  # that W&B may take to start or to finish
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None where there is no such file.
+
+    Raises:
+      InputError: the file holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: it holds no JSON object; move it away to start afresh")
+    return value
+
+
+def check_directory(directory: pathlib.Path) -> None:
+    """Raises InputError where `directory` is a file, or holds something that is no run."""
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: a file stands where the run directory should be")
+    others = [p.name for p in directory.iterdir() if p.name != ".lock"] if directory.exists() else []
+    if others and "config.json" not in others:
+        raise InputError(f"{directory} is not empty and holds no run (no config.json); name another directory")
+
+
+class RunDirectory:
+    """The record of one run. Only its holder writes there: the lock is the kernel's, and goes with the process."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self._metrics = path / "metrics.jsonl"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Creates the directory and holds it.
+
+        Raises:
+          InputError: another process holds it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock")
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(f"{self.path}: another process is on this run; wait for it or stop it first") from None
+        except OSError as e:
+            raise InputError(f"{self.path}: the run directory cannot be written ({e.strerror})") from None
+        with lock:
+            lock.release()  # `with` has taken it once more
+            yield
+
+    def begin(self, config: dict[str, Any], device: str) -> None:
+        """Writes `config.json` once, and `env.json` for every process that works on the run."""
+        if not (self.path / "config.json").exists():
+            self._write("config.json", config)
+        before = read_json(self.path / "env.json")
+        earlier = [*before.pop("earlier", []), before] if before else []
+        self._write("env.json", {**_environment(), "device": device, "earlier": earlier})
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds one line to `metrics.jsonl`."""
+        with self._metrics.open("a") as f:
+            f.write(json.dumps(_finite(row)) + "\n")
+
+    def cut_back(self, step: int) -> dict[str, Any] | None:
+        """Drops the lines past `step`, and a torn one; returns the last that is left."""
+        rows = []
+        for line in self._metrics.read_text().splitlines() if self._metrics.exists() else []:
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and row.get("step", step + 1) <= step:
+                    rows.append(row)
+        self._replace("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        return rows[-1] if rows else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Writes `summary.json`, whole or not at all: it being there means finished."""
+        self._write("summary.json", {"schema": SCHEMA, **_finite(summary)})
+
+    def _write(self, name, value):
+        self._replace(name, json.dumps(value, indent=1) + "\n")
+
+    def _replace(self, name, text):
+        temporary = self.path / f".{name}.tmp"
+        with temporary.open("w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, self.path / name)
+
+
+def _finite(row):
+    """JSON has no NaN: what is not finite becomes null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _environment() -> dict[str, Any]:
+    packages = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
+    return {
+        "command": shlex.join(sys.argv),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "packages": packages,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Git's answer about the code that runs, not about the directory it was started in."""
+    root = pathlib.Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as [hours:]minutes:seconds."""
+    return tqdm.format_interval(seconds)
+
+
+class Display:
+    """Progress: a bar on a terminal, plain lines when piped."""
+
+    def __init__(self, total_steps: int, step: int, steps_per_epoch: int, batch_size: int):
+        self._total, self._per_epoch, self._batch = total_steps, steps_per_epoch, batch_size
+        self._step = step
+        self._last_line = time.monotonic()
+        terminal = sys.stdout.isatty()
+        form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        self._bar = tqdm(total=total_steps, initial=step, file=sys.stdout, bar_format=form) if terminal else None
+
+    def advance(self, loss: float, accuracy: float, images_per_second: float) -> None:
+        """One step is done; the figures are of the epoch so far."""
+        self._step += 1
+        figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"
+        epochs = self._total // self._per_epoch
+        if self._bar is not None:
+            self._bar.set_description_str(f"epoch {(self._step - 1) // self._per_epoch + 1}/{epochs}", refresh=False)
+            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.update()
+        elif time.monotonic() - self._last_line > _LINE_SECONDS:
+            left = (self._total - self._step) * self._batch / images_per_second
+            self.line(f"  step {self._step:,}/{self._total:,}  {figures}  ETA {clock(left)}")
+
+    def line(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._last_line = time.monotonic()
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Tracker:
+    """W&B. Whatever goes wrong there is said once and never stops the run."""
+
+    def __init__(self, mode: str, project: str, name: str, digest: str, directory: pathlib.Path, config: dict[str, Any]):
+        """Starts a W&B run; `config` holds flat keys, so that any two of them make a plot."""
+        self._run: Any = None
+        mode = os.environ.get("WANDB_MODE") or mode
+        if mode == "disabled":
+            return
+        try:
+            import wandb
+
+            if mode == "auto":
+                agent = "WANDB_SWEEP_ID" in os.environ
+                mode = "online" if agent or wandb.login(prompt=False) else "offline"
+            self._run = wandb.init(
+                mode=mode,  # type: ignore[arg-type]
+                project=project,
+                name=name,
+                id=os.environ.get("WANDB_RUN_ID", digest),
+                resume="allow" if mode == "online" else None,
+                dir=directory,
+                config=config,
+                settings=wandb.Settings(
+                    silent=True, console="off", init_timeout=_WANDB_SECONDS, finish_timeout=_WANDB_SECONDS
+                ),
+            )
+            self._run.define_metric("*", step_metric="epoch")
+        except Exception as e:
+            self._give_up(e)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Logs one row of metrics against its epoch."""
+        self._try(lambda run: run.log(row))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Puts the summary on the run's page and waits, for a while, until all is sent."""
+        self._try(lambda run: (run.summary.update(summary), run.finish()))
+
+    def _try(self, action):
+        if self._run is not None:
+            try:
+                action(self._run)
+            except Exception as e:
+                self._give_up(e)
+
+    def _give_up(self, error):
+        self._run = None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        print(f"W&B failed and is left out of this run: {reason}", file=sys.stderr, flush=True)
