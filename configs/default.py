@@ -29,7 +29,9 @@ def get_config() -> ConfigDict:
     c.data.name = "cifar10"  # 'digits', 'cifar10', or a set that TFDS has prepared as array_record
     c.data.dir = ""  # where TFDS keeps its sets; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets
     c.data.archive = ""  # cifar10: prepare it from this cifar-10-binary.tar.gz instead of downloading it
-    c.data.holdout = 0.0  # share of the training split kept for validation; the test split is then used once, at the end
+    c.data.holdout = (
+        0.0  # share of the training split kept for validation; the test split is then used once, at the end
+    )
 
     c.augment = ConfigDict()
     c.augment.pad = 4  # zero pixels around the image before the random crop

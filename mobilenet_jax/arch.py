@@ -10,7 +10,6 @@ import dataclasses
 
 from mobilenet_jax.errors import InputError
 
-KINDS = ("conv", "depthwise", "pointwise", "pool", "dense")
 VARIANTS = ("paper", "standard_conv", "shallow", "seed004")
 STRIDES = ("imagenet", "cifar")
 ACTIVATIONS = ("auto", "relu", "relu6")
@@ -23,7 +22,7 @@ class Layer:
     """One layer: SAME padding; batch norm and activation after every convolution; a bias in the classifier only."""
 
     name: str
-    kind: str  # one of KINDS
+    kind: str  # 'conv', 'depthwise', 'pointwise', 'pool' or 'dense'
     in_channels: int
     out_channels: int
     kernel: int = 1
@@ -172,8 +171,7 @@ def mobilenet_v2(
 
     width = make_divisible(32 * alpha)
     layers = [Layer("stem", "conv", 3, width, 3, 2 if strides == "imagenet" else 1, act)]
-    expanded_before: Layer | None = None  # what fed the depthwise layer of the block before, and that one's stride
-    stride_before = 0
+    joinable: Layer | None = None  # what fed the depthwise layer of the block before, if that one has stride 1
     index = 0
     for stage, (channels, repeats, stride_imagenet, stride_cifar) in enumerate(_V2_STAGES):
         out = make_divisible(channels * alpha)
@@ -185,14 +183,15 @@ def mobilenet_v2(
             if expanded != width:
                 layers.append(Layer(f"block{index:02d}_expand", "pointwise", width, expanded, activation=act))
             feeds = layers[-1]
-            if shortcut == "expansion" and expanded_before is not None:
-                if stride_before == 1 and expanded_before.out_channels == feeds.out_channels:
-                    feeds = layers[-1] = dataclasses.replace(feeds, shortcut=expanded_before.name)
-            expanded_before, stride_before = feeds, stride
+            if shortcut == "expansion" and joinable is not None and joinable.out_channels == feeds.out_channels:
+                feeds = layers[-1] = dataclasses.replace(feeds, shortcut=joinable.name)
+            joinable = feeds if stride == 1 else None
             layers.append(Layer(f"block{index:02d}_depthwise", "depthwise", expanded, expanded, 3, stride, act))
             source = block_input if shortcut == "bottleneck" and stride == 1 and width == out else None
             layers.append(
-                Layer(f"block{index:02d}_project", "pointwise", expanded, out, activation=projection_act, shortcut=source)
+                Layer(
+                    f"block{index:02d}_project", "pointwise", expanded, out, activation=projection_act, shortcut=source
+                )
             )
             width = out
     head = make_divisible(_V2_HEAD * max(1.0, alpha))

@@ -1,8 +1,11 @@
 """Checkpoints: saved in the background, verified leaf by leaf on restore, falling back to the one before."""
 
+import contextlib
 import hashlib
 import json
 import os
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +26,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
-        logging.get_absl_logger().setLevel("ERROR")  # Orbax reports each of its own phases
+        logging.get_absl_logger().setLevel("FATAL")  # Orbax tells each of its phases; failures are told below
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
 
@@ -52,7 +55,8 @@ class Checkpoints:
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state, notes = self._verified(step, template)
+                with _without_stragglers():
+                    state, notes = self._verified(step, template)
             except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
                 reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
                 say(f"checkpoint of step {step:,} is damaged and dropped ({reason})")
@@ -63,7 +67,7 @@ class Checkpoints:
 
     def _verified(self, step, template):
         tree = _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
-        restored = self._manager.restore(
+        restored: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(tree), notes=ocp.args.JsonRestore(), digests=ocp.args.JsonRestore()
@@ -82,6 +86,25 @@ class Checkpoints:
         """Waits for what is being written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _without_stragglers():
+    """Keeps quiet the reads that Orbax leaves behind when one of them fails: their event loop is closed by then."""
+    before = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        time.sleep(0.2)  # for those still to come
+        raise
+    finally:
+        sys.unraisablehook = before
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:

@@ -98,7 +98,7 @@ class RunSpec:
     """One run, resolved. `config` is the checked config with `point` folded in; the rest is derived from it."""
 
     name: str  # of the config file
-    config: FrozenConfigDict
+    config: Any  # FrozenConfigDict, whose attributes no type checker knows
     arch: arch.Architecture
     dataset: datasets.Dataset
     image_size: int  # pixels before the resize to `resolution`: the crop, or the stored side

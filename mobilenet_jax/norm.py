@@ -17,7 +17,13 @@ ACTIVATIONS = {
 
 
 def batch_norm_inference(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float, activation: str | None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    epsilon: float,
+    activation: str | None,
 ) -> jax.Array:
     """Normalises `x` `[..., C]` with given statistics `[C]`, then activates."""
     a, b = _affine(scale, bias, mean, var, epsilon)
@@ -42,7 +48,7 @@ def batch_norm_training(
     Returns:
       The output, like `x`; the mean `[C]`; the (biased) variance `[C]`.
     """
-    return _norm(x, scale, bias, epsilon, activation)
+    return _norm(x, scale, bias, epsilon, activation)  # type: ignore[return-value]
 
 
 def _affine(scale, bias, mean, var, epsilon):
@@ -68,7 +74,7 @@ def _norm(x, scale, bias, epsilon, activation):
 
 
 def _norm_fwd(x, scale, bias, epsilon, activation):
-    y, mean, var = _norm(x, scale, bias, epsilon, activation)
+    y, mean, var = batch_norm_training(x, scale, bias, epsilon, activation)
     return (y, mean, var), (x, scale, bias, mean, var)
 
 

@@ -1,6 +1,6 @@
 """Schedules, optimisers, weight decay and the moving average: pure functions of traced scalars."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ def schedule(
     steps_per_epoch: int = 1,
     lr_decay: float = 0.98,
     lr_decay_epochs: float = 1.0,
-) -> Callable[[jax.Array], jax.Array]:
+) -> optax.Schedule:
     """The learning rate's course as a factor of its peak: a function from step to [0, 1].
 
     Args:
@@ -35,11 +35,13 @@ def schedule(
         rise = warmup_steps / total_steps or 0.3
         return optax.cosine_onecycle_schedule(total_steps, 1.0, pct_start=rise, div_factor=25.0, final_div_factor=1e4)
     if name == "exponential":
-        stairs = optax.exponential_decay(1.0, round(lr_decay_epochs * steps_per_epoch), lr_decay, staircase=True)
+        stairs = optax.exponential_decay(
+            1.0, max(1, round(lr_decay_epochs * steps_per_epoch)), lr_decay, staircase=True
+        )
         return lambda step: stairs(step) * _rise(step, warmup_steps)
     if name == "cosine":
         fall = optax.cosine_decay_schedule(1.0, max(1, total_steps - warmup_steps))
-        return lambda step: jnp.where(step < warmup_steps, _rise(step, warmup_steps), fall(step - warmup_steps))
+        return lambda step: _rise(step, warmup_steps) * fall(jnp.maximum(step - warmup_steps, 0))
     if name == "constant":
         return lambda step: _rise(step, warmup_steps)
     raise ValueError(f"unknown schedule {name!r}")

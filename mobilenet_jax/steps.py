@@ -69,7 +69,7 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: str,
-    schedule: Callable[[jax.Array], jax.Array],
+    schedule: optax.Schedule,
     view: Callable[[jax.Array, jax.Array], jax.Array],
     depthwise: Collection[str],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -133,7 +133,7 @@ def eval_step(
     variables: dict[str, Any], batch: Batch, *, model: nn.Module, view: Callable[[jax.Array], jax.Array]
 ) -> dict[str, jax.Array]:
     """Sums over the real images of a batch: `loss` (cross-entropy, unsmoothed), `correct` (top-1), `count`."""
-    logits = model.apply(variables, view(batch.images), train=False)
+    logits: Any = model.apply(variables, view(batch.images), train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     return {"loss": (losses * batch.mask).sum(), "correct": _correct(logits, batch), "count": batch.mask.sum()}
 

@@ -9,7 +9,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,9 @@ from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import MobileNet
 
 _IN_FLIGHT = 2  # steps that the host may be ahead: the device stays busy, and a signal is answered at once
+
+
+_SUMS = ("loss", "correct", "count")
 
 
 class Interrupted(Exception):
@@ -93,7 +96,7 @@ def _report(directory: pathlib.Path, prefix: str) -> bool:
     return True
 
 
-def _device_name(devices: list[jax.Device]) -> str:
+def _device_name(devices: Sequence[Any]) -> str:
     kind = devices[0].device_kind
     name = f"{kind} ({os.cpu_count()} cores)" if devices[0].platform == "cpu" else kind
     return name if len(devices) == 1 else f"{len(devices)} x {name}"
@@ -131,7 +134,7 @@ class _Program:
     compile_seconds: float
 
 
-def _build(spec: RunSpec, splits: dict[str, data.Split], devices: list[jax.Device]) -> _Program:
+def _build(spec: RunSpec, splits: dict[str, data.Split], devices: Sequence[Any]) -> _Program:
     """Wires the spec into a model, a view, a schedule and compiled steps over all devices."""
     c, size, pixels = spec.config, spec.image_size, spec.arch.input_range
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
@@ -198,7 +201,9 @@ def _build(spec: RunSpec, splits: dict[str, data.Split], devices: list[jax.Devic
     return _Program(
         train_on=lambda state, indices: train_compiled(state, *resident["train"], indices, hyper),
         eval_on={
-            name: functools.partial(lambda f, arrays, variables, *batch: f(variables, *arrays, *batch), f, resident[name])
+            name: functools.partial(
+                lambda f, arrays, variables, *batch: f(variables, *arrays, *batch), f, resident[name]
+            )
             for name, f in eval_compiled.items()
         },
         state=state,
@@ -238,8 +243,8 @@ class _Run:
 
         self.step = self.resumed_from = self.saved = 0
         self.in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
-        self.tally = dict.fromkeys(("loss", "correct", "count"), 0.0)  # of the epoch so far
-        self.seconds = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
+        self.tally: dict[str, float] = dict.fromkeys(_SUMS, 0.0)  # of the epoch so far
+        self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
         self.images = 0.0  # seen in seconds['train']
         self.figures: dict[str, float] = {}  # of the last step
         self.row: dict[str, Any] | None = None  # the last of metrics.jsonl
@@ -261,6 +266,9 @@ class _Run:
             status = "diverged"
             self._log({"train_loss": math.nan, "learning_rate": self.figures["learning_rate"]})
             self.display.line(f"diverged: the loss of step {self.step - len(self.in_flight):,} is not finite")
+        except Interrupted:
+            self.tracker.finish({})
+            raise
         finally:
             self.display.close()
             self.checkpoints.close()
@@ -277,6 +285,8 @@ class _Run:
         batch, per_epoch = self.spec.config.train.batch_size, self.spec.steps_per_epoch
         every = max(1, round(self.spec.config.train.checkpoint_epochs * per_epoch))
         epoch, position = divmod(self.step, per_epoch)
+        if position == 0:
+            self.tally = dict.fromkeys(_SUMS, 0.0)
         order = data.epoch_order(self.program.sizes["train"], self.spec.config.seed, epoch)
         for i in range(position, per_epoch):
             with self._timed("train"):
@@ -305,13 +315,12 @@ class _Run:
         self._log(row | {"learning_rate": self.figures["learning_rate"], "images_per_second": speed})
         left = (self.spec.total_steps - self.step) * c.train.batch_size / speed
         self.display.line(f"{text}  {speed:,.0f} images/s" + ("" if last else f"  ETA {writer.clock(left)}"))
-        self.tally = dict.fromkeys(t, 0.0)
         if last or self.step - self.saved >= c.train.checkpoint_epochs * self.spec.steps_per_epoch:
             self._save()
 
     def _evaluate(self, split: str) -> dict[str, float]:
         """Top-1 accuracy and mean cross-entropy over every image of a split, once."""
-        sums = dict.fromkeys(("loss", "correct", "count"), 0.0)
+        sums: dict[str, float] = dict.fromkeys(_SUMS, 0.0)
         with self._timed("eval"):
             for indices, mask in data.eval_batches(self.program.sizes[split], self.spec.config.train.batch_size):
                 batch = jax.device_put((indices, mask.astype(np.float32)), self.program.sharding)
@@ -353,7 +362,6 @@ class _Run:
 
     def _stop_if_asked(self) -> None:
         if self.asked:
-            self._settle(0)
             self._save()
             raise Interrupted(self.asked[0])
 
@@ -364,7 +372,13 @@ class _Run:
 
     def _save(self) -> None:
         if self.step != self.saved:
-            notes = {"tally": self.tally, "images": self.images, "figures": self.figures, "seconds": self._all_seconds()}
+            self._settle(0)  # the notes are of the same steps as the state
+            notes = {
+                "tally": self.tally,
+                "images": self.images,
+                "figures": self.figures,
+                "seconds": self._all_seconds(),
+            }
             self.checkpoints.save(self.step, self.state, notes)
             self.saved = self.step
 

@@ -46,7 +46,7 @@ def check_directory(directory: pathlib.Path) -> None:
     """Raises InputError where `directory` is a file, or holds something that is no run."""
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: a file stands where the run directory should be")
-    others = [p.name for p in directory.iterdir() if p.name != ".lock"] if directory.exists() else []
+    others = [p.name for p in directory.iterdir() if not p.name.startswith(".")] if directory.exists() else []
     if others and "config.json" not in others:
         raise InputError(f"{directory} is not empty and holds no run (no config.json); name another directory")
 
@@ -73,9 +73,10 @@ class RunDirectory:
             raise InputError(f"{self.path}: another process is on this run; wait for it or stop it first") from None
         except OSError as e:
             raise InputError(f"{self.path}: the run directory cannot be written ({e.strerror})") from None
-        with lock:
-            lock.release()  # `with` has taken it once more
+        try:
             yield
+        finally:
+            lock.release()
 
     def begin(self, config: dict[str, Any], device: str) -> None:
         """Writes `config.json` once, and `env.json` for every process that works on the run."""
@@ -195,7 +196,9 @@ class Display:
 class Tracker:
     """W&B. Whatever goes wrong there is said once and never stops the run."""
 
-    def __init__(self, mode: str, project: str, name: str, digest: str, directory: pathlib.Path, config: dict[str, Any]):
+    def __init__(
+        self, mode: str, project: str, name: str, digest: str, directory: pathlib.Path, config: dict[str, Any]
+    ):
         """Starts a W&B run; `config` holds flat keys, so that any two of them make a plot."""
         self._run: Any = None
         mode = os.environ.get("WANDB_MODE") or mode
