@@ -4,7 +4,7 @@ import pathlib
 import re
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mobilenet_jax import config, cost
@@ -35,6 +35,7 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict]:
       InputError: a flag or a key that does not exist, a value of another type, a config that cannot be loaded.
     """
     app.define_help_flags()
+    logging.set_verbosity(logging.ERROR)  # the flag library warns before it raises
     config.check_keys(match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg)))
     try:  # defining the flag runs the config file already
         config_flags.DEFINE_config_file("config", DEFAULT, "The config; --config.KEY=VALUE overrides one of its keys.")

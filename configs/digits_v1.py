@@ -1,14 +1,24 @@
+"""MobileNet v1, alpha = 0.25, on scikit-learn's digits: the default, which needs no download.
+
+    python launch.py
+
+ACCURACY_LINE
+"""
+
+from ml_collections import ConfigDict
+
 from configs import default
 
 
-def get_config():
+def get_config() -> ConfigDict:
     c = default.get_config()
-    c.data.name = "digits"
     c.model.alpha = 0.25
+    c.model.bn_epsilon = 1e-5
+    c.data.name = "digits"
     c.augment.pad = 2
-    c.augment.flip = False
-    c.train.batch_size = 64
-    c.train.epochs = 30
+    c.augment.flip = False  # a mirrored digit is another sign
     c.optim.lr = 0.4
-    c.optim.schedule = "one_cycle"
+    c.optim.warmup_epochs = 2.0
+    c.train.epochs = 30
+    c.train.batch_size = 64
     return c

@@ -9,9 +9,10 @@ from jax.typing import DTypeLike
 from mobilenet_jax import depthwise, norm
 from mobilenet_jax.arch import Architecture, Layer
 
-# He et al. 2015: variance 2 / fan-in, so that ReLU keeps the scale of the signal; truncated, as in TF-slim.
-_KERNEL_INIT = nn.initializers.he_normal()
-_CLASSIFIER_INIT = nn.initializers.normal(0.01)
+# TF-slim's. Batch norm makes the scale of a kernel one with its learning rate, and He's scale, which suits a depthwise
+# fan-in of 9 badly, was much slower on held-out CIFAR-10.
+_KERNEL_INIT = nn.initializers.truncated_normal(0.09)
+_CLASSIFIER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "truncated_normal")
 
 
 class BatchNorm(nn.Module):

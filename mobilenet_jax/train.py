@@ -126,9 +126,10 @@ def _signals() -> Iterator[list[int]]:
 class _Program:
     """What is built once from a `RunSpec`: the compiled steps and what they are fed with."""
 
-    train_on: Any  # (state, indices) -> (state, metrics)
+    train_on: Any  # (state, indices, hyper) -> (state, metrics)
     eval_on: dict[str, Any]  # split -> (variables, indices, mask) -> sums
     state: steps.TrainState
+    hyper: steps.Hyper
     sizes: dict[str, int]  # images of each split
     sharding: NamedSharding  # of a batch
     compile_seconds: float
@@ -192,21 +193,17 @@ def _build(spec: RunSpec, splits: dict[str, data.Split], devices: Sequence[Any])
         jax.ShapeDtypeStruct((c.train.batch_size,), dtype, sharding=sharded) for dtype in (np.int32, np.float32)
     )
     train_jit = jax.jit(train_on, donate_argnums=0, out_shardings=everywhere)
-    train_compiled = train_jit.lower(state, *resident["train"], indices, hyper).compile()
     eval_jit = jax.jit(eval_on, out_shardings=everywhere)
-    eval_compiled = {
-        name: eval_jit.lower(state.evaluated, *resident[name], indices, mask).compile()
-        for name in resident.keys() - {"train"}
-    }
+
+    def compiled(step, split, first, *rest):
+        program = step.lower(first, *resident[split], *rest).compile()
+        return lambda first, *rest: program(first, *resident[split], *rest)
+
     return _Program(
-        train_on=lambda state, indices: train_compiled(state, *resident["train"], indices, hyper),
-        eval_on={
-            name: functools.partial(
-                lambda f, arrays, variables, *batch: f(variables, *arrays, *batch), f, resident[name]
-            )
-            for name, f in eval_compiled.items()
-        },
+        train_on=compiled(train_jit, "train", state, indices, hyper),
+        eval_on={name: compiled(eval_jit, name, state.evaluated, indices, mask) for name in splits if name != "train"},
         state=state,
+        hyper=hyper,
         sizes={name: len(split) for name, split in splits.items()},
         sharding=sharded,
         compile_seconds=time.perf_counter() - started,
@@ -291,7 +288,7 @@ class _Run:
         for i in range(position, per_epoch):
             with self._timed("train"):
                 indices = jax.device_put(order[i * batch : (i + 1) * batch], self.program.sharding)
-                self.state, metrics = self.program.train_on(self.state, indices)
+                self.state, metrics = self.program.train_on(self.state, indices, self.program.hyper)
                 self.step += 1
                 self.in_flight.append(metrics)
                 self._settle(_IN_FLIGHT if i + 1 < per_epoch else 0)

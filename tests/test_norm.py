@@ -21,7 +21,7 @@ def arguments(lead=(), spread=2.0, centre=1.0):
     rng = np.random.default_rng(0)
     x = rng.normal(centre, spread, (*lead, 4, 5, 3, 8))
     scale, bias = rng.uniform(2, 4, (*lead, 8)), rng.uniform(0, 4, (*lead, 8))
-    return [np.float32(a) for a in (x, scale, bias, rng.normal(size=x.shape))]
+    return [a.astype(np.float32) for a in (x, scale, bias, rng.normal(size=x.shape))]
 
 
 def training(x, scale, bias, cotangent, *, activation):
@@ -90,8 +90,9 @@ def test_inference_is_flax(activation):
         variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
         return FLAX_ACTIVATIONS[activation](layer.apply(variables, x))
 
-    found = batch_norm_inference(*map(jnp.asarray, (x, scale, bias, mean, var)), EPSILON, activation)
-    assert_all_close([found], [in_float64(flax_inference, (x, scale, bias, mean, var))])
+    values = [jnp.asarray(value) for value in (x, scale, bias, mean, var)]
+    found = batch_norm_inference(*values, epsilon=EPSILON, activation=activation)
+    assert_all_close([found], [in_float64(flax_inference, values)])
 
 
 @each_activation
@@ -123,7 +124,7 @@ def test_statistics_carry_no_gradient():
     x, scale, bias, _ = arguments()
 
     def of_statistics(*inputs):
-        _, mean, var = batch_norm_training(*inputs, EPSILON, "relu")
+        _, mean, var = batch_norm_training(*inputs, epsilon=EPSILON, activation="relu")
         return mean.sum() + var.sum()
 
     for gradient in jax.grad(of_statistics, (0, 1, 2))(x, scale, bias):

@@ -52,9 +52,11 @@ def hyper(seed: int = 0, **changes: float) -> Hyper:
 
 
 def batch(size: int = 8, side: int = 12, classes: int = CLASSES, seed: int = 0) -> Batch:
-    """Random images, a class for each in turn."""
-    images = np.random.default_rng(seed).integers(0, 256, (size, side, side, 3), np.uint8)
-    return Batch(jnp.asarray(images), jnp.arange(size, dtype=jnp.int32) % classes, jnp.ones(size))
+    """Noisy images of a few coloured patches, a class for each in turn."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 200, (size, 4, 4, 3)).repeat(side // 4, axis=1).repeat(side // 4, axis=2)
+    images = patches + rng.integers(0, 56, patches.shape)
+    return Batch(jnp.asarray(images, jnp.uint8), jnp.arange(size, dtype=jnp.int32) % classes, jnp.ones(size))
 
 
 def plain_view(images: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -71,7 +73,8 @@ def random_state(model: MobileNet, optimizer: str = "sgd", with_ema: bool = Fals
 
     def draw(path, leaf):
         if path[-1].key == "kernel":
-            return jnp.asarray(rng.normal(size=leaf.shape) * (2 / np.prod(leaf.shape[:-1])) ** 0.5, jnp.float32)
+            scale = 0.01 if path[0].key == "classifier" else (2 / np.prod(leaf.shape[:-1])) ** 0.5
+            return jnp.asarray(scale * rng.normal(size=leaf.shape), jnp.float32)
         return jnp.full(leaf.shape, path[-1].key in ("scale", "var"), jnp.float32)
 
     params, batch_stats = (jax.tree_util.tree_map_with_path(draw, tree) for tree in (state.params, state.batch_stats))
@@ -102,19 +105,31 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
     return {"/".join(str(getattr(x, "key", x)) for x in path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def distance(a: Any, b: Any) -> float:
+    """The Euclidean one."""
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return float(np.sqrt(sum(np.square(np.float64(x) - np.float64(y)).sum() for x, y in leaves)))
+
+
 def assert_trees_close(found: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, expected)
 
 
-# After each of three steps: the loss, the norm of the gradient, the sum of the absolute values of the moving average.
+# Of three steps: the loss, and how far the moving average's parameters and statistics have come.
 GOLDEN = {
-    "small": [],
-    "v1": [],
+    "small": [
+        [1.611912, 0.000341921, 0.0713596],
+        [1.608889, 0.001029122, 0.1419921],
+        [1.614299, 0.00197720, 0.2093651],
+    ],
+    "v1": [[1.623208, 0.000786897, 0.310203], [1.612532, 0.00284297, 0.613614], [1.629134, 0.00610645, 0.914192]],
 }
+# The 27 layers of v1 magnify a rounding difference a thousandfold at each step that makes some ReLU switch.
+TOLERANCE = {"small": 1e-4, "v1": 5e-3}
 
 
 @pytest.mark.parametrize("name", ["small", pytest.param("v1", marks=pytest.mark.slow)])
-def test_golden_step(name):
+def test_golden_steps(name):
     """With everything on."""
     network = SMALL if name == "small" else mobilenet_v1(0.25, CLASSES, "cifar")
     model = MobileNet(network, dropout=0.1)
@@ -122,14 +137,14 @@ def test_golden_step(name):
         augment.training_view, pad=4, crop=28, flip=True, resolution=24, input_range=network.input_range
     )
     step = jax.jit(make_step(model, "rmsprop", view, optim.schedule("cosine", 10, 2)))
-    state = random_state(model, "rmsprop", with_ema=True)
-    scalars = hyper(weight_decay=4e-5, label_smoothing=0.1, clip_norm=5.0, ema_decay=0.99)
+    start = state = random_state(model, "rmsprop", with_ema=True)
+    scalars = hyper(learning_rate=0.01, weight_decay=4e-3, label_smoothing=0.1, clip_norm=0.1, ema_decay=0.99)
     found = []
     for seed in range(3):
         state, metrics = step(state, batch(16, 32, seed=seed), scalars)
-        size = sum(float(jnp.abs(x).sum()) for x in jax.tree.leaves(state.evaluated))
-        found.append([float(metrics["loss"]), float(metrics["grad_norm"]), size])
-    np.testing.assert_allclose(found, GOLDEN[name], rtol=1e-4)
+        moved = [distance(state.ema[part], start.ema[part]) for part in ("params", "batch_stats")]
+        found.append([float(metrics["loss"]), *moved])
+    np.testing.assert_allclose(found, GOLDEN[name], rtol=TOLERANCE[name])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
@@ -172,7 +187,7 @@ def test_the_loss_falls_on_one_batch(optimizer):
     state, losses = random_state(MODEL, optimizer), []
     for i in range(20):
         assert state.step == i
-        state, metrics = small_step(optimizer)(state, batch(), hyper(learning_rate=0.05))
+        state, metrics = small_step(optimizer)(state, batch(), hyper(learning_rate=0.3))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.5 * losses[0] and np.isfinite(losses).all()
 
@@ -231,13 +246,11 @@ def test_masked_rows_do_not_count_in_evaluation():
 
 @pytest.mark.parametrize(("decay", "own_decay"), [(0.25, 0.0), (0.25, 0.5), (0.0, 0.5)])
 def test_weight_decay_reaches_the_update(decay, own_decay):
-    """With momentum 0 and rate 1 it is, beside the gradient's, minus the rate times the weight."""
+    """At a learning rate of 1 and without momentum it is minus its own rate times the weight."""
     state = random_state(MODEL)
-    plain = {"learning_rate": 1.0, "momentum": 0.0, "clip_norm": 1e-3}  # so that it shows beside the gradient
-    without, metrics = small_step()(state, batch(), hyper(**plain))
-    with_decay, same = small_step()(
-        state, batch(), hyper(**plain, weight_decay=decay, depthwise_weight_decay=own_decay)
-    )
+    recipe = functools.partial(hyper, learning_rate=1.0, momentum=0.0, clip_norm=1e-3)  # hardly any gradient
+    without, metrics = small_step()(state, batch(), recipe())
+    with_decay, same = small_step()(state, batch(), recipe(weight_decay=decay, depthwise_weight_decay=own_decay))
     before, a, b = (flat(x.params) for x in (state, without, with_decay))
     for name, weight in before.items():
         rate = 0.0 if not name.endswith("kernel") else own_decay if "depthwise" in name else decay
@@ -248,19 +261,20 @@ def test_weight_decay_reaches_the_update(decay, own_decay):
 
 def test_clipping_scales_the_gradient_to_the_limit():
     state = random_state(MODEL)
-    plain = {"learning_rate": 1.0, "momentum": 0.0}
 
-    def update(**changes):
-        after, metrics = small_step()(state, batch(), hyper(**plain, **changes))
+    def update(clip_norm: float) -> tuple[Any, float]:
+        recipe = hyper(learning_rate=1.0, momentum=0.0, clip_norm=clip_norm)
+        after, metrics = small_step()(state, batch(), recipe)
         moved = jax.tree.map(lambda a, b: np.asarray(b - a, np.float64), state.params, after.params)
         return moved, float(metrics["grad_norm"])
 
-    full, norm = update()
+    full, norm = update(0.0)
     assert norm == pytest.approx(np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(full))), rel=1e-4)
     for limit in (norm / 4, norm * 2):
-        clipped, reported = update(clip_norm=limit)
+        clipped, reported = update(limit)
         assert reported == norm  # before clipping
-        assert_trees_close(clipped, jax.tree.map(lambda x: x * min(1, limit / norm), full), rtol=1e-3)
+        scale = min(1, limit / norm)
+        assert_trees_close(clipped, jax.tree.map(lambda x, scale=scale: x * scale, full), rtol=1e-3)
 
 
 def test_the_schedule_scales_the_rate():
@@ -358,7 +372,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import test_steps as t
 
 
-def train(network, side, devices):
+def train(network, side, rate, devices):
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     model = t.MobileNet(network, dropout=0.1)
@@ -367,19 +381,19 @@ def train(network, side, devices):
     )
     step = jax.jit(t.make_step(model, view=view), donate_argnums=0, out_shardings=everywhere)
     state = jax.device_put(t.random_state(model, with_ema=True), everywhere)
-    hyper = jax.device_put(t.hyper(weight_decay=1e-4, ema_decay=0.9, clip_norm=5.0), everywhere)
+    hyper = jax.device_put(t.hyper(learning_rate=rate, weight_decay=1e-4, ema_decay=0.9, clip_norm=5.0), everywhere)
     losses = []
     for seed in range(5):
         batch = jax.device_put(t.batch(16, side, network.num_classes, seed), sharded)
         assert len(batch.images.sharding.device_set) == len(devices)
         state, metrics = step(state, batch, hyper)
         losses.append(float(metrics["loss"]))
-    return losses, sum(float(abs(x).sum()) for x in jax.tree.leaves(state.evaluated))
+    return losses, t.distance(state.evaluated, t.random_state(model).evaluated)
 
 
-network, side = {"small": (t.SMALL, 12), "v1": (t.mobilenet_v1(0.25, 10, "cifar"), 32)}[sys.argv[1]]
+case = {"small": (t.SMALL, 12, 0.1), "v1": (t.mobilenet_v1(0.25, 10, "cifar"), 32, 0.005)}[sys.argv[1]]
 assert len(jax.devices()) == 2
-print(json.dumps([train(network, side, jax.devices()[:n]) for n in (1, 2)]))
+print(json.dumps([train(*case, jax.devices()[:n]) for n in (1, 2)]))
 """
 
 
@@ -394,7 +408,7 @@ def test_two_devices_train_as_one(network, tmp_path):
     command = [sys.executable, "-c", TWO_DEVICES, network]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    (one, one_sum), (two, two_sum) = json.loads(done.stdout)
+    (one, moved_by_one), (two, moved_by_two) = json.loads(done.stdout)
     assert len(one) == 5 and np.ptp(one) > 0.01
-    np.testing.assert_allclose(two, one, rtol=1e-4 if network == "small" else 1e-3)
-    assert two_sum == pytest.approx(one_sum, rel=1e-4)
+    np.testing.assert_allclose(two, one, rtol=TOLERANCE[network] / 5)
+    assert moved_by_two == pytest.approx(moved_by_one, rel=TOLERANCE[network])

@@ -1,0 +1,28 @@
+"""MobileNet v1 on ImageNet: the v1 paper's Tables 4 to 7 (top-1 70.6 % at alpha = rho = 1, 569 M mult-adds).
+
+    python launch.py --config configs/imagenet_v1.py --dry_run
+    python launch.py --config configs/imagenet_v1.py --config.model.alpha=0.5 --config.model.rho=0.714 --dry_run
+
+The recipe is TF-slim's for v1: RMSprop with epsilon 1, 0.045 for 64 images a step, 0.98 every 2.5 epochs, no label
+smoothing, no decay of depthwise kernels. Counted here, not trained: ImageNet is not streamed yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    c = default.get_config()
+    c.model.strides = "imagenet"
+    c.model.bn_decay = 0.9997
+    c.data.name = "imagenet2012"
+    c.augment.pad = 0
+    c.optim.name = "rmsprop"
+    c.optim.lr = 0.18
+    c.optim.schedule = "exponential"
+    c.optim.lr_decay_epochs = 2.5
+    c.train.epochs = 200
+    c.train.batch_size = 64
+    c.train.ema_decay = 0.9999
+    return c

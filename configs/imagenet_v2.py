@@ -1,0 +1,29 @@
+"""MobileNet v2 on ImageNet: the v2 paper's Table 4 (top-1 72.0 % at alpha = 1, 300 M mult-adds).
+
+    python launch.py --config configs/imagenet_v2.py --dry_run
+    python launch.py --config configs/imagenet_v2.py --config.model.alpha=1.4 --dry_run
+
+The recipe is the paper's, section 6.1: RMSprop, 0.045 for 96 images a step, 0.98 per epoch, weight decay 4e-5, dropout
+(0.2 in TF-slim). Counted here, not trained: ImageNet is not streamed yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    c = default.get_config()
+    c.model.version = "v2"
+    c.model.strides = "imagenet"
+    c.model.dropout = 0.2
+    c.model.bn_decay = 0.997
+    c.data.name = "imagenet2012"
+    c.augment.pad = 0
+    c.optim.name = "rmsprop"
+    c.optim.lr = 0.12
+    c.optim.schedule = "exponential"
+    c.train.epochs = 300
+    c.train.batch_size = 96
+    c.train.ema_decay = 0.9999
+    return c

@@ -1,0 +1,210 @@
+"""The command line: dry runs without jax, and one sentence for every bad input."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import digits_v1
+from mobilenet_jax import config
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
+HEAVY = ["jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "wandb"]
+
+LOADED = """
+import sys
+import launch
+code = launch.run()
+print(code, [name for name in sys.argv[1].split(",") if name in sys.modules], file=sys.stderr)
+"""
+
+# mult-adds and trainable params
+KNOWN = {
+    "imagenet_v1": (568_740_352, 4_231_976),
+    "imagenet_v2": (300_774_272, 3_504_872),
+    "cifar_v1": (46_354_432, 3_217_226),
+    "cifar_v2": (87_976_448, 2_236_682),
+    "cifar_seed004": (91_799_552, 572_938),
+}
+
+
+def contents(directory: pathlib.Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")
+    }
+
+
+@pytest.fixture
+def refused(launch, tmp_path):
+    """Runs `launch.py` with bad arguments; returns its one sentence."""
+
+    def run(*arguments: str, **env: str) -> str:
+        before = contents(tmp_path)
+        done = launch(*arguments, timeout=60, PYTHONDONTWRITEBYTECODE="1", **env)
+        assert "Traceback" not in done.stderr
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: ") and done.stderr.endswith("\n") and done.stderr.count("\n") == 1
+        assert contents(tmp_path) == before
+        return done.stderr.removeprefix("error: ").strip()
+
+    return run
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_dry_run_of_every_config_imports_nothing_heavy(name, tmp_path):
+    """In a process of its own, which says what it has imported."""
+    code = LOADED.replace("sys.argv[1]", repr(",".join(HEAVY)))
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"--config={ROOT}/configs/{name}.py", "--dry_run"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == "0 []\n"
+    assert done.stdout.startswith("MobileNet v")
+    assert all(word in done.stdout for word in ("stem", "classifier", "total", "mult-adds", "params"))
+    if name in KNOWN:
+        assert f"mult-adds  {KNOWN[name][0]:,}\nparams     {KNOWN[name][1]:,} trainable" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_for_programs(launch):
+    arguments = (f"--config={ROOT}/configs/default.py", "--config.model.alpha=0.5", "--config.point=version=v2")
+    done = launch(*arguments, "--dry_run", "--format=json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["mult_adds"], found["params"], found["resolution"]) == (27_969_024, 700_490, 32)
+    assert sum(layer["mult_adds"] for layer in found["layers"]) == 27_969_024
+
+
+def test_overrides_in_every_spelling(launch):
+    same = [
+        ("--config.model.alpha=0.5", "--config.augment.flip=True", "--dry_run"),
+        ("-config.model.alpha=0.5", "--config.augment.flip", "--dry_run=true"),
+        ("--config.model.alpha", "0.5", "--noconfig.augment.flip", "--dry_run"),
+        (
+            "--config",
+            f"{ROOT}/configs/digits_v1.py",
+            "--config.model.alpha=0.1",
+            "--config.model.alpha=.5",
+            "--dry_run",
+        ),
+    ]
+    outputs = {(done.returncode, done.stdout, done.stderr) for done in (launch(*arguments) for arguments in same)}
+    ((code, text, errors),) = outputs
+    assert (code, errors) == (0, "") and "alpha 0.5" in text
+
+
+def test_help_names_the_flags(launch):
+    text = launch("--help").stdout
+    assert all(flag in text for flag in ("--config", "--workdir", "--run_dir", "--[no]dry_run", "--format"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--config.model.alhpa=1", "unknown key config.model.alhpa; did you mean config.model.alpha?"),
+        ("--config.model.alhpa 1", "unknown key config.model.alhpa; did you mean config.model.alpha?"),
+        ("--noconfig.augment.flop", "unknown key config.augment.flop; did you mean config.augment.flip?"),
+        ("--config.model=v1", "unknown key config.model"),
+        ("--config.=1", "unknown key config."),
+        ("--config.model.alpha=0", "config.model.alpha=0.0: allowed is above 0"),
+        ("--config.model.alpha=nan", "config.model.alpha=nan: allowed is above 0"),
+        ("--config.model.rho=2", "config.model.rho=2.0: allowed is above 0 and at most 1"),
+        ("--config.train.batch_size=1438", "config.train.batch_size=1438: digits has 1437 training images"),
+        ("--config.data.name=nothing", "data set 'nothing' is not known"),
+        ("--config.data.archive=x.tar.gz", "an archive can be given for 'cifar10' only, not 'digits'"),
+        ("--config.data.name=imagenet2012", "data set 'imagenet2012' does not fit in memory"),
+        ("--config.point=alpha=1,beta=2", "config.point='alpha=1,beta=2': allowed is"),
+        ("--config.model.alpha=wide", "--config.model.alpha=wide"),
+        ("--config.train.epochs=1.5", "--config.train.epochs=1.5"),
+        ("--config.augment.flip=maybe", "--config.augment.flip=maybe"),
+        ("--config.seed=-1", "config.seed=-1: allowed is a whole number from 0 to 4294967295"),
+        ("--config.model.alpha", "--config.model.alpha"),
+        ("--confg=x.py", "Unknown command line flag 'confg'"),
+        ("--format=xml", "--format=xml"),
+        ("train", "unexpected argument 'train'"),
+        ("--dry_run --config.model.alpha=0.5 0.75", "unexpected argument '0.75'"),
+        ("--config=absent.py", "No such file or directory: 'absent.py'"),
+        ("--config=absent.py --config.model.alpha=1", "No such file or directory: 'absent.py'"),
+        ("--config=", "--config: "),
+        ("--config=.", "--config: "),
+        ("--config.model.alpha=1 --config=absent.py", "--config"),
+    ],
+)
+def test_bad_arguments(arguments, sentence, refused):
+    assert sentence in refused(*arguments.split())
+
+
+EDITED = """
+from configs import default
+def get_config():
+    c = default.get_config()
+    c.{} = {}
+    return c
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("x = 1", "get_config"),
+        ("def get_config(:", "bad.py, line 1"),
+        ("import absent_module", "No module named 'absent_module'"),
+        ("def get_config():\n    return {}['missing']", "missing"),
+        ("def get_config():\n    raise ValueError('why\\n\\nof it')", "of it"),
+        ("def get_config():\n    return 3", "get_config() must return a ConfigDict"),
+        ("def get_config():\n    return None", "get_config() must return a ConfigDict"),
+        ("from ml_collections import ConfigDict\nget_config = ConfigDict", "no key config.model.version"),
+        (EDITED.format("seeed", 1), "unknown key config.seeed; did you mean config.seed?"),
+        (EDITED.format("model", 1), "field 'model'"),
+        (EDITED.format("seed", -1), "config.seed=-1: allowed is"),
+        (EDITED.format("train.epochs", "'3'"), "epochs"),
+    ],
+)
+def test_a_bad_config_file(source, sentence, refused, tmp_path):
+    (tmp_path / "bad.py").write_text(source)
+    assert sentence in refused("--config=bad.py")
+
+
+@pytest.mark.parametrize("source", ["x = 1", "def get_config():\n    return None", EDITED.format("model", 1)])
+def test_a_bad_config_file_with_an_override(source, refused, tmp_path):
+    (tmp_path / "bad.py").write_text(source)
+    assert "config" in refused("--config=bad.py", "--config.model.alpha=0.5")
+
+
+def test_a_run_directory_that_holds_something_else(refused, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("x")
+    assert "thesis is not empty and holds no run" in refused(f"--run_dir={tmp_path}/thesis")
+    assert "a file stands where the run directory should be" in refused(f"--run_dir={tmp_path}/thesis/chapter1.tex")
+    assert "the run directory cannot be written" in refused(f"--run_dir={tmp_path}/thesis/chapter1.tex/run")
+
+
+def test_a_run_directory_of_another_run(refused, tmp_path):
+    stored = config.resolve(digits_v1.get_config()).config.to_dict()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    said = refused("--run_dir=run", "--config.model.alpha=0.5", "--config.seed=7")
+    assert (
+        "run holds another run: config.model.alpha is 0.25 there and 0.5 here; config.seed is 0 there and 7 here"
+        in said
+    )
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored)[:-20])
+    assert "config.json is damaged" in refused("--run_dir=run")
+
+
+def test_a_workdir_that_cannot_be_made(refused, tmp_path):
+    (tmp_path / "file").touch()
+    assert "the run directory cannot be written" in refused(f"--workdir={tmp_path}/file/runs")
+
+
+def test_a_batch_that_the_devices_cannot_share(refused):
+    said = refused("--config.train.batch_size=33", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert said == "config.train.batch_size=33: must be a multiple of the 2 devices"
