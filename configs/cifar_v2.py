@@ -2,7 +2,7 @@
 
     python launch.py --config configs/cifar_v2.py --config.model.alpha=0.35 --config.train.epochs=3
 
-ACCURACY_LINE
+The recipe is that of `cifar_v1`.
 """
 
 from ml_collections import ConfigDict

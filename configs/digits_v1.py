@@ -2,7 +2,7 @@
 
     python launch.py
 
-ACCURACY_LINE
+Under a minute on two cores.
 """
 
 from ml_collections import ConfigDict

@@ -50,11 +50,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     Raises:
       InputError: the run cannot be started; nothing was written.
     """
-    writer.check_directory(directory)
-    stored = writer.read_json(directory / "config.json")
-    if stored is not None:
-        config.check_same_run(spec, stored, str(directory))
-    if _report(directory, "already "):
+    if _finished(spec, directory):
         return 0
     devices, batch = jax.devices(), spec.config.train.batch_size
     if batch % len(devices):
@@ -62,7 +58,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     splits = data.load(spec.dataset, spec.config.data.dir, spec.config.data.archive)
     record = writer.RunDirectory(directory)
     with record.locked(), _signals() as asked:
-        if _report(directory, "already "):  # by the process that held the lock a moment ago
+        if _finished(spec, directory):  # by the process that held the lock a moment ago
             return 0
         record.begin(spec.config.to_dict(), _device_name(devices))
         print(f"{spec.title}\n{_costs(spec)}\nrun            {directory}", flush=True)
@@ -73,6 +69,19 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
             return e.exit_code
     _report(directory, "")
     return 0
+
+
+def _finished(spec: RunSpec, directory: pathlib.Path) -> bool:
+    """Whether the run is finished, which it then says.
+
+    Raises:
+      InputError: the directory is not this run's.
+    """
+    writer.check_directory(directory)
+    stored = writer.read_json(directory / "config.json")
+    if stored is not None:
+        config.check_same_run(spec, stored, str(directory))
+    return _report(directory, "already ")
 
 
 def _costs(spec: RunSpec) -> str:
@@ -261,8 +270,9 @@ class _Run:
                 self._finish_epoch()
         except Diverged:
             status = "diverged"
+            self.step -= len(self.in_flight)  # the step whose loss it is
             self._log({"train_loss": math.nan, "learning_rate": self.figures["learning_rate"]})
-            self.display.line(f"diverged: the loss of step {self.step - len(self.in_flight):,} is not finite")
+            self.display.line(f"diverged: the loss of step {self.step:,} is not finite")
         except Interrupted:
             self.tracker.finish({})
             raise

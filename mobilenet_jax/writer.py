@@ -33,8 +33,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
     """
     try:
         value = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as e:
+        raise InputError(f"{path} cannot be read ({e.strerror})") from None
     except ValueError:
         value = None
     if not isinstance(value, dict):
