@@ -30,7 +30,7 @@ def training_view(
     crop_key, flip_key = jax.random.split(key)
     b, h, w, _ = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    limits = jnp.array([h + 2 * pad - crop + 1, w + 2 * pad - crop + 1])
+    limits = jnp.array([[h + 2 * pad - crop + 1, w + 2 * pad - crop + 1]])
     starts = jax.random.randint(crop_key, (b, 2), 0, limits)
     views = jax.vmap(lambda image, start: jax.lax.dynamic_slice(image, (*start, 0), (crop, crop, 3)))(padded, starts)
     if flip:

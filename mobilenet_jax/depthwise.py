@@ -42,7 +42,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str)
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )
-    return _shift(x, kernel[:, :, 0, :], stride)
+    return _shift(x, kernel[:, :, None, None], stride)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -123,4 +123,4 @@ def _kernel_gradient(x, g, k, stride):
 
     zeros = [jnp.zeros(g.shape[1:], jnp.float32)] * (k * k)
     sums, _ = lax.scan(add_image, zeros, (x, g))
-    return jnp.stack([s.sum((0, 1)) for s in sums]).reshape(k, k, -1).astype(x.dtype)
+    return jnp.stack([s.sum((0, 1)) for s in sums]).reshape(k, k, 1, 1, 1, -1).astype(x.dtype)

@@ -27,7 +27,7 @@ def batch_norm_inference(
 ) -> jax.Array:
     """Normalises `x` `[..., C]` with given statistics `[C]`, then activates."""
     a, b = _affine(scale, bias, mean, var, epsilon)
-    return _activate(x * a.astype(x.dtype) + b.astype(x.dtype), activation)
+    return _activate(x * _beside(a, x) + _beside(b, x), activation)
 
 
 def batch_norm_training(
@@ -61,6 +61,11 @@ def _activate(y, activation):
     return y if activation is None else jnp.clip(y, low, high)
 
 
+def _beside(values, x):
+    """`[C]` in the type of `x` and with as many axes."""
+    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
+
+
 def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
@@ -84,7 +89,7 @@ def _norm_bwd(epsilon, activation, residuals, cotangents):
     a, b = _affine(scale, bias, mean, var, epsilon)
     if activation is not None:
         low, high = ACTIVATIONS[activation]
-        y = rows * a + b
+        y = rows * a[None] + b[None]
         g = jnp.where((y > low) & (y < high), g, 0.0)
     inv = jax.lax.rsqrt(var + epsilon)
     g_sum, gx_sum = g.sum(0), (g * rows).sum(0)
@@ -92,7 +97,7 @@ def _norm_bwd(epsilon, activation, residuals, cotangents):
     # dx = a (g - mean(g) - xhat mean(g xhat)), with xhat = (x - mean) inv spelled out as one affine map of x.
     slope = inv * g_scale / rows.shape[0]
     offset = g_sum / rows.shape[0] - mean * slope
-    dx = a * (g - rows * slope - offset)
+    dx = a[None] * (g - rows * slope[None] - offset[None])
     return dx.astype(x.dtype).reshape(x.shape), g_scale, g_sum
 
 

@@ -32,16 +32,19 @@ def schedule(
       lr_decay_epochs: see 'exponential'.
     """
     if name == "one_cycle":
-        rise = warmup_steps / total_steps or 0.3
-        return optax.cosine_onecycle_schedule(total_steps, 1.0, pct_start=rise, div_factor=25.0, final_div_factor=1e4)
+        peak = max(1, warmup_steps or round(0.3 * total_steps))
+        fall = max(1, total_steps - peak)
+        return lambda step: jnp.where(
+            step < peak, _cosine(1 / 25, 1.0, step / peak), _cosine(1.0, 1 / 250_000, (step - peak) / fall)
+        )
     if name == "exponential":
         stairs = optax.exponential_decay(
             1.0, max(1, round(lr_decay_epochs * steps_per_epoch)), lr_decay, staircase=True
         )
         return lambda step: stairs(step) * _rise(step, warmup_steps)
     if name == "cosine":
-        fall = optax.cosine_decay_schedule(1.0, max(1, total_steps - warmup_steps))
-        return lambda step: _rise(step, warmup_steps) * fall(jnp.maximum(step - warmup_steps, 0))
+        fall = max(1, total_steps - warmup_steps)
+        return lambda step: _rise(step, warmup_steps) * _cosine(1.0, 0.0, (step - warmup_steps) / fall)
     if name == "constant":
         return lambda step: _rise(step, warmup_steps)
     raise ValueError(f"unknown schedule {name!r}")
@@ -50,6 +53,11 @@ def schedule(
 def _rise(step, warmup_steps):
     """Linear to 1, and never 0: the first step moves too."""
     return jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
+
+
+def _cosine(start, end, part):
+    """Half a cosine wave from `start` to `end` as `part` goes from 0 to 1; level outside."""
+    return end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.clip(part, 0.0, 1.0))) / 2
 
 
 def optimizer(
@@ -100,5 +108,5 @@ def ema(average: Params, new: Params, decay: Any, step: Any) -> Params:
 
     `step` is the number of updates done before this one.
     """
-    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    d = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda a, n: d * a + (1 - d) * n, average, new)

@@ -139,4 +139,4 @@ def eval_step(
 
 
 def _correct(logits, batch):
-    return ((logits.argmax(-1) == batch.labels) * batch.mask).sum()
+    return jnp.where(logits.argmax(-1) == batch.labels, batch.mask, 0.0).sum()
