@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from mobilenet_jax import depthwise, norm
 from mobilenet_jax.arch import Architecture, Layer
 
-# TF-slim's for kernels. Batch norm makes a kernel's scale one with its learning rate: He's, much larger where the fan-in
+# TF-slim's for kernels. Batch norm makes a kernel's scale one with its learning rate: He's, larger where the fan-in
 # is small (9 for a depthwise kernel), was far slower on held-out CIFAR-10. The classifier starts with small logits.
 _KERNEL_INIT = nn.initializers.truncated_normal(0.09)
 _CLASSIFIER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "truncated_normal")

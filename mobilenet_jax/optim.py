@@ -35,7 +35,7 @@ def schedule(
         peak = max(1, warmup_steps or round(0.3 * total_steps))
         fall = max(1, total_steps - peak)
         return lambda step: jnp.where(
-            step < peak, _cosine(1 / 25, 1.0, step / peak), _cosine(1.0, 1 / 250_000, (step - peak) / fall)
+            jnp.less(step, peak), _cosine(1 / 25, 1.0, step / peak), _cosine(1.0, 1 / 250_000, (step - peak) / fall)
         )
     if name == "exponential":
         stairs = optax.exponential_decay(
