@@ -1,10 +1,11 @@
-"""MobileNet v1 on CIFAR-10.
+"""MobileNet v1 on CIFAR-10, for small widths and few epochs.
 
     python launch.py --config configs/cifar_v1.py --config.model.alpha=0.25 --config.train.epochs=10
 
-The recipe was chosen on
-held-out training images at alpha = 0.25: batch norm's epsilon (1e-5 instead of TF-slim's 1e-3), small initial
-kernels and a batch of 64 mattered most; a rate of 1.0, an adaptive RMSprop and smaller crops did not help.
+The recipe was chosen on 5,000 held-out training images at alpha = 0.25 and 10 epochs, one seed each: it reached 0.779
+there. Against it: crops padded by 4 and batches of 64, 0.769 with a weight decay of 1e-3; crops padded by 2 and batch
+norm's epsilon at 1e-3, 0.761; He's initial kernels, 0.733. A peak rate of 1.0 learnt no faster. Larger widths and longer
+runs overfit sooner: give them `--config.augment.pad=4`.
 """
 
 from ml_collections import ConfigDict
@@ -15,9 +16,10 @@ from configs import default
 def get_config() -> ConfigDict:
     c = default.get_config()
     c.model.bn_epsilon = 1e-5
+    c.augment.pad = 1
     c.optim.lr = 0.4
     c.optim.warmup_epochs = 0.5
-    c.optim.weight_decay = 2e-4
-    c.train.epochs = 30
-    c.train.batch_size = 64
+    c.optim.weight_decay = 5e-4
+    c.train.epochs = 10
+    c.train.batch_size = 32
     return c
