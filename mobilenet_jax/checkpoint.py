@@ -55,8 +55,7 @@ class Checkpoints:
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                with _without_stragglers():
-                    state, notes = self._verified(step, template)
+                state, notes = self._twice(step, template)
             except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
                 reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
                 say(f"checkpoint of step {step:,} is damaged and dropped ({reason})")
@@ -64,6 +63,15 @@ class Checkpoints:
                 continue
             return step, state, notes
         return None
+
+    def _twice(self, step, template):
+        """A read that fails once may be a hiccup of the reader, not damage: it was seen behind a damaged checkpoint."""
+        try:
+            with _without_stragglers():
+                return self._verified(step, template)
+        except Exception:
+            with _without_stragglers():
+                return self._verified(step, template)
 
     def _verified(self, step, template):
         tree = _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
