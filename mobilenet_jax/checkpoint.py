@@ -1,18 +1,18 @@
 """Checkpoints: saved in the background, verified leaf by leaf on restore, falling back to the one before."""
 
-import contextlib
+import copy
+import functools
 import hashlib
 import json
+import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from flax import serialization
 
 KEPT = 2
@@ -26,13 +26,14 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
-        logging.get_absl_logger().setLevel("FATAL")  # Orbax tells each of its phases; failures are told below
+        logging.getLogger("absl").setLevel("FATAL")  # Orbax tells each of its phases; failures are told below
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
 
     def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
         """Copies `state` (a pytree) to the host, then writes it and `notes` (plain JSON) in the background."""
         tree = _plain(jax.device_get(state))
+        notes = copy.deepcopy(notes)  # the caller's may change before they are written
         digests = {"leaves": leaf_digests(tree), "notes": _notes_digest(notes)}
         self._manager.save(
             step,
@@ -53,9 +54,10 @@ class Checkpoints:
         Returns:
           The step, the state as numpy arrays in the structure of `template`, and the notes; None where none is left.
         """
+        _hush_stragglers()
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state, notes = self._twice(step, template)
+                state, notes = self._verified(step, template)
             except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
                 reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
                 say(f"checkpoint of step {step:,} is damaged and dropped ({reason})")
@@ -63,15 +65,6 @@ class Checkpoints:
                 continue
             return step, state, notes
         return None
-
-    def _twice(self, step, template):
-        """A read that fails once may be a hiccup of the reader, not damage: it was seen behind a damaged checkpoint."""
-        try:
-            with _without_stragglers():
-                return self._verified(step, template)
-        except Exception:
-            with _without_stragglers():
-                return self._verified(step, template)
 
     def _verified(self, step, template):
         tree = _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
@@ -96,9 +89,10 @@ class Checkpoints:
         self._manager.close()
 
 
-@contextlib.contextmanager
-def _without_stragglers():
-    """Keeps quiet the reads that Orbax leaves behind when one of them fails: their event loop is closed by then."""
+@functools.cache
+def _hush_stragglers() -> None:
+    """When one read fails, Orbax leaves the others behind; they would complain on stderr at any time later."""
+    logging.getLogger("asyncio").setLevel("CRITICAL")  # "exception was never retrieved"
     before = sys.unraisablehook
 
     def hook(unraisable):
@@ -106,13 +100,6 @@ def _without_stragglers():
             before(unraisable)
 
     sys.unraisablehook = hook
-    try:
-        yield
-    except Exception:
-        time.sleep(0.2)  # for those still to come
-        raise
-    finally:
-        sys.unraisablehook = before
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:

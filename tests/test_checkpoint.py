@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from mobilenet_jax import checkpoint, optim
@@ -100,6 +101,19 @@ def test_a_round_trip_keeps_every_bit(optimizer, with_ema, tmp_path):
     assert identical(restored, state)
 
 
+def test_what_changes_after_a_save_is_not_in_it(tmp_path, monkeypatch):
+    """The notes are written in the background, while their owner goes on counting."""
+    handed, save_json = [], ocp.args.JsonSave
+    monkeypatch.setattr(ocp.args, "JsonSave", lambda item: handed.append(item) or save_json(item))
+    notes = make_notes(1)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(1), notes)
+    checkpoints.close()
+    notes["tally"]["loss"] += 1
+    assert make_notes(1) in handed and notes not in handed
+
+
+
 def test_a_save_copies_the_state_before_it_returns(tmp_path):
     """The training step donates its state: the buffers are gone as soon as the next one starts."""
     state = jax.device_put(make_state(1))
@@ -171,7 +185,7 @@ def test_values_that_orbax_restores_wrong_are_noticed(two, copy):
     """A bit at each of a dozen places in the file that holds the arrays: Orbax itself sees none of them."""
     file = max((two / "2").rglob("*"), key=lambda path: path.stat().st_size).relative_to(two)
     data = (two / file).read_bytes()
-    assert len(data) > 40_000  # two arrays of 25 kB
+    assert len(data) > 20_000  # one or both of the arrays of 25 kB, as it falls out
     reasons = []
     for place in random.Random(0).sample(range(len(data)), 12):
         directory = copy()

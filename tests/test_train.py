@@ -288,7 +288,7 @@ def test_a_signal_ends_the_process_and_the_same_command_resumes(name, code, fini
     resumed = start(tmp_path / "run", TINY)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     step = summary_of(tmp_path / "run")["resumed_from"]
-    assert 30 <= step < 34 if code > 0 else step in (11, 22)
+    assert step in ((30, 31, 32, 33) if code > 0 else (11, 22))
     assert f"resumed        from step {step} of 66\n" in resumed.stdout
     assert result(tmp_path / "run") == result(finished[1])
     assert len(json.loads((tmp_path / "run" / "env.json").read_text())["earlier"]) == 1
