@@ -113,7 +113,6 @@ def test_what_changes_after_a_save_is_not_in_it(tmp_path, monkeypatch):
     assert make_notes(1) in handed and notes not in handed
 
 
-
 def test_a_save_copies_the_state_before_it_returns(tmp_path):
     """The training step donates its state: the buffers are gone as soon as the next one starts."""
     state = jax.device_put(make_state(1))
