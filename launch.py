@@ -7,7 +7,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mobilenet_jax import config, cost
+from mobilenet_jax import config, cost, runtime
 from mobilenet_jax.errors import InputError
 
 DEFAULT = str(pathlib.Path(__file__).parent / "configs" / "digits_v1.py")
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     if DRY_RUN.value:
         print(cost.describe(spec.arch, spec.resolution, spec.title, FORMAT.value))
         return 0
+    runtime.use_huge_pages()
     from mobilenet_jax import train  # takes a second that a dry run has no use for
 
     return train.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))

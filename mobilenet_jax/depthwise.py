@@ -6,6 +6,8 @@ vectorised loop, and the kernel gradient accumulates over the batch, so that eac
 """
 
 import functools
+import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +49,8 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shift(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    taps = _taps(x, kernel.shape[0], stride)
-    return sum(tap * kernel[i, j] for (i, j), tap in taps)  # type: ignore[return-value]
+    views = taps(x, kernel.shape[0], stride)
+    return sum(tap * kernel[i, j] for (i, j), tap in views)  # type: ignore[return-value]
 
 
 def _shift_fwd(x, kernel, stride):
@@ -69,7 +71,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _taps(x, k, stride):
+def taps(x, k, stride):
     """The k*k shifted views of the padded `x`, each of the output's size, with their offsets."""
     n, h, w, c = x.shape
     padded = jnp.pad(x, ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0)))
@@ -114,13 +116,43 @@ def _input_gradient(g, kernel, stride, shape):
 
 
 def _kernel_gradient(x, g, k, stride):
-    """Sums over the batch first, image by image, so that the k*k partial sums stay in cache."""
+    """Image by image, so that both maps are in cache for all k*k sums, each over the parts of a grid of patches.
 
-    def add_image(sums, image):
-        x_image, g_image = image
-        taps = _taps(x_image[None], k, stride)
-        return [s + (tap[0] * g_image).astype(jnp.float32) for s, (_, tap) in zip(sums, taps, strict=True)], None
+    A sum's output is one patch, and its value 16 or more products: carrying sums as large as the map from image to
+    image costs more than the products do, and XLA vectorises a long sum better than a short one.
+    """
+    n, h, w, c = x.shape
+    images, rows, columns = _patches(n, *g.shape[1:3])
+    height, width = g.shape[1] // rows, g.shape[2] // columns
+    padding = ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0))
 
-    zeros = [jnp.zeros(g.shape[1:], jnp.float32)] * (k * k)
-    sums, _ = lax.scan(add_image, zeros, (x, g))
+    def add_images(sums, both):
+        x, g = (array.astype(jnp.float32) for array in both)
+        x = lax.optimization_barrier(jnp.pad(x, padding))  # once for all taps
+
+        def product(i, j, image, row, column):
+            top, left = row * height, column * width
+            view = lax.slice(
+                x[image],
+                (top * stride + i, left * stride + j, 0),
+                ((top + height - 1) * stride + i + 1, (left + width - 1) * stride + j + 1, c),
+                (stride, stride, 1),
+            )
+            return view * g[image, top : top + height, left : left + width]
+
+        patches = [*itertools.product(range(images), range(rows), range(columns))]
+        taps = [*itertools.product(range(k), range(k))]
+        return [s + sum(product(*tap, *patch) for patch in patches) for s, tap in zip(sums, taps, strict=True)], None
+
+    zeros = [jnp.zeros((height, width, c), jnp.float32)] * (k * k)
+    groups = [array.reshape(n // images, images, *array.shape[1:]) for array in (x, g)]
+    sums, _ = lax.scan(add_images, zeros, groups)
     return jnp.stack([s.sum((0, 1)) for s in sums]).reshape(k, k, 1, 1, 1, -1).astype(x.dtype)
+
+
+def _patches(*sizes: int) -> tuple[int, ...]:
+    """Divisors of the batch, the height and the width with a product of 16 or little more, few images first."""
+    choices = itertools.product(*([d for d in range(1, size + 1) if size % d == 0] for size in sizes))
+    enough = min(16, math.prod(sizes))
+    fit = [choice for choice in choices if math.prod(choice) >= enough]
+    return min(fit, key=lambda choice: (math.prod(choice) + 4 * choice[0], abs(choice[1] - choice[2])))

@@ -59,11 +59,8 @@ class ConvLayer(nn.Module):
         x = x.astype(self.dtype)
         if layer.kind == "depthwise":
             y = depthwise.depthwise(x, kernel, layer.stride, self.implementation)
-        elif layer.kind == "pointwise":
-            y = _pointwise(x, kernel[0, 0])
         else:
-            strides = (layer.stride, layer.stride)
-            y = lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            y = convolve(x, kernel, layer.stride, self.implementation)
         return BatchNorm(self.epsilon, self.decay, layer.activation, name="bn")(y, train)
 
 
@@ -109,7 +106,16 @@ class MobileNet(nn.Module):
         return x.astype(jnp.float32)
 
 
-def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 1x1 convolution as one 2-D product: XLA turns neither its kernel gradient nor a 4-D contraction into one."""
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
+    """A dense convolution, SAME padding: `x` `[N, H, W, C]`, `kernel` `[K, K, C, C']`.
+
+    A 1x1 one is one 2-D product: XLA turns neither its kernel gradient nor a 4-D contraction into one. Under 'shift'
+    so is that of the stem, over the 27 values around each pixel, as XLA's gradients of its own are slow on a CPU.
+    """
+    k, _, inputs, outputs = kernel.shape
+    if k > 1 and (implementation == "conv" or inputs > 3):
+        return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    if k > 1:
+        x = jnp.concatenate([view for _, view in depthwise.taps(x, k, stride)], axis=-1)
     n, h, w, c = x.shape
-    return (x.reshape(n * h * w, c) @ kernel).reshape(n, h, w, -1)
+    return (x.reshape(n * h * w, c) @ kernel.reshape(c, outputs)).reshape(n, h, w, outputs)

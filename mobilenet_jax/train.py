@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mobilenet_jax import augment, config, cost, data, depthwise, optim, steps, writer
+from mobilenet_jax import augment, config, cost, data, depthwise, optim, runtime, steps, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.errors import InputError
@@ -52,6 +52,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     """
     if _finished(spec, directory):
         return 0
+    runtime.use_compilation_cache()
     devices, batch = jax.devices(), spec.config.train.batch_size
     if batch % len(devices):
         raise InputError(f"config.train.batch_size={batch}: must be a multiple of the {len(devices)} devices")

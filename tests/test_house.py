@@ -29,10 +29,11 @@ HOUSE = {
     "optim": set(),
     "steps": {"augment", "optim"},
     "checkpoint": set(),
+    "runtime": set(),
     "writer": set(),
     "train": {
         *("arch", "cost", "device", "datasets", "config", "depthwise", "norm", "model"),
-        *("data", "augment", "optim", "steps", "checkpoint", "writer"),
+        *("data", "augment", "optim", "steps", "checkpoint", "writer", "runtime"),
     },
     "grid": {"config", "cost"},
     "sweep": {"grid"},

@@ -1,0 +1,148 @@
+"""Whole training steps of ours beside PyTorch, plain Flax and Keras on JAX, in alternation, in one go.
+
+    pip install -e ".[bench]" && python benchmarks/train_step.py --out results/bench/cpu.json
+
+Every contender is a process of its own (`contenders.py`), ready before the first is timed and asleep while another
+runs; each round asks all of them in turn. PyTorch runs eager and compiled, each with and without huge pages, and the
+fastest counts. Plain Flax and Keras are slow: one small network each. Reported: the median of the rounds, their
+lowest and highest, the ratio of medians, the peak memory of the process (libraries and data included).
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
+NETWORKS = "v1-0.25 v1-0.5 v1-1 v2-0.35 v2-0.5 v2-1"
+SLOW = {"v1-0.25": ("flax", "keras"), "v2-0.35": ("flax", "keras")}
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras")
+
+
+class Contender:
+    """A contender's process, asked for one round at a time."""
+
+    def __init__(self, label: str, network: str, batch: int, dtype: str):
+        self.label, self.rounds, self.peak_bytes = label, [], 0
+        name, _, huge = label.partition(" + ")
+        env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        if huge or name.startswith("ours"):  # ours always has them: see `runtime.py`
+            env |= HUGE_PAGES
+        command = [sys.executable, str(CONTENDERS), name, network, str(batch), dtype]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self.start_seconds = self._hear()["start_seconds"]
+
+    def _hear(self) -> dict[str, float]:
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.label} ended with exit code {self.process.wait()}")
+        return json.loads(line)
+
+    def run(self, seconds: float) -> None:
+        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.flush()
+        self.rounds.append(self._hear()["images_per_second"])
+
+    def close(self) -> dict[str, float | list[float]]:
+        self.process.stdin.close()
+        self.peak_bytes = self._hear()["peak_bytes"]
+        self.process.wait()
+        return {
+            "images_per_second": statistics.median(self.rounds),
+            "rounds": self.rounds,
+            "start_seconds": self.start_seconds,
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+def measure(network: str, labels: list[str], args) -> dict[str, dict]:
+    contenders = [Contender(label, network, args.batch, args.dtype) for label in labels]
+    for _ in range(args.rounds + 1):
+        for contender in contenders:
+            contender.run(args.seconds)
+    for contender in contenders:
+        del contender.rounds[0]  # the warm-up
+    return {contender.label: contender.close() for contender in contenders}
+
+
+def show(network: str, found: dict[str, dict]) -> dict[str, float]:
+    """Prints a network's rows; returns ours over each peer, and over the best of PyTorch as 'torch, best'."""
+    own = found["ours"]["images_per_second"]
+    print(f"\n{network:<28}{'images/s':>10}{'lowest':>10}{'highest':>10}{'ours / it':>11}{'peak MB':>9}{'start s':>9}")
+    for label, row in found.items():
+        rate, rounds = row["images_per_second"], row["rounds"]
+        print(
+            f"  {label:<26}{rate:>10,.0f}{min(rounds):>10,.0f}{max(rounds):>10,.0f}{own / rate:>11.2f}"
+            f"{row['peak_bytes'] / 1e6:>9,.0f}{row['start_seconds']:>9.1f}",
+            flush=True,
+        )
+    ratios = {label: own / row["images_per_second"] for label, row in found.items() if label != "ours"}
+    peers = [ratio for label, ratio in ratios.items() if label.startswith("torch")]
+    return ratios | ({"torch, best": min(peers)} if peers else {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=NETWORKS, help="version-alpha, separated by blanks")
+    parser.add_argument("--contenders", default="", help="labels, separated by commas, instead of the usual ones")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each contender in each round")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
+    args = parser.parse_args()
+
+    usual = ["ours", "ours, evaluation", "torch", "torch + huge pages", "torch.compile", "torch.compile + huge pages"]
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "batch": args.batch,
+        "dtype": args.dtype,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "cores": os.cpu_count(),
+        "cpu": cpu_name(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "networks": {},
+    }
+    best = []
+    for network in args.networks.split():
+        labels = [name.strip() for name in args.contenders.split(",") if name.strip()]
+        found = measure(network, labels or [*usual, *SLOW.get(network, ())], args)
+        ratios = show(network, found)
+        record["networks"][network] = {"contenders": found, "ours_over": ratios}
+        best += [ratios["torch, best"]] if "torch, best" in ratios else []
+    if best:
+        record["geometric_mean_over_torch"] = math.exp(statistics.fmean(map(math.log, best)))
+        print(
+            f"\nours / best PyTorch: lowest {min(best):.2f}, geometric mean {record['geometric_mean_over_torch']:.2f}"
+        )
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def cpu_name() -> str:
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

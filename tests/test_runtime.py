@@ -1,0 +1,68 @@
+"""What a process asks of its machine, looked at from inside that process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+ANEW = """
+import os, sys
+from mobilenet_jax import runtime
+print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), flush=True)
+runtime.use_huge_pages()
+print("on")
+"""
+CACHED = """
+from mobilenet_jax import runtime
+runtime.use_compilation_cache()
+import jax
+print(jax.config.jax_compilation_cache_dir)
+jax.jit(lambda x: x + 1)(1)
+"""
+
+
+def python(code: str, *arguments: str, **env: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@pytest.mark.parametrize("before", ["", "glibc.malloc.check=0"])
+def test_huge_pages_take_one_fresh_start_of_the_same_process(before):
+    first, second, last = python(ANEW, "an argument", **({"GLIBC_TUNABLES": before} if before else {}))
+    pid = first.split()[0]
+    assert first == f"{pid} ['an argument'] {before or None}"
+    assert second == f"{pid} ['an argument'] {before}{':' if before else ''}glibc.malloc.hugetlb=1"
+    assert last == "on"
+
+
+def test_huge_pages_are_the_users_to_refuse():
+    assert len(python(ANEW, GLIBC_TUNABLES="glibc.malloc.hugetlb=0")) == 2
+
+
+def test_a_small_program_is_kept(tmp_path):
+    directory = tmp_path / "mobilenet_jax" / "compiled"
+    assert python(CACHED, XDG_CACHE_HOME=str(tmp_path)) == [str(directory)]
+    assert any("lambda" in path.name for path in directory.iterdir())
+
+
+def test_the_users_directory_is_used(tmp_path):
+    assert python(CACHED, XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/own") == [
+        f"{tmp_path}/own"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_no_cache_where_none_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None"]
