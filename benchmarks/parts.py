@@ -82,8 +82,7 @@ def parts_of(layer, size: int, batch: int, epsilon: float):
         return norm.batch_norm_training(y, scale, bias, epsilon, layer.activation)
 
     def normalise_backward(y, scale, bias, g):
-        out, pullback, *_ = jax.vjp(lambda *args: normalise(*args)[0], y, scale, bias)
-        return pullback(g)
+        return jax.vjp(lambda *args: normalise(*args)[0], y, scale, bias)[1](g)
 
     scale, bias = jnp.ones(layer.out_channels), jnp.zeros(layer.out_channels)
     yield "bn + act", "forward", normalise, (y, scale, bias), 0, 3 * y.nbytes

@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 IMPLEMENTATIONS = ("shift", "conv")
@@ -122,12 +123,13 @@ def _kernel_gradient(x, g, k, stride):
     image costs more than the products do, and XLA vectorises a long sum better than a short one.
     """
     n, h, w, c = x.shape
+    exact = np.promote_types(x.dtype, np.float32)
     images, rows, columns = _patches(n, *g.shape[1:3])
     height, width = g.shape[1] // rows, g.shape[2] // columns
     padding = ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0))
 
     def add_images(sums, both):
-        x, g = (array.astype(jnp.float32) for array in both)
+        x, g = (array.astype(exact) for array in both)
         x = lax.optimization_barrier(jnp.pad(x, padding))  # once for all taps
 
         def product(i, j, image, row, column):
@@ -144,7 +146,7 @@ def _kernel_gradient(x, g, k, stride):
         taps = [*itertools.product(range(k), range(k))]
         return [s + sum(product(*tap, *patch) for patch in patches) for s, tap in zip(sums, taps, strict=True)], None
 
-    zeros = [jnp.zeros((height, width, c), jnp.float32)] * (k * k)
+    zeros = [jnp.zeros((height, width, c), exact)] * (k * k)
     groups = [array.reshape(n // images, images, *array.shape[1:]) for array in (x, g)]
     sums, _ = lax.scan(add_images, zeros, groups)
     return jnp.stack([s.sum((0, 1)) for s in sums]).reshape(k, k, 1, 1, 1, -1).astype(x.dtype)

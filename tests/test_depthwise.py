@@ -1,5 +1,7 @@
 """Shifted slices against `lax.conv`: values and both gradients."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from mobilenet_jax.arch import mobilenet_v1, mobilenet_v2
 from mobilenet_jax.cost import layer_costs
-from mobilenet_jax.depthwise import choose, depthwise
+from mobilenet_jax.depthwise import _patches, choose, depthwise
 
 # (height, width, kernel, stride). What the networks use ...
 IN_NETWORKS = sorted(
@@ -38,13 +40,13 @@ def value_and_gradients(implementation, stride):
     return run
 
 
-def random_arguments(height, width, kernel, stride, lead=(), dtype: type = np.float64):
+def random_arguments(height, width, kernel, stride, lead=(), dtype: type = np.float64, batch=2):
     """Small whole numbers: every sum is exact, so the two implementations must agree to the last bit."""
     rng = np.random.default_rng(0)
     shapes = (
-        (*lead, 2, height, width, CHANNELS),
+        (*lead, batch, height, width, CHANNELS),
         (*lead, kernel, kernel, 1, CHANNELS),
-        (*lead, 2, -(-height // stride), -(-width // stride), CHANNELS),
+        (*lead, batch, -(-height // stride), -(-width // stride), CHANNELS),
     )
     return [jnp.asarray(rng.integers(-4, 5, shape), dtype) for shape in shapes]
 
@@ -64,6 +66,23 @@ def test_shift_is_conv(height, width, kernel, stride):
         found, expected = both(*arguments)
     assert expected[0].dtype == jnp.float64
     assert_all_equal(found, expected)
+
+
+@pytest.mark.parametrize(("size", "patches"), [(1, (16, 1, 1)), (2, (4, 2, 2)), (7, (3, 1, 7)), (32, (1, 4, 4))])
+def test_a_batch_of_many_images(size, patches):
+    """Small maps: the kernel gradient takes several images at once."""
+    assert _patches(48, size, size) == patches
+    arguments = random_arguments(size, size, 3, 1, dtype=np.float32, batch=48)
+    runs = [value_and_gradients(implementation, 1) for implementation in ("shift", "conv")]
+    assert_all_equal(*jax.jit(lambda *arguments: [run(*arguments) for run in runs])(*arguments))
+
+
+@pytest.mark.parametrize("size", range(1, 60))
+def test_patches_cut_evenly(size):
+    for batch in (1, 2, 97, 128):
+        found = _patches(batch, size, size)
+        assert all(whole % parts == 0 for whole, parts in zip((batch, size, size), found, strict=True))
+        assert min(16, batch * size * size) <= math.prod(found) <= 200
 
 
 @pytest.mark.parametrize("implementation", ["shift", "conv"])
