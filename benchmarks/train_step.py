@@ -39,21 +39,23 @@ class Contender:
         command = [sys.executable, str(CONTENDERS), name, network, str(batch), dtype]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdin and self.process.stdout
+        self.questions, self.answers = self.process.stdin, self.process.stdout
         self.start_seconds = self._hear()["start_seconds"]
 
     def _hear(self) -> dict[str, float]:
-        line = self.process.stdout.readline()
+        line = self.answers.readline()
         if not line:
             sys.exit(f"{self.label} ended with exit code {self.process.wait()}")
         return json.loads(line)
 
     def run(self, seconds: float) -> None:
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
+        self.questions.write(f"{seconds}\n")
+        self.questions.flush()
         self.rounds.append(self._hear()["images_per_second"])
 
     def close(self) -> dict[str, float | list[float]]:
-        self.process.stdin.close()
+        self.questions.close()
         self.peak_bytes = self._hear()["peak_bytes"]
         self.process.wait()
         return {
@@ -90,6 +92,25 @@ def show(network: str, found: dict[str, dict]) -> dict[str, float]:
     return ratios | ({"torch, best": min(peers)} if peers else {})
 
 
+def table(record: dict) -> str:
+    """A record's networks as markdown: images/s of ours and of the best PyTorch, the ratios, the peaks of memory."""
+    lines = [
+        "| network | ours, images/s | best PyTorch | ours / it | / Keras | / plain Flax | peak MB | PyTorch's |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for network, found in record["networks"].items():
+        rows, over = found["contenders"], found["ours_over"]
+        peer = max(
+            (name for name in rows if name.startswith("torch")), key=lambda name: rows[name]["images_per_second"]
+        )
+        rates = [f"{rows[name]['images_per_second']:,.0f}" for name in ("ours", peer)]
+        others = [f"{over[name]:.1f}" if name in over else "" for name in ("keras", "flax")]
+        peaks = [f"{rows[name]['peak_bytes'] / 1e6:,.0f}" for name in ("ours", peer)]
+        cells = [network, rates[0], f"{rates[1]} ({peer})", f"{over['torch, best']:.2f}", *others, *peaks]
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=NETWORKS, help="version-alpha, separated by blanks")
@@ -99,7 +120,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each contender in each round")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
+    parser.add_argument("--show", type=pathlib.Path, help="a record to print as a table, instead of measuring")
     args = parser.parse_args()
+    if args.show:
+        print(table(json.loads(args.show.read_text())))
+        return
 
     usual = ["ours", "ours, evaluation", "torch", "torch + huge pages", "torch.compile", "torch.compile + huge pages"]
     record = {

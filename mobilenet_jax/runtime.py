@@ -26,7 +26,7 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         directory = os.path.join(base, "mobilenet_jax", "compiled")
         try:
