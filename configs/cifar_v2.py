@@ -2,7 +2,8 @@
 
     python launch.py --config configs/cifar_v2.py --config.model.alpha=0.35 --config.train.epochs=3
 
-The recipe is that of `cifar_v1`; it was not tried against others for v2.
+The recipe is that of `cifar_v1`. On 5,000 held-out training images at alpha = 0.35 and 3 epochs, one seed each, it
+reached 0.732, with batches of 64 instead of 32 0.710.
 """
 
 from ml_collections import ConfigDict

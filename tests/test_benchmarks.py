@@ -1,0 +1,53 @@
+"""The benchmark's own arithmetic, one contender for real, and the README's table of speeds."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+RECORD = ROOT / "results" / "bench" / "cpu.json"
+
+
+def load(name: str):
+    """A benchmark's script as a module."""
+    found = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+train_step = load("train_step")
+
+
+def row(rate: float) -> dict:
+    return {"images_per_second": rate, "rounds": [rate - 1, rate, rate + 2], "start_seconds": 3.0, "peak_bytes": 5e8}
+
+
+def test_the_best_of_pytorch_counts(capsys):
+    found = {"ours": row(300.0), "torch": row(100.0), "torch.compile + huge pages": row(200.0), "keras": row(10.0)}
+    ratios = train_step.show("v1-0.25", found)
+    assert ratios == {"torch": 3.0, "torch.compile + huge pages": 1.5, "keras": 30.0, "torch, best": 1.5}
+    assert len(capsys.readouterr().out.strip().splitlines()) == 5
+    assert train_step.table({"networks": {"v1-0.25": {"contenders": found, "ours_over": ratios}}}).splitlines()[2] == (
+        "| v1-0.25 | 300 | 200 (torch.compile + huge pages) | 1.50 | 30.0 | | 500 | 500 |"
+    )
+
+
+def test_a_contender_answers_each_line():
+    command = [sys.executable, str(ROOT / "benchmarks" / "contenders.py"), "ours", "v1-0.25", "8"]
+    done = subprocess.run(command, input="0.2\n0.1\n", capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *rounds, last = (json.loads(line) for line in done.stdout.splitlines())
+    assert first["start_seconds"] > 0 and last["peak_bytes"] > 1e8
+    assert len(rounds) == 2 and all(found["steps"] > 0 and found["images_per_second"] > 0 for found in rounds)
+    assert rounds[1]["loss"] < 2.5  # it trains: ln 10 is chance
+
+
+@pytest.mark.skipif(not RECORD.exists(), reason="no record of speeds in results/bench")
+def test_the_readme_shows_the_speeds():
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- bench -->")[1].split("<!-- /bench -->")[0]
+    assert shown.strip() == train_step.table(json.loads(RECORD.read_text()))
