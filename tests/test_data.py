@@ -573,7 +573,7 @@ def assert_three_ways_out(tmp_path: pathlib.Path, url: str, reason: str) -> None
     start = time.monotonic()
     with pytest.raises(InputError, match=reason) as error:
         load(TINY, str(tmp_path / "tfds"))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
     message = str(error.value)
     for way in (url, "--config.data.archive=", "TFDS_DATA_DIR", "--config.data.dir=", "--config configs/digits_v1.py"):
         assert way in message
