@@ -390,7 +390,7 @@ def train(network, side, rate, devices):
     return losses, t.distance(state.evaluated, t.random_state(model).evaluated)
 
 
-case = {"small": (t.SMALL, 12, 0.1), "v1": (t.mobilenet_v1(0.25, 10, "cifar"), 32, 0.005)}[sys.argv[1]]
+case = {"small": (t.SMALL, 12, 0.1), "v1": (t.mobilenet_v1(0.25, 10, "cifar"), 32, 0.001)}[sys.argv[1]]
 assert len(jax.devices()) == 2
 print(json.dumps([train(*case, jax.devices()[:n]) for n in (1, 2)]))
 """

@@ -465,7 +465,11 @@ def test_wandb_gets_the_knobs_and_the_costs_as_flat_keys(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_devices(start, tmp_path):
-    done = start(tmp_path / "run", TINY | {"train.epochs": 1}, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    done = start(
+        tmp_path / "run",
+        TINY | {"train.epochs": 1, "optim.warmup_epochs": 0},
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     summary = summary_of(tmp_path / "run")
     assert summary["device"].startswith("2 x cpu") and summary["status"] == "finished"
@@ -475,6 +479,7 @@ def test_two_devices(start, tmp_path):
 @pytest.mark.slow
 def test_v2_in_bfloat16(tmp_path):
     overrides = TINY | {"model.version": "v2", "model.variant": "paper", "model.expansion": 2.0, "train.epochs": 1}
+    overrides |= {"optim.warmup_epochs": 0}
     assert train.run(spec_of(overrides | {"train.dtype": "bfloat16"}), tmp_path) == 0
     summary = summary_of(tmp_path)
     assert (summary["version"], summary["expansion"], summary["status"]) == ("v2", 2.0, "finished")
