@@ -276,7 +276,7 @@ def torch_eager(arch, batch, dtype, compiled=False):
 
 CONTENDERS = {
     "ours": ours,
-    "ours, evaluation": ours_evaluation,
+    "ours evaluation": ours_evaluation,
     "flax": flax,
     "keras": keras,
     "torch": torch_eager,

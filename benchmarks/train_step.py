@@ -126,7 +126,7 @@ def main() -> None:
         print(table(json.loads(args.show.read_text())))
         return
 
-    usual = ["ours", "ours, evaluation", "torch", "torch + huge pages", "torch.compile", "torch.compile + huge pages"]
+    usual = ["ours", "ours evaluation", "torch", "torch + huge pages", "torch.compile", "torch.compile + huge pages"]
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "batch": args.batch,
