@@ -145,14 +145,19 @@ def main() -> None:
         ratios = show(network, found)
         record["networks"][network] = {"contenders": found, "ours_over": ratios}
         best += [ratios["torch, best"]] if "torch, best" in ratios else []
+        keep(record, args.out)
     if best:
         record["geometric_mean_over_torch"] = math.exp(statistics.fmean(map(math.log, best)))
         print(
             f"\nours / best PyTorch: lowest {min(best):.2f}, geometric mean {record['geometric_mean_over_torch']:.2f}"
         )
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, args.out)
+
+
+def keep(record: dict, out: pathlib.Path | None) -> None:
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def cpu_name() -> str:
