@@ -73,8 +73,7 @@ def parts_of(layer, size: int, batch: int, epsilon: float):
 
     yield layer.kind, "forward", convolve, (x, kernel), macs, x.nbytes + y.nbytes
     if layer.kind == "conv":  # the stem needs no input gradient
-        only = lambda x, kernel, g: backward(x, kernel, g)[1]  # noqa: E731
-        yield layer.kind, "backward", only, (x, kernel, y), macs, x.nbytes + y.nbytes
+        yield layer.kind, "backward", lambda *args: backward(*args)[1], (x, kernel, y), macs, x.nbytes + y.nbytes
     else:
         yield layer.kind, "backward", backward, (x, kernel, y), 2 * macs, 2 * x.nbytes + y.nbytes
 

@@ -20,10 +20,12 @@ import sys
 import time
 from importlib import metadata
 
+from mobilenet_jax import runtime
+
 CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
 NETWORKS = "v1-0.25 v1-0.5 v1-1 v2-0.35 v2-0.5 v2-1"
 SLOW = {"v1-0.25": ("flax", "keras"), "v2-0.35": ("flax", "keras")}
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+HUGE_PAGES = {"GLIBC_TUNABLES": runtime.HUGE_PAGES}
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras")
 
 
@@ -31,14 +33,14 @@ class Contender:
     """A contender's process, asked for one round at a time."""
 
     def __init__(self, label: str, network: str, batch: int, dtype: str):
-        self.label, self.rounds, self.peak_bytes = label, [], 0
+        self.label, self.rounds = label, []
         name, _, huge = label.partition(" + ")
         env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
         if huge or name.startswith("ours"):  # ours always has them: see `runtime.py`
             env |= HUGE_PAGES
         command = [sys.executable, str(CONTENDERS), name, network, str(batch), dtype]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
         assert self.process.stdin and self.process.stdout
         self.questions, self.answers = self.process.stdin, self.process.stdout
         self.start_seconds = self._hear()["start_seconds"]
@@ -56,13 +58,13 @@ class Contender:
 
     def close(self) -> dict[str, float | list[float]]:
         self.questions.close()
-        self.peak_bytes = self._hear()["peak_bytes"]
+        peak = self._hear()["peak_bytes"]
         self.process.wait()
         return {
             "images_per_second": statistics.median(self.rounds),
             "rounds": self.rounds,
             "start_seconds": self.start_seconds,
-            "peak_bytes": self.peak_bytes,
+            "peak_bytes": peak,
         }
 
 
@@ -107,7 +109,7 @@ def table(record: dict) -> str:
         others = [f"{over[name]:.1f}" if name in over else "" for name in ("keras", "flax")]
         peaks = [f"{rows[name]['peak_bytes'] / 1e6:,.0f}" for name in ("ours", peer)]
         cells = [network, rates[0], f"{rates[1]} ({peer})", f"{over['torch, best']:.2f}", *others, *peaks]
-        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

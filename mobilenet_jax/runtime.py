@@ -3,7 +3,7 @@
 import os
 import sys
 
-_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # for GLIBC_TUNABLES
 
 
 def use_huge_pages() -> None:
@@ -15,14 +15,15 @@ def use_huge_pages() -> None:
     """
     before = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and "glibc.malloc.hugetlb=" not in before:
-        tunables = f"{before}:{_HUGE_PAGES}".lstrip(":")
+        tunables = f"{before}:{HUGE_PAGES}".lstrip(":")
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": tunables})
 
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second process with the same program starts in a second or two.
 
-    In `JAX_COMPILATION_CACHE_DIR`, or else under the user's cache directory; not where that cannot be written.
+    In `JAX_COMPILATION_CACHE_DIR`, whose size is the user's affair, or else, up to 1 GB, under the user's cache
+    directory; not where that cannot be written.
     """
     import jax
 
@@ -36,6 +37,6 @@ def use_compilation_cache() -> None:
         if not os.access(directory, os.W_OK):
             return
         jax.config.update("jax_compilation_cache_dir", directory)
+        jax.config.update("jax_compilation_cache_max_size", 1 << 30)  # bytes; the least recently used go
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # JAX's own limits would keep out what is
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # small alone and slow in its dozens
-    jax.config.update("jax_compilation_cache_max_size", 1 << 30)  # bytes; the least recently used go

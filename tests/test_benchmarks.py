@@ -33,7 +33,7 @@ def test_the_best_of_pytorch_counts(capsys):
     assert ratios == {"torch": 3.0, "torch.compile + huge pages": 1.5, "keras": 30.0, "torch, best": 1.5}
     assert len(capsys.readouterr().out.strip().splitlines()) == 5
     assert train_step.table({"networks": {"v1-0.25": {"contenders": found, "ours_over": ratios}}}).splitlines()[2] == (
-        "| v1-0.25 | 300 | 200 (torch.compile + huge pages) | 1.50 | 30.0 | | 500 | 500 |"
+        "| v1-0.25 | 300 | 200 (torch.compile + huge pages) | 1.50 | 30.0 |  | 500 | 500 |"
     )
 
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from configs import digits_v1
 from mobilenet_jax import config
 
-ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
 HEAVY = ["jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "wandb"]
 

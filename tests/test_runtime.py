@@ -1,13 +1,12 @@
 """What a process asks of its machine, looked at from inside that process."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 ANEW = """
 import os, sys
 from mobilenet_jax import runtime
@@ -20,6 +19,7 @@ from mobilenet_jax import runtime
 runtime.use_compilation_cache()
 import jax
 print(jax.config.jax_compilation_cache_dir)
+print(jax.config.jax_compilation_cache_max_size)
 jax.jit(lambda x: x + 1)(1)
 """
 
@@ -52,17 +52,18 @@ def test_huge_pages_are_the_users_to_refuse():
 
 def test_a_small_program_is_kept(tmp_path):
     directory = tmp_path / "mobilenet_jax" / "compiled"
-    assert python(CACHED, XDG_CACHE_HOME=str(tmp_path)) == [str(directory)]
+    assert python(CACHED, XDG_CACHE_HOME=str(tmp_path)) == [str(directory), str(1 << 30)]
     assert any("lambda" in path.name for path in directory.iterdir())
 
 
 def test_the_users_directory_is_used(tmp_path):
     assert python(CACHED, XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/own") == [
-        f"{tmp_path}/own"
+        f"{tmp_path}/own",
+        "-1",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_no_cache_where_none_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None"]
+    assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None", "-1"]

@@ -18,14 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import digits_v1
 from mobilenet_jax import arch, augment, config, cost, data, datasets, steps, train, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.model import MobileNet
-
-ROOT = pathlib.Path(train.__file__).parent.parent
 
 # 8x8 images, 22 steps an epoch, 66 in all, a checkpoint every 11.
 TINY = {
