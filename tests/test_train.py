@@ -72,7 +72,6 @@ def settings(tmp_path_factory):
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_compilation_cache_max_size": 1 << 30,
     }
     before = {name: getattr(jax.config, name) for name in options}
     for chosen in (options, before):
