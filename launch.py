@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     if DRY_RUN.value:
         print(cost.describe(spec.arch, spec.resolution, spec.title, FORMAT.value))
         return 0
-    runtime.use_huge_pages()
+    runtime.keep_memory()
     from mobilenet_jax import train  # takes a second that a dry run has no use for
 
     return train.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))

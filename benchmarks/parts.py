@@ -142,5 +142,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.use_huge_pages()
+    runtime.keep_memory()
     main()

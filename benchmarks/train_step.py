@@ -3,8 +3,8 @@
     pip install -e ".[bench]" && python benchmarks/train_step.py --out results/bench/cpu.json
 
 Every contender is a process of its own (`contenders.py`), ready before the first is timed and asleep while another
-runs; each round asks all of them in turn. PyTorch runs eager and compiled, each with and without huge pages, and the
-fastest counts. Plain Flax and Keras are slow: one small network each. Reported: the median of the rounds, their
+runs; each round asks all of them in turn. PyTorch runs eager and compiled, each with glibc's malloc as it is, with huge pages,
+and with memory kept as ours keeps it (`runtime.py`), and the fastest counts. Plain Flax and Keras are slow: one small network each. Reported: the median of the rounds, their
 lowest and highest, the ratio of medians, the peak memory of the process (libraries and data included).
 """
 
@@ -25,7 +25,7 @@ from mobilenet_jax import runtime
 CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
 NETWORKS = "v1-0.25 v1-0.5 v1-1 v2-0.35 v2-0.5 v2-1"
 SLOW = {"v1-0.25": ("flax", "keras"), "v2-0.35": ("flax", "keras")}
-HUGE_PAGES = {"GLIBC_TUNABLES": runtime.HUGE_PAGES}
+MEMORY = {"huge pages": runtime.HUGE_PAGES, "kept memory": runtime.KEPT_MEMORY}  # of malloc; the latter has both
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras")
 
 
@@ -34,10 +34,10 @@ class Contender:
 
     def __init__(self, label: str, network: str, batch: int, dtype: str):
         self.label, self.rounds = label, []
-        name, _, huge = label.partition(" + ")
+        name, _, memory = label.partition(" + ")
+        memory = memory or ("kept memory" if name.startswith("ours") else "")  # as every run of ours: see `runtime.py`
         env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-        if huge or name.startswith("ours"):  # ours always has them: see `runtime.py`
-            env |= HUGE_PAGES
+        env |= {"GLIBC_TUNABLES": MEMORY[memory]} if memory else {}
         command = [sys.executable, str(CONTENDERS), name, network, str(batch), dtype]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
@@ -128,7 +128,8 @@ def main() -> None:
         print(table(json.loads(args.show.read_text())))
         return
 
-    usual = ["ours", "ours evaluation", "torch", "torch + huge pages", "torch.compile", "torch.compile + huge pages"]
+    peers = [f"{name}{memory}" for name in ("torch", "torch.compile") for memory in ("", *(f" + {m}" for m in MEMORY))]
+    usual = ["ours", "ours evaluation", *peers]
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "batch": args.batch,

@@ -7,11 +7,13 @@ import sys
 import pytest
 from conftest import ROOT
 
+from mobilenet_jax import runtime
+
 ANEW = """
 import os, sys
 from mobilenet_jax import runtime
 print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), flush=True)
-runtime.use_huge_pages()
+runtime.keep_memory()
 print("on")
 """
 CACHED = """
@@ -38,15 +40,15 @@ def python(code: str, *arguments: str, **env: str) -> list[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 @pytest.mark.parametrize("before", ["", "glibc.malloc.check=0"])
-def test_huge_pages_take_one_fresh_start_of_the_same_process(before):
+def test_kept_memory_takes_one_fresh_start_of_the_same_process(before):
     first, second, last = python(ANEW, "an argument", **({"GLIBC_TUNABLES": before} if before else {}))
     pid = first.split()[0]
     assert first == f"{pid} ['an argument'] {before or None}"
-    assert second == f"{pid} ['an argument'] {before}{':' if before else ''}glibc.malloc.hugetlb=1"
+    assert second == f"{pid} ['an argument'] {before}{':' if before else ''}{runtime.KEPT_MEMORY}"
     assert last == "on"
 
 
-def test_huge_pages_are_the_users_to_refuse():
+def test_memory_is_the_users_to_refuse():
     assert len(python(ANEW, GLIBC_TUNABLES="glibc.malloc.hugetlb=0")) == 2
 
 
