@@ -50,7 +50,7 @@ def parts_of(layer, size: int, batch: int, epsilon: float):
     import jax.numpy as jnp
     import numpy as np
 
-    from mobilenet_jax import depthwise, model, norm
+    from mobilenet_jax import depthwise, norm, pointwise
 
     rng = np.random.default_rng(0)
 
@@ -66,7 +66,7 @@ def parts_of(layer, size: int, batch: int, epsilon: float):
     if layer.kind == "depthwise":
         convolve = functools.partial(depthwise.depthwise, stride=layer.stride, implementation="shift")
     else:
-        convolve = functools.partial(model.convolve, stride=layer.stride, implementation="shift")
+        convolve = functools.partial(pointwise.convolve, stride=layer.stride, implementation="shift")
 
     def backward(x, kernel, g):
         return jax.vjp(convolve, x, kernel)[1](g)

@@ -3,6 +3,11 @@
 XLA runs `lax.conv` with one group per channel one channel at a time on a CPU, and turns its kernel gradient into a
 dense C x C one. Here the forward pass and the input gradient are sums of shifted slices, which XLA fuses into one
 vectorised loop, and the kernel gradient accumulates over the batch, so that each map is read once.
+
+Milliseconds on two cores (128 images, each array read or written once at 26 GB/s in brackets):
+
+    map, channels, stride     forward    input gradient    kernel gradient
+    PLACE
 """
 
 import functools
@@ -50,8 +55,14 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shift(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    views = taps(x, kernel.shape[0], stride)
-    return sum(tap * kernel[i, j] for (i, j), tap in views)  # type: ignore[return-value]
+    n, h, w, c = x.shape
+    k = kernel.shape[0]
+    padded = jnp.pad(x, ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0)))
+    rows, columns = (-(-h // stride) - 1) * stride + 1, (-(-w // stride) - 1) * stride + 1
+    return sum(  # type: ignore[return-value]
+        lax.slice(padded, (0, i, j, 0), (n, i + rows, j + columns, c), (1, stride, stride, 1)) * kernel[i, j]
+        for i, j in itertools.product(range(k), range(k))
+    )
 
 
 def _shift_fwd(x, kernel, stride):
@@ -70,16 +81,6 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Zeros before and after one axis under TensorFlow's SAME rule."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
-
-
-def taps(x, k, stride):
-    """The k*k shifted views of the padded `x`, each of the output's size, with their offsets."""
-    n, h, w, c = x.shape
-    padded = jnp.pad(x, ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0)))
-    rows, columns = (-(-h // stride) - 1) * stride + 1, (-(-w // stride) - 1) * stride + 1
-    for i in range(k):
-        for j in range(k):
-            yield (i, j), lax.slice(padded, (0, i, j, 0), (n, i + rows, j + columns, c), (1, stride, stride, 1))
 
 
 def _input_gradient(g, kernel, stride, shape):

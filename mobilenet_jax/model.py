@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jax.typing import DTypeLike
 
-from mobilenet_jax import depthwise, norm
+from mobilenet_jax import depthwise, norm, pointwise
 from mobilenet_jax.arch import Architecture, Layer
 
 # TF-slim's for kernels. Batch norm makes a kernel's scale one with its learning rate: He's, larger where the fan-in
@@ -60,7 +59,7 @@ class ConvLayer(nn.Module):
         if layer.kind == "depthwise":
             y = depthwise.depthwise(x, kernel, layer.stride, self.implementation)
         else:
-            y = convolve(x, kernel, layer.stride, self.implementation)
+            y = pointwise.convolve(x, kernel, layer.stride, self.implementation)
         return BatchNorm(self.epsilon, self.decay, layer.activation, name="bn")(y, train)
 
 
@@ -105,17 +104,3 @@ class MobileNet(nn.Module):
             outputs[layer.name] = x
         return x.astype(jnp.float32)
 
-
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
-    """A dense convolution, SAME padding: `x` `[N, H, W, C]`, `kernel` `[K, K, C, C']`.
-
-    A 1x1 one is one 2-D product: XLA turns neither its kernel gradient nor a 4-D contraction into one. Under 'shift'
-    so is that of the stem, over the 27 values around each pixel, as XLA's gradients of its own are slow on a CPU.
-    """
-    k, _, inputs, outputs = kernel.shape
-    if k > 1 and (implementation == "conv" or inputs > 3):
-        return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    if k > 1:
-        x = jnp.concatenate([view for _, view in depthwise.taps(x, k, stride)], axis=-1)
-    n, h, w, c = x.shape
-    return (x.reshape(n * h * w, c) @ kernel.reshape(c, outputs)).reshape(n, h, w, outputs)

@@ -23,7 +23,8 @@ HOUSE = {
     "config": {"arch", "datasets"},
     "depthwise": set(),
     "norm": set(),
-    "model": {"arch", "depthwise", "norm"},
+    "pointwise": {"depthwise"},
+    "model": {"arch", "depthwise", "norm", "pointwise"},
     "cifar10": {"datasets"},
     "data": {"cifar10", "datasets"},
     "augment": set(),
@@ -33,7 +34,7 @@ HOUSE = {
     "runtime": set(),
     "writer": set(),
     "train": {
-        *("arch", "cost", "device", "datasets", "config", "depthwise", "norm", "model"),
+        *("arch", "cost", "device", "datasets", "config", "depthwise", "norm", "pointwise", "model"),
         *("data", "augment", "optim", "steps", "checkpoint", "writer", "runtime"),
     },
     "grid": {"config", "cost"},

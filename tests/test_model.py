@@ -15,7 +15,7 @@ from jax.extend import core
 
 from mobilenet_jax.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
 from mobilenet_jax.cost import layer_costs, totals
-from mobilenet_jax.model import MobileNet, convolve
+from mobilenet_jax.model import MobileNet
 
 RESOLUTIONS = itertools.cycle((224, 225, 31, 160, 97, 33, 32, 28, 1, 129))
 STRIDES = itertools.cycle(("imagenet", "cifar"))
@@ -262,23 +262,6 @@ def test_shift_and_conv_build_the_same_network(network):
     shift, plain = (logits(network, variables, x, implementation) for implementation in ("shift", "conv"))
     assert plain.std() > 0.1
     np.testing.assert_allclose(shift, plain, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(("size", "stride"), [(8, 1), (8, 2), (7, 2), (5, 1)])
-def test_the_stem_as_a_product_is_the_convolution(size, stride):
-    """Value and kernel gradient; whole numbers, so the sums are exact."""
-    rng = np.random.default_rng(0)
-    shapes = (3, size, size, 3), (3, 3, 3, 8), (3, -(-size // stride), -(-size // stride), 8)
-    x, kernel, g = (jnp.asarray(rng.integers(-4, 5, shape), jnp.float32) for shape in shapes)
-
-    def run(implementation):
-        y, pull_back = jax.vjp(lambda kernel: convolve(x, kernel, stride, implementation), kernel)
-        return y, *pull_back(g)
-
-    for found, expected in zip(run("shift"), run("conv"), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    traced = str(jax.make_jaxpr(lambda: run("shift"))())
-    assert "conv_general_dilated" not in traced and "dot_general" in traced
 
 
 def test_a_block_whose_projection_is_zero_is_the_identity():
