@@ -3,9 +3,10 @@
     pip install -e ".[bench]" && python benchmarks/train_step.py --out results/bench/cpu.json
 
 Every contender is a process of its own (`contenders.py`), ready before the first is timed and asleep while another
-runs; each round asks all of them in turn. PyTorch runs eager and compiled, each with glibc's malloc as it is, with huge pages,
-and with memory kept as ours keeps it (`runtime.py`), and the fastest counts. Plain Flax and Keras are slow: one small network each. Reported: the median of the rounds, their
-lowest and highest, the ratio of medians, the peak memory of the process (libraries and data included).
+runs; each round asks all of them in turn. PyTorch runs eager and compiled, each with glibc's malloc as it is, with
+huge pages, and with memory kept as ours keeps it (`runtime.py`), and the fastest counts. Plain Flax and Keras are
+slow: one small network each. Reported: the median of the rounds, their lowest and highest, the ratio of medians, the
+peak memory of the process (libraries and data included).
 """
 
 import argparse

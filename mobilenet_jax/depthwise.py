@@ -53,7 +53,9 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str)
     return _shift(x, kernel[:, :, None, None], stride)
 
 
+# The functions under `jit` are traced once a shape, of which a network has far fewer than layers.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=2)
 def _shift(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     n, h, w, c = x.shape
     k = kernel.shape[0]
@@ -83,6 +85,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _input_gradient(g, kernel, stride, shape):
     """Each of the stride^2 phases of the input sees its own taps, all of the output's size; then they interleave."""
     n, h, w, c = shape
@@ -117,6 +120,7 @@ def _input_gradient(g, kernel, stride, shape):
     return lax.slice(full, (0, top, left, 0), (n, top + h, left + w, c))
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _kernel_gradient(x, g, k, stride):
     """A few images at a time, so that both maps are in cache for all k*k sums.
 
@@ -135,24 +139,29 @@ def _kernel_gradient(x, g, k, stride):
         x, g = (array.astype(exact) for array in both)
         x = lax.optimization_barrier(jnp.pad(x, padding))  # once for all taps
 
-        def product(i, j, image, row, column):
-            top, left = row * height, column * width
-            view = lax.slice(
-                x[image],
-                (0, top * stride + i, left * stride + j, 0),
-                (halves, (top + height - 1) * stride + i + 1, (left + width - 1) * stride + j + 1, c),
-                (1, stride, stride, 1),
+        g_of = {
+            (image, row, column): lax.slice(
+                g[image],
+                (0, row * height, column * width, 0),
+                (halves, (row + 1) * height, (column + 1) * width, c),
             )
-            return view * g[image, :, top : top + height, left : left + width]
+            for image, row, column in itertools.product(range(images), range(rows), range(columns))
+        }
+        x_of = [x[image] for image in range(images)]
 
-        patches = [*itertools.product(range(images), range(rows), range(columns))]
-        taps = [*itertools.product(range(k), range(k))]
-        return [s + sum(product(*tap, *patch) for patch in patches) for s, tap in zip(sums, taps, strict=True)], None
+        def product(i, j, patch):
+            image, top, left = patch[0], patch[1] * height * stride + i, patch[2] * width * stride + j
+            limits = (halves, top + (height - 1) * stride + 1, left + (width - 1) * stride + 1, c)
+            return lax.mul(lax.slice(x_of[image], (0, top, left, 0), limits, (1, stride, stride, 1)), g_of[patch])
+
+        taps = itertools.product(range(k), range(k))
+        add = functools.partial(functools.reduce, lax.add)  # `lax`, as the operators of an array are slow to trace
+        return [add([product(*tap, patch) for patch in g_of], s) for s, tap in zip(sums, taps, strict=True)], None
 
     zeros = [jnp.zeros((halves, height, width, c), exact)] * (k * k)
     groups = [array.reshape(-1, images, halves, *array.shape[1:]) for array in (x, g)]
     sums, _ = lax.scan(add_images, zeros, groups)
-    return jnp.stack([s.sum((0, 1, 2)) for s in sums]).reshape(k, k, 1, 1, 1, -1).astype(x.dtype)
+    return jnp.stack(sums).sum((1, 2, 3)).reshape(k, k, 1, 1, 1, c).astype(x.dtype)
 
 
 def _patches(*sizes: int) -> tuple[int, ...]:

@@ -103,4 +103,3 @@ class MobileNet(nn.Module):
                 x = x + outputs[layer.shortcut]
             outputs[layer.name] = x
         return x.astype(jnp.float32)
-

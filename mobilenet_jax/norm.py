@@ -2,6 +2,10 @@
 
 Autodiff's backward pass through the two reads and writes the map many times; here it is two passes: one for the two
 sums over the batch, one for the result. The pre-activation is recomputed from the input, never stored.
+
+Milliseconds on two cores (26 GB/s) for 128 maps of 32x32 and 48 channels, 25 MB, 0.97 to read or write one: statistics
+1.0, normalise and activate 1.0; backward, sums 3.1 and result 1.5. The limit of the sums would be 1.9: XLA stores the
+masked gradient before it adds it up. Loops over pieces that stay in cache were tried instead, and were slower.
 """
 
 import functools
@@ -70,7 +74,9 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
+# Under `jit`, a function is traced once a shape, of which a network has far fewer than layers.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _norm(x, scale, bias, epsilon, activation):
     rows = _rows(x).astype(jnp.float32)
     mean = rows.mean(0)
@@ -83,6 +89,7 @@ def _norm_fwd(x, scale, bias, epsilon, activation):
     return (y, mean, var), (x, scale, bias, mean, var)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _norm_bwd(epsilon, activation, residuals, cotangents):
     x, scale, bias, mean, var = residuals
     rows, g = _rows(x).astype(jnp.float32), _rows(cotangents[0]).astype(jnp.float32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from mobilenet_jax import optim
 
@@ -38,7 +39,11 @@ class Hyper:
 
 @struct.dataclass
 class TrainState:
-    """What training carries from step to step. `ema` averages `{'params', 'batch_stats'}`, or is None."""
+    """What training carries from step to step.
+
+    `opt_state` is that of all parameters as one vector: an operation on each of a few hundred small arrays is slow to
+    compile, to load and to run. `ema` averages `{'params', 'batch_stats'}`, or is None.
+    """
 
     step: jax.Array
     params: Any
@@ -56,7 +61,7 @@ def init_state(model: nn.Module, optimizer: str, resolution: int, with_ema: bool
     """The state before the first step; the optimiser's state does not depend on its scalars."""
     variables = model.init(key, jnp.zeros((1, resolution, resolution, 3)))
     params, batch_stats = variables["params"], variables["batch_stats"]
-    opt_state = optim.optimizer(optimizer, 0.0, 0.0).init(params)
+    opt_state = optim.optimizer(optimizer, 0.0, 0.0).init(ravel_pytree(params)[0])
     # A copy: the state is donated, and no buffer may be donated twice.
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if with_ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, average)
@@ -106,15 +111,17 @@ def train_step(
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
 
-    grad_norm = optax.tree.norm(grads)
-    scale = optim.clip_scale(grad_norm, hyper.clip_norm)
+    weights, as_tree = ravel_pytree(state.params)
+    gradient, _ = ravel_pytree(grads)
     rates = optim.decay_rates(state.params, depthwise, hyper.weight_decay, hyper.depthwise_weight_decay)
-    grads = jax.tree.map(lambda g, rate, w: scale * g + rate * w, grads, rates, state.params)
+    rates, _ = ravel_pytree(jax.tree.map(jnp.full_like, state.params, rates))
+    grad_norm = jnp.sqrt(jnp.sum(gradient**2))
+    gradient = optim.clip_scale(grad_norm, hyper.clip_norm) * gradient + rates * weights
 
     learning_rate = hyper.learning_rate * schedule(state.step)
     tx = optim.optimizer(optimizer, learning_rate, hyper.momentum, hyper.decay, hyper.epsilon)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = tx.update(gradient, state.opt_state, weights)
+    params = as_tree(weights + updates)  # pyright: ignore[reportOperatorIssue]
     average = state.ema
     if average is not None:
         average = optim.ema(average, {"params": params, "batch_stats": batch_stats}, hyper.ema_decay, state.step)

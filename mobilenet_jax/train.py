@@ -4,12 +4,14 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import gc
 import math
 import os
 import pathlib
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -61,8 +63,9 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     with record.locked(), _signals() as asked:
         if _finished(spec, directory):  # by the process that held the lock a moment ago
             return 0
-        record.begin(spec.config.to_dict(), _device_name(devices))
-        print(f"{spec.title}\n{_costs(spec)}\nrun            {directory}", flush=True)
+        if not runtime.compiled_before():  # by this process, which then has done this already
+            record.begin(spec.config.to_dict(), _device_name(devices))
+            print(f"{spec.title}\n{_costs(spec)}\nrun            {directory}", flush=True)
         try:
             _Run(spec, record, splits, devices, asked).train()
         except Interrupted as e:
@@ -199,19 +202,28 @@ def _build(spec: RunSpec, splits: dict[str, data.Split], devices: Sequence[Any])
         return steps.eval_step(variables, batch, model=model, view=eval_view)
 
     started = time.perf_counter()
+    gc.freeze()  # tracing makes many objects: the collector need not look through all modules each time
     indices, mask = (
         jax.ShapeDtypeStruct((c.train.batch_size,), dtype, sharding=sharded) for dtype in (np.int32, np.float32)
     )
     train_jit = jax.jit(train_on, donate_argnums=0, out_shardings=everywhere)
     eval_jit = jax.jit(eval_on, out_shardings=everywhere)
 
-    def compiled(step, split, first, *rest):
-        program = step.lower(first, *resident[split], *rest).compile()
+    def compiling(step, split, first, *rest):
+        return pool.submit(step.lower(first, *resident[split], *rest).compile)
+
+    def on(split, future):
+        program = future.result()
         return lambda first, *rest: program(first, *resident[split], *rest)
 
+    with ThreadPoolExecutor(1) as pool:  # one step is compiled, or loaded, while the next is traced
+        trained = compiling(train_jit, "train", state, indices, hyper)
+        judges = [name for name in splits if name != "train"]
+        judged = {name: compiling(eval_jit, name, state.evaluated, indices, mask) for name in judges}
+
     return _Program(
-        train_on=compiled(train_jit, "train", state, indices, hyper),
-        eval_on={name: compiled(eval_jit, name, state.evaluated, indices, mask) for name in splits if name != "train"},
+        train_on=on("train", trained),
+        eval_on={name: on(name, future) for name, future in judged.items()},
         state=state,
         hyper=hyper,
         sizes={name: len(split) for name, split in splits.items()},
@@ -244,6 +256,8 @@ class _Run:
         self.started = time.perf_counter()
         self.device = _device_name(devices)
         self.program = _build(spec, splits, devices)
+        if not asked:  # else the run stops here, and a new start would not know
+            runtime.start_anew(self.program.compile_seconds)
         self.state = self.program.state
         self.tracker = self._track()
         self.checkpoints = Checkpoints(record.path / "checkpoints")
@@ -252,13 +266,16 @@ class _Run:
         self.in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
         self.tally: dict[str, float] = dict.fromkeys(_SUMS, 0.0)  # of the epoch so far
         self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
+        self.first_step_seconds = 0.0  # from the start of the process
         self.images = 0.0  # seen in seconds['train']
         self.figures: dict[str, float] = {}  # of the last step
         self.row: dict[str, Any] | None = None  # the last of metrics.jsonl
         self._restore()
-        self.seconds["compile"] += self.program.compile_seconds
+        self.seconds["compile"] += self.program.compile_seconds + runtime.compiled_before()
+        self.seconds["wall"] += runtime.compiled_before()
         self.display = writer.Display(spec.total_steps, self.step, spec.steps_per_epoch, spec.config.train.batch_size)
-        self.display.line(f"compiled       in {self.program.compile_seconds:.1f} s for {self.device}")
+        compiled = f"{self.program.compile_seconds + runtime.compiled_before():.1f} s"
+        self.display.line(f"compiled       in {compiled} for {self.device}")
 
     def train(self) -> None:
         """Trains to the end and writes the summary."""
@@ -353,6 +370,9 @@ class _Run:
             self.tally["correct"] += self.figures["correct"]
             self.tally["count"] += count
             self.images += count
+            if not self.first_step_seconds:
+                self.first_step_seconds = runtime.process_seconds()
+                self.display.line(f"first step     {self.first_step_seconds:.1f} s after the start")
             t = self.tally
             self.display.advance(t["loss"] / t["count"], t["correct"] / t["count"], self._images_per_second)
 
@@ -427,6 +447,7 @@ class _Run:
             "train_loss": measured.get("train_loss"),
             "train_images_per_second": self._images_per_second,
             **{f"{what}_seconds": seconds[what] for what in ("compile", "train", "eval", "wall")},
+            "first_step_seconds": self.first_step_seconds,
             "device": self.device,
             "resumed_from": self.resumed_from,
             "params_sha256": tree_digest({"params": self.state.params, "batch_stats": self.state.batch_stats}),

@@ -59,6 +59,7 @@ def test_pointwise_is_the_convolution(batch, size, inputs, outputs):
 def test_vmap(kernel, inputs, outputs):
     shapes = (3, 2, 8, 8, inputs), (3, kernel, kernel, inputs, outputs), (3, 2, 8, 8, outputs)
     arguments = whole_numbers(*shapes)
-    found = jax.vmap(lambda *a: value_and_gradients(*a, 1, "shift"))(*arguments)
-    singly = [value_and_gradients(*(a[i] for a in arguments), 1, "conv") for i in range(3)]
+    found = jax.vmap(lambda x, k, g: value_and_gradients(x, k, g, 1, "shift"))(*arguments)
+    x, k, g = arguments
+    singly = [value_and_gradients(x[i], k[i], g[i], 1, "conv") for i in range(3)]
     assert_all_equal(found, [jnp.stack(parts) for parts in zip(*singly, strict=True)])

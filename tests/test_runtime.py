@@ -16,6 +16,12 @@ print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), flush=True)
 runtime.keep_memory()
 print("on")
 """
+AGAIN = """
+import os, sys
+from mobilenet_jax import runtime
+print(os.getpid(), sys.argv[1:], runtime.compiled_before())
+runtime.start_anew(float(sys.argv[1]))
+"""
 CACHED = """
 from mobilenet_jax import runtime
 runtime.use_compilation_cache()
@@ -50,6 +56,23 @@ def test_kept_memory_takes_one_fresh_start_of_the_same_process(before):
 
 def test_memory_is_the_users_to_refuse():
     assert len(python(ANEW, GLIBC_TUNABLES="glibc.malloc.hugetlb=0")) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tunables", "starts"),
+    [("5.5", runtime.KEPT_MEMORY, ["0.0", "5.5"]), ("4.5", runtime.KEPT_MEMORY, ["0.0"]), ("5.5", "", ["0.0"])],
+)
+def test_a_process_that_compiled_for_long_starts_anew_once(seconds, tunables, starts):
+    lines = python(AGAIN, seconds, GLIBC_TUNABLES=tunables)
+    pid = lines[0].split()[0]
+    assert lines == [f"{pid} ['{seconds}'] {before}" for before in starts]
+
+
+def test_seconds_of_a_process_count_from_its_start():
+    (line,) = python(
+        "import time; time.sleep(0.5); from mobilenet_jax import runtime; print(runtime.process_seconds())"
+    )
+    assert 0.5 <= float(line) < 60
 
 
 def test_a_small_program_is_kept(tmp_path):

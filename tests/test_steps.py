@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import mobilenet_jax
 from mobilenet_jax import augment, optim, steps
@@ -79,7 +80,7 @@ def random_state(model: MobileNet, optimizer: str = "sgd", with_ema: bool = Fals
 
     params, batch_stats = (jax.tree_util.tree_map_with_path(draw, tree) for tree in (state.params, state.batch_stats))
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if with_ema else None
-    opt_state = optim.optimizer(optimizer, 0.0, 0.0).init(params)
+    opt_state = optim.optimizer(optimizer, 0.0, 0.0).init(ravel_pytree(params)[0])
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, average)
 
 

@@ -58,7 +58,7 @@ SUMMARY = {
     **dict.fromkeys(("params", "mult_adds", "resumed_from"), int),
     **dict.fromkeys(("status", "config_name", "version", "variant", "dataset", "device", "params_sha256"), str),
     **dict.fromkeys(("alpha", "rho", "test_accuracy", "test_loss", "train_images_per_second"), float),
-    **dict.fromkeys(("compile_seconds", "train_seconds", "eval_seconds", "wall_seconds"), float),
+    **dict.fromkeys(("compile_seconds", "first_step_seconds", "train_seconds", "eval_seconds", "wall_seconds"), float),
 }
 
 
