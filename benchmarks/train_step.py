@@ -27,6 +27,7 @@ CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
 NETWORKS = "v1-0.25 v1-0.5 v1-1 v2-0.35 v2-0.5 v2-1"
 SLOW = {"v1-0.25": ("flax", "keras"), "v2-0.35": ("flax", "keras")}
 MEMORY = {"huge pages": runtime.HUGE_PAGES, "kept memory": runtime.KEPT_MEMORY}  # of malloc; the latter has both
+BEST, BEST_PLAIN = "torch, best", "torch, best without kept memory"
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras")
 
 
@@ -79,38 +80,42 @@ def measure(network: str, labels: list[str], args) -> dict[str, dict]:
     return {contender.label: contender.close() for contender in contenders}
 
 
-def show(network: str, found: dict[str, dict]) -> dict[str, float]:
-    """Prints a network's rows; returns ours over each peer, and over the best of PyTorch as 'torch, best'."""
+def over(found: dict[str, dict]) -> dict[str, float]:
+    """Ours over each contender; over the best of PyTorch; over the best of it without memory kept as ours keeps it."""
     own = found["ours"]["images_per_second"]
+    ratios = {label: own / row["images_per_second"] for label, row in found.items() if label != "ours"}
+    torch = [label for label in ratios if label.startswith("torch")]
+    best = {BEST: torch, BEST_PLAIN: [label for label in torch if "kept memory" not in label]}
+    return ratios | {name: min(ratios[label] for label in labels) for name, labels in best.items() if labels}
+
+
+def show(network: str, found: dict[str, dict]) -> None:
+    """Prints a network's rows."""
+    ratios = {"ours": 1.0} | over(found)
     print(f"\n{network:<28}{'images/s':>10}{'lowest':>10}{'highest':>10}{'ours / it':>11}{'peak MB':>9}{'start s':>9}")
     for label, row in found.items():
-        rate, rounds = row["images_per_second"], row["rounds"]
+        rounds = row["rounds"]
         print(
-            f"  {label:<26}{rate:>10,.0f}{min(rounds):>10,.0f}{max(rounds):>10,.0f}{own / rate:>11.2f}"
-            f"{row['peak_bytes'] / 1e6:>9,.0f}{row['start_seconds']:>9.1f}",
+            f"  {label:<26}{row['images_per_second']:>10,.0f}{min(rounds):>10,.0f}{max(rounds):>10,.0f}"
+            f"{ratios[label]:>11.2f}{row['peak_bytes'] / 1e6:>9,.0f}{row['start_seconds']:>9.1f}",
             flush=True,
         )
-    ratios = {label: own / row["images_per_second"] for label, row in found.items() if label != "ours"}
-    peers = [ratio for label, ratio in ratios.items() if label.startswith("torch")]
-    return ratios | ({"torch, best": min(peers)} if peers else {})
 
 
 def table(record: dict) -> str:
-    """A record's networks as markdown: images/s of ours and of the best PyTorch, the ratios, the peaks of memory."""
+    """A record's networks as markdown: images/s of ours, the ratios to the others, the peaks of memory."""
     lines = [
-        "| network | ours, images/s | best PyTorch | ours / it | / Keras | / plain Flax | peak MB | PyTorch's |",
+        "| network | images/s | / PyTorch | / PyTorch, memory kept | / Keras | / plain Flax | peak MB | PyTorch's |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for network, found in record["networks"].items():
-        rows, over = found["contenders"], found["ours_over"]
-        peer = max(
-            (name for name in rows if name.startswith("torch")), key=lambda name: rows[name]["images_per_second"]
-        )
-        rates = [f"{rows[name]['images_per_second']:,.0f}" for name in ("ours", peer)]
-        others = [f"{over[name]:.1f}" if name in over else "" for name in ("keras", "flax")]
-        peaks = [f"{rows[name]['peak_bytes'] / 1e6:,.0f}" for name in ("ours", peer)]
-        cells = [network, rates[0], f"{rates[1]} ({peer})", f"{over['torch, best']:.2f}", *others, *peaks]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows, ratios = found["contenders"], over(found["contenders"])
+        plain = [label for label in rows if label.startswith("torch") and "kept memory" not in label]
+        peer = max(plain, key=lambda label: rows[label]["images_per_second"])
+        peaks = [f"{rows[label]['peak_bytes'] / 1e6:,.0f}" for label in ("ours", peer)]
+        shown = [f"{ratios[name]:.2f}" if name in ratios else "" for name in (BEST_PLAIN, BEST)]
+        shown += [f"{ratios[name]:.1f}" if name in ratios else "" for name in ("keras", "flax")]
+        lines.append(f"| {' | '.join([network, format(rows['ours']['images_per_second'], ',.0f'), *shown, *peaks])} |")
     return "\n".join(lines)
 
 
@@ -142,20 +147,17 @@ def main() -> None:
         "packages": {name: version(name) for name in PACKAGES},
         "networks": {},
     }
-    best = []
     for network in args.networks.split():
         labels = [name.strip() for name in args.contenders.split(",") if name.strip()]
         found = measure(network, labels or [*usual, *SLOW.get(network, ())], args)
-        ratios = show(network, found)
-        record["networks"][network] = {"contenders": found, "ours_over": ratios}
-        best += [ratios["torch, best"]] if "torch, best" in ratios else []
+        show(network, found)
+        record["networks"][network] = {"contenders": found, "ours_over": over(found)}
         keep(record, args.out)
-    if best:
-        record["geometric_mean_over_torch"] = math.exp(statistics.fmean(map(math.log, best)))
-        print(
-            f"\nours / best PyTorch: lowest {min(best):.2f}, geometric mean {record['geometric_mean_over_torch']:.2f}"
-        )
-    keep(record, args.out)
+    for name in (BEST, BEST_PLAIN):
+        ratios = [found["ours_over"][name] for found in record["networks"].values() if name in found["ours_over"]]
+        if ratios:
+            mean = math.exp(statistics.fmean(map(math.log, ratios)))
+            print(f"\nours / {name}: lowest {min(ratios):.2f}, geometric mean {mean:.2f}")
 
 
 def keep(record: dict, out: pathlib.Path | None) -> None:
