@@ -1,5 +1,6 @@
 """Trains one network, or prints what it costs: `python launch.py --help`."""
 
+import gc
 import pathlib
 import re
 import sys
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> int:
     runtime.keep_memory()
     from mobilenet_jax import train  # takes a second that a dry run has no use for
 
+    gc.freeze()  # tracing makes many objects: the collector need not look through all modules each time
     return train.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))
 
 

@@ -6,7 +6,9 @@ import sys
 import time
 
 _IMPORTED = time.monotonic()
-_COMPILED = "MOBILENET_JAX_COMPILED"  # the seconds that `start_anew` carries over
+_COMPILED = (
+    "MOBILENET_JAX_COMPILED"  # 'pid:seconds', which `start_anew` carries over; children inherit it, and ignore it
+)
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # all of these are for GLIBC_TUNABLES
 KEPT_MEMORY = ":".join(
     (
@@ -42,12 +44,13 @@ def start_anew(compile_seconds: float) -> None:
     kept = KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", "")
     if kept and compile_seconds > 5 and not compiled_before():
         sys.stdout.flush()
-        os.execve(sys.executable, sys.orig_argv, os.environ | {_COMPILED: str(compile_seconds)})
+        os.execve(sys.executable, sys.orig_argv, os.environ | {_COMPILED: f"{os.getpid()}:{compile_seconds}"})
 
 
 def compiled_before() -> float:
     """The seconds for which this process compiled before `start_anew`; 0 where it was not started anew."""
-    return float(os.environ.get(_COMPILED, 0))
+    pid, _, seconds = os.environ.get(_COMPILED, "").partition(":")
+    return float(seconds) if pid == str(os.getpid()) else 0.0
 
 
 def use_compilation_cache() -> None:

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import gc
 import math
 import os
 import pathlib
@@ -202,7 +201,6 @@ def _build(spec: RunSpec, splits: dict[str, data.Split], devices: Sequence[Any])
         return steps.eval_step(variables, batch, model=model, view=eval_view)
 
     started = time.perf_counter()
-    gc.freeze()  # tracing makes many objects: the collector need not look through all modules each time
     indices, mask = (
         jax.ShapeDtypeStruct((c.train.batch_size,), dtype, sharding=sharded) for dtype in (np.int32, np.float32)
     )

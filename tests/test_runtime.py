@@ -68,6 +68,12 @@ def test_a_process_that_compiled_for_long_starts_anew_once(seconds, tunables, st
     assert lines == [f"{pid} ['{seconds}'] {before}" for before in starts]
 
 
+def test_a_child_of_such_a_process_is_not_one():
+    assert python(
+        "from mobilenet_jax import runtime; print(runtime.compiled_before())", MOBILENET_JAX_COMPILED="1:9"
+    ) == ["0.0"]
+
+
 def test_seconds_of_a_process_count_from_its_start():
     (line,) = python(
         "import time; time.sleep(0.5); from mobilenet_jax import runtime; print(runtime.process_seconds())"
