@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
@@ -86,7 +87,7 @@ class MobileNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps normalised images `[B, H, W, 3]` to float32 logits `[B, num_classes]`."""
+        """Maps normalised images `[B, H, W, 3]` to logits `[B, num_classes]`, float32 or more."""
         outputs = {}
         for layer in self.arch.layers:
             if layer.kind == "pool":
@@ -102,4 +103,4 @@ class MobileNet(nn.Module):
             if layer.shortcut is not None:
                 x = x + outputs[layer.shortcut]
             outputs[layer.name] = x
-        return x.astype(jnp.float32)
+        return x.astype(np.promote_types(x.dtype, jnp.float32))

@@ -12,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ACTIVATIONS = {
     None: (-jnp.inf, jnp.inf),
@@ -39,7 +40,7 @@ def batch_norm_training(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises `x` with its own statistics over all axes but the last, then activates (Ioffe & Szegedy 2015).
 
-    Statistics are taken in float32. Under `jit` with a sharded batch they are those of the global batch. No gradient
+    Statistics are in float32 or more. Under `jit` with a sharded batch they are those of the global batch. No gradient
     flows through the returned statistics: they are for the running averages only.
 
     Args:
@@ -71,14 +72,15 @@ def _beside(values, x):
 
 
 def _rows(x):
-    return x.reshape(-1, x.shape[-1])
+    """`[N H W, C]`, in float32 or more."""
+    return x.reshape(-1, x.shape[-1]).astype(np.promote_types(x.dtype, jnp.float32))
 
 
 # Under `jit`, a function is traced once a shape, of which a network has far fewer than layers.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _norm(x, scale, bias, epsilon, activation):
-    rows = _rows(x).astype(jnp.float32)
+    rows = _rows(x)
     mean = rows.mean(0)
     var = jnp.maximum((rows * rows).mean(0) - mean * mean, 0.0)
     return batch_norm_inference(x, scale, bias, mean, var, epsilon, activation), mean, var
@@ -92,7 +94,7 @@ def _norm_fwd(x, scale, bias, epsilon, activation):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _norm_bwd(epsilon, activation, residuals, cotangents):
     x, scale, bias, mean, var = residuals
-    rows, g = _rows(x).astype(jnp.float32), _rows(cotangents[0]).astype(jnp.float32)
+    rows, g = _rows(x), _rows(cotangents[0])
     a, b = _affine(scale, bias, mean, var, epsilon)
     if activation is not None:
         low, high = ACTIVATIONS[activation]
