@@ -88,6 +88,11 @@ RULES: dict[str, Rule] = {
 
 # Where a run's data lie and who watches it do not change what it is.
 _NOT_IDENTITY = ("data.dir", "data.archive", "wandb.mode", "wandb.project", "point")
+# What the training step takes as traced scalars (see `steps.Hyper`): runs that differ in these alone share a program.
+TRACED = (
+    *("optim.lr", "optim.momentum", "optim.decay", "optim.epsilon", "optim.weight_decay", "optim.decay_depthwise"),
+    *("optim.clip_norm", "train.label_smoothing", "train.ema_decay", "seed"),
+)
 # These mean nothing to the other version, so a value set there would be silently ignored.
 _ONLY_V1 = {"model.variant": "paper"}
 _ONLY_V2 = {"model.expansion": 6.0, "model.bottleneck": "linear", "model.shortcut": "bottleneck"}
@@ -110,6 +115,12 @@ class RunSpec:
     learning_rate: float  # peak, for this batch size
     identity: dict[str, Any]  # flat: the keys that make the run what it is
     digest: str  # eight hex digits of `identity`
+
+    @property
+    def program_key(self) -> tuple[tuple[str, Any], ...]:
+        """Hashable; equal for runs that share a compiled program, and so can be trained side by side."""
+        ema = ("ema", self.identity["train.ema_decay"] > 0)  # whether there is an average is not traced
+        return (ema, *((key, value) for key, value in self.identity.items() if key not in TRACED))
 
     @property
     def run_name(self) -> str:

@@ -53,6 +53,11 @@ def compiled_before() -> float:
     return float(seconds) if pid == str(os.getpid()) else 0.0
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second process with the same program starts in a second or two.
 

@@ -1,45 +1,41 @@
-"""The loop, and the one place that wires a `RunSpec` into objects."""
+"""The loop: runs from their newest checkpoint to their summary."""
 
 import collections
 import contextlib
 import dataclasses
-import functools
 import math
-import os
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mobilenet_jax import augment, config, cost, data, depthwise, optim, runtime, steps, writer
+from mobilenet_jax import config, cost, data, program, runtime, steps, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.model import MobileNet
 
 _IN_FLIGHT = 2  # steps that the host may be ahead: the device stays busy, and a signal is answered at once
-
-
 _SUMS = ("loss", "correct", "count")
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; the checkpoint is written."""
+    """A signal asked the runs to stop; their checkpoints are written."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
 
 
-class Diverged(Exception):
-    """The training loss is not finite."""
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """Seconds that went into the runs before `train` is called: since the start, and of these in compiling."""
+
+    wall: float = 0.0
+    compile: float = 0.0
 
 
 def run(spec: RunSpec, directory: pathlib.Path) -> int:
@@ -51,31 +47,28 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     Raises:
       InputError: the run cannot be started; nothing was written.
     """
-    if _finished(spec, directory):
-        return 0
-    runtime.use_compilation_cache()
-    devices, batch = jax.devices(), spec.config.train.batch_size
-    if batch % len(devices):
-        raise InputError(f"config.train.batch_size={batch}: must be a multiple of the {len(devices)} devices")
-    splits = data.load(spec.dataset, spec.config.data.dir, spec.config.data.archive)
-    record = writer.RunDirectory(directory)
-    with record.locked(), _signals() as asked:
-        if _finished(spec, directory):  # by the process that held the lock a moment ago
-            return 0
-        if not runtime.compiled_before():  # by this process, which then has done this already
-            record.begin(spec.config.to_dict(), _device_name(devices))
-            print(f"{spec.title}\n{_costs(spec)}\nrun            {directory}", flush=True)
+    if finished(spec, directory):
+        return _report(directory, "already ")
+    inputs = prepare(spec)
+    record, compiled = writer.RunDirectory(directory), runtime.compiled_before()
+    with record.locked(), signals() as asked:
+        if finished(spec, directory):  # by the process that held the lock a moment ago
+            return _report(directory, "already ")
+        if not compiled:  # else this process has said so already, before it started itself anew
+            sums = cost.totals(spec.arch, spec.resolution)
+            print(f"{spec.title}\nmult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}")
+            print(f"run            {directory}", flush=True)
         try:
-            _Run(spec, record, splits, devices, asked).train()
+            spent = Spent(runtime.process_seconds(), compiled)
+            train([spec], inputs, [record], [writer.Display()], asked, spent, runtime.start_anew)
         except Interrupted as e:
             print(f"stopped by {e}; the same command resumes", flush=True)
             return e.exit_code
-    _report(directory, "")
-    return 0
+    return _report(directory, "")
 
 
-def _finished(spec: RunSpec, directory: pathlib.Path) -> bool:
-    """Whether the run is finished, which it then says.
+def finished(spec: RunSpec, directory: pathlib.Path) -> dict[str, Any] | None:
+    """The summary of the run; None where it is not finished.
 
     Raises:
       InputError: the directory is not this run's.
@@ -84,19 +77,73 @@ def _finished(spec: RunSpec, directory: pathlib.Path) -> bool:
     stored = writer.read_json(directory / "config.json")
     if stored is not None:
         config.check_same_run(spec, stored, str(directory))
-    return _report(directory, "already ")
+    return writer.read_json(directory / "summary.json")
 
 
-def _costs(spec: RunSpec) -> str:
-    sums = cost.totals(spec.arch, spec.resolution)
-    return f"mult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}"
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run takes from its machine."""
+
+    splits: dict[str, data.Split]
+    devices: Sequence[Any]
 
 
-def _report(directory: pathlib.Path, prefix: str) -> bool:
-    """Prints the result of the run in `directory`; False where it has none yet."""
+def prepare(spec: RunSpec) -> Inputs:
+    """Looks for the devices and loads the data set, which is prepared first where that is needed.
+
+    Raises:
+      InputError: one of them does not do for this run.
+    """
+    runtime.use_compilation_cache()
+    devices, c = jax.devices(), spec.config
+    if c.train.batch_size % len(devices):
+        raise InputError(
+            f"config.train.batch_size={c.train.batch_size}: must be a multiple of the {len(devices)} devices"
+        )
+    return Inputs(data.load(spec.dataset, c.data.dir, c.data.archive), devices)
+
+
+def train(
+    specs: Sequence[RunSpec],
+    inputs: Inputs,
+    records: Sequence[writer.RunDirectory],
+    displays: Sequence[writer.Display],
+    asked: list[int],
+    spent: Spent,
+    compiled: Callable[[float], None],
+) -> None:
+    """Trains one run, or several with the same `program_key` side by side, to their ends.
+
+    Args:
+      specs: of the runs.
+      inputs: see `prepare`.
+      records: of the runs, each held by the caller (`RunDirectory.locked`).
+      displays: of the runs.
+      asked: signals that have come, see `signals`.
+      spent: before this call.
+      compiled: called with the seconds that compiling took, before anything is recorded; may leave by an exception,
+        or with the process, for a fresh one in which the programs are loaded.
+
+    Raises:
+      Interrupted: a signal came.
+    """
+    started = time.perf_counter()
+    built = program.build(specs, inputs.splits, inputs.devices)
+    if not asked:  # else the runs stop here, and a fresh process would not know
+        compiled(built.compile_seconds)
+    compile_seconds = spent.compile + built.compile_seconds
+    device, share = _device_name(inputs.devices), compile_seconds / len(specs)
+    members = [
+        _Member(spec, record, display, device, len(specs), share, lambda: spent.wall + time.perf_counter() - started)
+        for spec, record, display in zip(specs, records, displays, strict=True)
+    ]
+    _Group(members, built, asked).train()
+
+
+def _report(directory: pathlib.Path, prefix: str) -> int:
+    """Prints the result of the finished run in `directory`."""
     summary = writer.read_json(directory / "summary.json")
-    if summary is None:
-        return False
+    assert summary is not None
     print(f"{prefix}{summary['status']}: {summary['title']}")
     if summary["status"] == "finished":
         print(f"test accuracy  {summary['test_accuracy']:.4f}  (epoch {summary['epochs']}, seed {summary['seed']})")
@@ -105,17 +152,17 @@ def _report(directory: pathlib.Path, prefix: str) -> bool:
     print(f"training       {summary['train_images_per_second']:,.0f} images/s on {summary['device']}")
     print(f"time           {summary['wall_seconds']:.1f} s, {summary['compile_seconds']:.1f} s of it compiling")
     print(f"run            {directory}", flush=True)
-    return True
+    return 0
 
 
 def _device_name(devices: Sequence[Any]) -> str:
-    kind = devices[0].device_kind
-    name = f"{kind} ({os.cpu_count()} cores)" if devices[0].platform == "cpu" else kind
+    kind, cores = devices[0].device_kind, runtime.cores()
+    name = f"{kind} ({cores} core{'s' * (cores > 1)})" if devices[0].platform == "cpu" else kind
     return name if len(devices) == 1 else f"{len(devices)} x {name}"
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT in the list it yields; a second one acts as if nothing were caught."""
     asked: list[int] = []
 
@@ -134,306 +181,271 @@ def _signals() -> Iterator[list[int]]:
         restore(before)
 
 
-@dataclasses.dataclass
-class _Program:
-    """What is built once from a `RunSpec`: the compiled steps and what they are fed with."""
+class _Group:
+    """The runs that one program trains, each at a step of its own.
 
-    train_on: Any  # (state, indices, hyper) -> (state, metrics)
-    eval_on: dict[str, Any]  # split -> (variables, indices, mask) -> sums
-    state: steps.TrainState
-    hyper: steps.Hyper
-    sizes: dict[str, int]  # images of each split
-    sharding: NamedSharding  # of a batch
-    compile_seconds: float
+    A run that is over, as it diverged or had been ahead of the others, keeps its place in the program; what comes out
+    there is not looked at.
+    """
 
-
-def _build(spec: RunSpec, splits: dict[str, data.Split], devices: Sequence[Any]) -> _Program:
-    """Wires the spec into a model, a view, a schedule and compiled steps over all devices."""
-    c, size, pixels = spec.config, spec.image_size, spec.arch.input_range
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-
-    if c.data.holdout:
-        train, val = data.holdout(splits["train"], c.data.holdout)
-        splits = {**splits, "train": train, "val": val}
-    resident = {name: jax.device_put((s.images, s.labels), everywhere) for name, s in splits.items()}
-
-    model = MobileNet(
-        spec.arch,
-        dropout=c.model.dropout,
-        bn_decay=c.model.bn_decay,
-        dtype=jnp.dtype(c.train.dtype),
-        depthwise=depthwise.choose(c.model.depthwise, devices[0].platform),
-    )
-    init_key, step_key = jax.random.split(jax.random.key(c.seed))
-    init = functools.partial(steps.init_state, model, c.optim.name, spec.resolution, c.train.ema_decay > 0)
-    state = jax.jit(init, out_shardings=everywhere)(init_key)
-    hyper = jax.device_put(_hyper(spec, step_key), everywhere)
-
-    schedule = optim.schedule(
-        c.optim.schedule,
-        spec.total_steps,
-        spec.warmup_steps,
-        spec.steps_per_epoch,
-        c.optim.lr_decay,
-        c.optim.lr_decay_epochs,
-    )
-    crop = {"crop": size, "resolution": spec.resolution, "input_range": pixels}
-    train_view = functools.partial(augment.training_view, pad=c.augment.pad, flip=c.augment.flip, **crop)
-    eval_view = functools.partial(augment.evaluation_view, **crop)
-    depthwise_layers = frozenset(layer.name for layer in spec.arch.layers if layer.kind == "depthwise")
-
-    def train_on(state, images, labels, indices, hyper):
-        batch = steps.Batch(images[indices], labels[indices], jnp.ones(indices.shape))
-        return steps.train_step(
-            state,
-            batch,
-            hyper,
-            model=model,
-            optimizer=c.optim.name,
-            schedule=schedule,
-            view=train_view,
-            depthwise=depthwise_layers,
-        )
-
-    def eval_on(variables, images, labels, indices, mask):
-        batch = steps.Batch(images[indices], labels[indices], mask)
-        return steps.eval_step(variables, batch, model=model, view=eval_view)
-
-    started = time.perf_counter()
-    indices, mask = (
-        jax.ShapeDtypeStruct((c.train.batch_size,), dtype, sharding=sharded) for dtype in (np.int32, np.float32)
-    )
-    train_jit = jax.jit(train_on, donate_argnums=0, out_shardings=everywhere)
-    eval_jit = jax.jit(eval_on, out_shardings=everywhere)
-
-    def compiling(step, split, first, *rest):
-        return pool.submit(step.lower(first, *resident[split], *rest).compile)
-
-    def on(split, future):
-        program = future.result()
-        return lambda first, *rest: program(first, *resident[split], *rest)
-
-    with ThreadPoolExecutor(1) as pool:  # one step is compiled, or loaded, while the next is traced
-        trained = compiling(train_jit, "train", state, indices, hyper)
-        judges = [name for name in splits if name != "train"]
-        judged = {name: compiling(eval_jit, name, state.evaluated, indices, mask) for name in judges}
-
-    return _Program(
-        train_on=on("train", trained),
-        eval_on={name: on(name, future) for name, future in judged.items()},
-        state=state,
-        hyper=hyper,
-        sizes={name: len(split) for name, split in splits.items()},
-        sharding=sharded,
-        compile_seconds=time.perf_counter() - started,
-    )
-
-
-def _hyper(spec: RunSpec, key: jax.Array) -> steps.Hyper:
-    o, t = spec.config.optim, spec.config.train
-    scalars = {
-        "learning_rate": spec.learning_rate,
-        "momentum": o.momentum,
-        "decay": o.decay,
-        "epsilon": o.epsilon,
-        "weight_decay": o.weight_decay,
-        "depthwise_weight_decay": o.weight_decay if o.decay_depthwise else 0.0,
-        "label_smoothing": t.label_smoothing,
-        "clip_norm": o.clip_norm,
-        "ema_decay": t.ema_decay,
-    }
-    return steps.Hyper(key=key, **{name: jnp.float32(value) for name, value in scalars.items()})
-
-
-class _Run:
-    """One process's share of a run: from the newest checkpoint to the summary, or to the next signal."""
-
-    def __init__(self, spec, record: writer.RunDirectory, splits, devices, asked: list[int]):
-        self.spec, self.record, self.asked = spec, record, asked
-        self.started = time.perf_counter()
-        self.device = _device_name(devices)
-        self.program = _build(spec, splits, devices)
-        if not asked:  # else the run stops here, and a new start would not know
-            runtime.start_anew(self.program.compile_seconds)
-        self.state = self.program.state
-        self.tracker = self._track()
-        self.checkpoints = Checkpoints(record.path / "checkpoints")
-
-        self.step = self.resumed_from = self.saved = 0
-        self.in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
-        self.tally: dict[str, float] = dict.fromkeys(_SUMS, 0.0)  # of the epoch so far
-        self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
-        self.first_step_seconds = 0.0  # from the start of the process
-        self.images = 0.0  # seen in seconds['train']
-        self.figures: dict[str, float] = {}  # of the last step
-        self.row: dict[str, Any] | None = None  # the last of metrics.jsonl
-        self._restore()
-        self.seconds["compile"] += self.program.compile_seconds + runtime.compiled_before()
-        self.seconds["wall"] += runtime.compiled_before()
-        self.display = writer.Display(spec.total_steps, self.step, spec.steps_per_epoch, spec.config.train.batch_size)
-        compiled = f"{self.program.compile_seconds + runtime.compiled_before():.1f} s"
-        self.display.line(f"compiled       in {compiled} for {self.device}")
+    def __init__(self, members: Sequence["_Member"], built: program.Program, asked: list[int]):
+        self.members, self.program, self.asked = members, built, asked
+        self.state = built.join([m.restore(state) for m, state in zip(members, built.states, strict=True)])
+        built.states = []  # the state is donated from step to step: no other holds its memory
+        self.in_flight: collections.deque[Any] = collections.deque()  # metrics
+        for m in members:
+            m.begin()
 
     def train(self) -> None:
-        """Trains to the end and writes the summary."""
-        status = "finished"
+        """Trains every run to its end and writes its summary."""
         try:
-            if self._at_epoch_end and (self.row is None or self.row["step"] < self.step):
-                self._finish_epoch()  # a signal came between the epoch's last step and its evaluation
-            while self.step < self.spec.total_steps:
-                self._train_epoch()
-                self._finish_epoch()
-        except Diverged:
-            status = "diverged"
-            self.step -= len(self.in_flight)  # the step whose loss it is
-            self._log({"train_loss": math.nan, "learning_rate": self.figures["learning_rate"]})
-            self.display.line(f"diverged: the loss of step {self.step:,} is not finite")
-        except Interrupted:
-            self.tracker.finish({})
-            raise
+            self._finish_epochs()  # a signal may have come between an epoch's last step and its evaluation
+            while self._active:
+                self._step()
+                self._finish_epochs()
         finally:
-            self.display.close()
-            self.checkpoints.close()
-        summary = self._summary(status)
-        self.record.finish(summary)
-        self.tracker.finish(summary)
+            for m in self.members:
+                m.close()
 
     @property
-    def _at_epoch_end(self) -> bool:
-        return self.step > 0 and self.step % self.spec.steps_per_epoch == 0
+    def _active(self) -> list["_Member"]:
+        return [m for m in self.members if not m.status]
 
-    def _train_epoch(self) -> None:
-        """Trains from where the run stands to the end of the epoch."""
-        batch, per_epoch = self.spec.config.train.batch_size, self.spec.steps_per_epoch
-        every = max(1, round(self.spec.config.train.checkpoint_epochs * per_epoch))
-        epoch, position = divmod(self.step, per_epoch)
-        if position == 0:
-            self.tally = dict.fromkeys(_SUMS, 0.0)
-        order = data.epoch_order(self.program.sizes["train"], self.spec.config.seed, epoch)
-        for i in range(position, per_epoch):
-            with self._timed("train"):
-                indices = jax.device_put(order[i * batch : (i + 1) * batch], self.program.sharding)
-                self.state, metrics = self.program.train_on(self.state, indices, self.program.hyper)
-                self.step += 1
-                self.in_flight.append(metrics)
-                self._settle(_IN_FLIGHT if i + 1 < per_epoch else 0)
-            self._stop_if_asked()
-            if self.step - self.saved >= every and i + 1 < per_epoch:
-                self._save()
-
-    def _finish_epoch(self) -> None:
-        """Evaluates, adds the epoch's row, saves."""
-        c, epoch = self.spec.config, self.step // self.spec.steps_per_epoch
-        last = self.step == self.spec.total_steps
-        t, speed = self.tally, self._images_per_second
-        row = {"train_loss": t["loss"] / t["count"], "train_accuracy": t["correct"] / t["count"]}
-        text = f"epoch {epoch:>{len(str(c.train.epochs))}}/{c.train.epochs}  train {_figures(row, 'train')}"
-        judge = "val" if c.data.holdout else "test"
-        splits = [judge] if last or epoch % c.train.eval_epochs == 0 else []
-        splits += ["test"] if last and judge != "test" else []
-        for split in splits:
-            row |= self._evaluate(split)
-            text += f"  {split} {_figures(row, split)}"
-        self._log(row | {"learning_rate": self.figures["learning_rate"], "images_per_second": speed})
-        left = (self.spec.total_steps - self.step) * c.train.batch_size / speed
-        self.display.line(f"{text}  {speed:,.0f} images/s" + ("" if last else f"  ETA {writer.clock(left)}"))
-        if last or self.step - self.saved >= c.train.checkpoint_epochs * self.spec.steps_per_epoch:
-            self._save()
-
-    def _evaluate(self, split: str) -> dict[str, float]:
-        """Top-1 accuracy and mean cross-entropy over every image of a split, once."""
-        sums: dict[str, float] = dict.fromkeys(_SUMS, 0.0)
-        with self._timed("eval"):
-            for indices, mask in data.eval_batches(self.program.sizes[split], self.spec.config.train.batch_size):
-                batch = jax.device_put((indices, mask.astype(np.float32)), self.program.sharding)
-                found = jax.device_get(self.program.eval_on[split](self.state.evaluated, *batch))
-                sums = {name: sums[name] + float(found[name]) for name in sums}
-                self._stop_if_asked()
-        assert sums["count"] == self.program.sizes[split]
-        return {f"{split}_accuracy": sums["correct"] / sums["count"], f"{split}_loss": sums["loss"] / sums["count"]}
+    def _step(self) -> None:
+        with self._timed("train"):
+            indices = self.program.batch([m.next_batch(self.program.sizes["train"]) for m in self.members])
+            self.state, metrics = self.program.train_on(self.state, indices, self.program.hyper)
+            for m in self._active:
+                m.step += 1
+            self.in_flight.append(metrics)
+            self._settle(0 if any(m.at_epoch_end for m in self._active) else _IN_FLIGHT)
+        self._stop_if_asked()
+        self._save([m for m in self._active if m.save_due and not m.at_epoch_end])
 
     def _settle(self, allowed: int) -> None:
-        """Takes in the metrics of all but the last `allowed` steps.
-
-        Raises:
-          Diverged: one of them has a loss that is not finite.
-        """
+        """Takes in the metrics of all but the last `allowed` steps; a run whose loss is not finite is over."""
         while len(self.in_flight) > allowed:
-            self.figures = {name: float(value) for name, value in jax.device_get(self.in_flight.popleft()).items()}
-            loss, count = self.figures["loss"], self.figures["count"]
-            if not math.isfinite(loss):
-                raise Diverged
-            self.tally["loss"] += loss * count
-            self.tally["correct"] += self.figures["correct"]
-            self.tally["count"] += count
-            self.images += count
-            if not self.first_step_seconds:
-                self.first_step_seconds = runtime.process_seconds()
-                self.display.line(f"first step     {self.first_step_seconds:.1f} s after the start")
-            t = self.tally
-            self.display.advance(t["loss"] / t["count"], t["correct"] / t["count"], self._images_per_second)
+            figures = {name: np.atleast_1d(each) for name, each in jax.device_get(self.in_flight.popleft()).items()}
+            for i, m in enumerate(self.members):
+                if not m.status and not m.take_in({name: float(each[i]) for name, each in figures.items()}):
+                    m.diverged(m.step - len(self.in_flight), self.program.split(self.state)[i])
 
-    @property
-    def _images_per_second(self) -> float:
-        return self.images / self.seconds["train"] if self.images else 0.0
+    def _finish_epochs(self) -> None:
+        """Evaluates the runs that are at the end of an epoch, adds their rows, saves."""
+        due = [m for m in self._active if m.epoch_due]
+        found = {split: self._evaluate(split) for split in dict.fromkeys(split for m in due for split in m.judges)}
+        for m in due:
+            m.finish_epoch({split: found[split][self.members.index(m)] for split in m.judges})
+        self._save([m for m in due if m.save_due or m.at_end])
+        if any(m.at_end for m in due):
+            for m, state in zip(self.members, self.program.split(self.state), strict=True):
+                if m in due and m.at_end:
+                    m.finish("finished", state)
+
+    def _evaluate(self, split: str) -> list[dict[str, float]]:
+        """Top-1 accuracy and mean cross-entropy of each run over every image of a split, once."""
+        sums = {name: np.zeros(len(self.members)) for name in _SUMS}
+        size, batch = self.program.sizes[split], self.members[0].spec.config.train.batch_size
+        with self._timed("eval"):
+            for indices, mask in data.eval_batches(size, batch):
+                one = jax.device_put((indices, mask.astype(np.float32)), self.program.shared)
+                found = jax.device_get(self.program.eval_on[split](self.state.evaluated, *one))
+                sums = {name: sums[name] + found[name] for name in sums}
+                self._stop_if_asked()
+        assert (sums["count"] == size).all()
+        return [
+            {f"{split}_accuracy": float(correct) / size, f"{split}_loss": float(loss) / size}
+            for correct, loss in zip(sums["correct"], sums["loss"], strict=True)
+        ]
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
+        """The runs share the time: over all of them, it adds up to the machine's."""
+        started, active = time.perf_counter(), self._active
         try:
             yield
         finally:
-            self.seconds[what] += time.perf_counter() - started
+            for m in active:
+                m.seconds[what] += (time.perf_counter() - started) / len(active)
 
     def _stop_if_asked(self) -> None:
-        if self.asked:
-            self._save()
+        if self.asked and self._active:
+            self._save(self._active)
             raise Interrupted(self.asked[0])
+
+    def _save(self, members: Sequence["_Member"]) -> None:
+        if any(m.saved != m.step for m in members):
+            self._settle(0)  # the notes are of the same steps as the state
+            for m, state in zip(self.members, self.program.split(self.state), strict=True):
+                if m in members and not m.status:
+                    m.save(state)
+
+
+class _Member:
+    """One run: its record, its figures, and how far it is."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        record: writer.RunDirectory,
+        display: writer.Display,
+        device: str,
+        fused: int,
+        compile_seconds: float,
+        elapsed: Callable[[], float],
+    ):
+        self.spec, self.record, self.display = spec, record, display
+        self.device, self.fused, self.elapsed = device, fused, elapsed
+        self.status = ""  # 'finished' or 'diverged' once it is over
+        self.step = self.resumed_from = self.saved = 0
+        self.tally: dict[str, float] = dict.fromkeys(_SUMS, 0.0)  # of the epoch so far
+        self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
+        self.compile_seconds = compile_seconds  # in this process
+        self.first_step_seconds = 0.0
+        self.images = 0.0  # seen in seconds['train']
+        self.figures: dict[str, float] = {}  # of the last step
+        self.row: dict[str, Any] | None = None  # the last of metrics.jsonl
+        self.record.begin(spec.config.to_dict(), device)
+        self.checkpoints = Checkpoints(record.path / "checkpoints")
+        w, keys = spec.config.wandb, {**spec.identity, **_knobs(spec)}
+        self.tracker = writer.Tracker(w.mode, w.project, spec.run_name, spec.digest, record.path, keys)
+        self.order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
+
+    def restore(self, state: steps.TrainState) -> Any:
+        """The state of the newest checkpoint that is whole; `state` where there is none."""
+        found = self.checkpoints.restore(state, self.display.line)
+        if found is not None:
+            self.step, state, notes = found
+            self.tally, self.images, self.figures = notes["tally"], notes["images"], notes["figures"]
+            self.seconds = notes["seconds"]
+            self.resumed_from = self.saved = self.step
+            self.display.line(f"resumed        from step {self.step:,} of {self.spec.total_steps:,}")
+        self.row = self.record.cut_back(self.step)
+        self.seconds["compile"] += self.compile_seconds
+        return state
+
+    def begin(self) -> None:
+        """Shows where the run stands before the next step."""
+        spec = self.spec
+        self.display.begin(spec.total_steps, self.step, spec.steps_per_epoch, spec.config.train.batch_size)
+        self.display.line(f"compiled       in {self.compile_seconds:.1f} s for {self.device}")
+
+    @property
+    def at_end(self) -> bool:
+        return self.step == self.spec.total_steps
+
+    @property
+    def at_epoch_end(self) -> bool:
+        return self.step > 0 and self.step % self.spec.steps_per_epoch == 0
+
+    @property
+    def epoch_due(self) -> bool:
+        """Whether an epoch has ended that is not evaluated and recorded yet."""
+        return self.at_epoch_end and (self.row is None or self.row["step"] < self.step)
+
+    @property
+    def save_due(self) -> bool:
+        every = max(1, round(self.spec.config.train.checkpoint_epochs * self.spec.steps_per_epoch))
+        return self.step - self.saved >= every
+
+    @property
+    def judges(self) -> list[str]:
+        """The splits that are evaluated now, at the end of an epoch."""
+        c, epoch = self.spec.config, self.step // self.spec.steps_per_epoch
+        judge = "val" if c.data.holdout else "test"
+        splits = [judge] if self.at_end or epoch % c.train.eval_epochs == 0 else []
+        return splits + (["test"] if self.at_end and judge != "test" else [])
+
+    @property
+    def images_per_second(self) -> float:
+        """The rate at which the program trains, with all its runs."""
+        return self.images / self.seconds["train"] if self.images else 0.0
+
+    def next_batch(self, size: int) -> np.ndarray:
+        """The images of the next step, out of `size`, int32 `[B]`."""
+        batch = self.spec.config.train.batch_size
+        epoch, position = divmod(self.step, self.spec.steps_per_epoch)
+        if self.order[0] != epoch:
+            self.order = epoch, data.epoch_order(size, self.spec.config.seed, epoch)
+        return self.order[1][position * batch : (position + 1) * batch]
+
+    def take_in(self, figures: dict[str, float]) -> bool:
+        """Adds the figures of a step; False where its loss is not finite."""
+        self.figures, loss, count = figures, figures["loss"], figures["count"]
+        if not math.isfinite(loss):
+            return False
+        if self.tally["count"] >= self.spec.steps_per_epoch * self.spec.config.train.batch_size:
+            self.tally = dict.fromkeys(_SUMS, 0.0)  # that was the epoch before
+        self.tally["loss"] += loss * count
+        self.tally["correct"] += figures["correct"]
+        self.tally["count"] += count
+        self.images += count
+        if not self.first_step_seconds:
+            self.first_step_seconds = self.elapsed()
+            self.display.line(f"first step     {self.first_step_seconds:.1f} s after the start")
+        t = self.tally
+        self.display.advance(t["loss"] / t["count"], t["correct"] / t["count"], self.images_per_second)
+        return True
+
+    def finish_epoch(self, evaluated: Mapping[str, dict[str, float]]) -> None:
+        """Adds the epoch's row."""
+        epochs, epoch = self.spec.config.train.epochs, self.step // self.spec.steps_per_epoch
+        t, speed = self.tally, self.images_per_second
+        row = {"train_loss": t["loss"] / t["count"], "train_accuracy": t["correct"] / t["count"]}
+        text = f"epoch {epoch:>{len(str(epochs))}}/{epochs}  train {_figures(row, 'train')}"
+        for split, found in evaluated.items():
+            row |= found
+            text += f"  {split} {_figures(row, split)}"
+        self._log(row | {"learning_rate": self.figures["learning_rate"], "images_per_second": speed})
+        left = (self.spec.total_steps - self.step) * self.spec.config.train.batch_size * self.fused / speed
+        self.display.line(f"{text}  {speed:,.0f} images/s" + ("" if self.at_end else f"  ETA {writer.clock(left)}"))
+
+    def save(self, state: Any) -> None:
+        """Saves `state`, on the host, as a checkpoint."""
+        if self.step != self.saved:
+            notes = {"tally": self.tally, "images": self.images, "figures": self.figures}
+            self.checkpoints.save(self.step, state, notes | {"seconds": self._all_seconds()})
+            self.saved = self.step
+
+    def diverged(self, step: int, state: Any) -> None:
+        """Ends the run at `step`, whose loss is not finite."""
+        self.step = step
+        self._log({"train_loss": math.nan, "learning_rate": self.figures["learning_rate"]})
+        self.display.line(f"diverged: the loss of step {step:,} is not finite")
+        self.finish("diverged", state)
+
+    def finish(self, status: str, state: Any) -> None:
+        """Writes the summary, last."""
+        self.status = status
+        self.display.close()
+        self.checkpoints.close()
+        summary = self._summary(state)
+        self.record.finish(summary)
+        self.tracker.finish(summary)
+
+    def close(self) -> None:
+        """Lets go of a run that is not over: a signal came, or an error."""
+        if not self.status:
+            self.tracker.finish({})
+            self.display.close()
+            self.checkpoints.close()
 
     def _log(self, metrics: dict[str, float]) -> None:
         self.row = {"step": self.step, "epoch": self.step / self.spec.steps_per_epoch, **metrics}
         self.record.append(self.row)
+        self.display.log(self.row)
         self.tracker.log(self.row)
 
-    def _save(self) -> None:
-        if self.step != self.saved:
-            self._settle(0)  # the notes are of the same steps as the state
-            notes = {
-                "tally": self.tally,
-                "images": self.images,
-                "figures": self.figures,
-                "seconds": self._all_seconds(),
-            }
-            self.checkpoints.save(self.step, self.state, notes)
-            self.saved = self.step
-
-    def _restore(self) -> None:
-        found = self.checkpoints.restore(self.state)
-        if found is not None:
-            self.step, state, notes = found
-            self.state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, self.state))
-            self.tally, self.images, self.figures = notes["tally"], notes["images"], notes["figures"]
-            self.seconds = notes["seconds"]
-            self.resumed_from = self.saved = self.step
-            print(f"resumed        from step {self.step:,} of {self.spec.total_steps:,}", flush=True)
-        self.row = self.record.cut_back(self.step)
-
     def _all_seconds(self) -> dict[str, float]:
-        return self.seconds | {"wall": self.seconds["wall"] + time.perf_counter() - self.started}
+        return self.seconds | {"wall": self.seconds["wall"] + self.elapsed()}
 
-    def _track(self) -> writer.Tracker:
-        w, spec = self.spec.config.wandb, self.spec
-        keys = {**spec.identity, **_knobs(spec)}
-        return writer.Tracker(w.mode, w.project, spec.run_name, spec.digest, self.record.path, keys)
-
-    def _summary(self, status: str) -> dict[str, Any]:
+    def _summary(self, state: Any) -> dict[str, Any]:
         spec, row, seconds = self.spec, self.row or {}, self._all_seconds()
-        measured = row if status == "finished" else {}
+        measured = row if self.status == "finished" else {}
         judged = ["test", "val"] if spec.config.data.holdout else ["test"]
         keys = [f"{split}_{figure}" for split in judged for figure in ("accuracy", "loss")]
         return {
-            "status": status,
+            "status": self.status,
             "title": spec.title,
             "config_name": spec.name,
             **_knobs(spec),
@@ -443,12 +455,13 @@ class _Run:
             **{key: measured.get(key) for key in keys},
             "train_accuracy": measured.get("train_accuracy"),
             "train_loss": measured.get("train_loss"),
-            "train_images_per_second": self._images_per_second,
+            "train_images_per_second": self.images_per_second,
             **{f"{what}_seconds": seconds[what] for what in ("compile", "train", "eval", "wall")},
             "first_step_seconds": self.first_step_seconds,
             "device": self.device,
+            "fused": self.fused,
             "resumed_from": self.resumed_from,
-            "params_sha256": tree_digest({"params": self.state.params, "batch_stats": self.state.batch_stats}),
+            "params_sha256": tree_digest({"params": state.params, "batch_stats": state.batch_stats}),
         }
 
 

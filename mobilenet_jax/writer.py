@@ -158,15 +158,18 @@ def clock(seconds: float) -> str:
 
 
 class Display:
-    """Progress: a bar on a terminal, plain lines when piped."""
+    """Progress of one run: a bar on a terminal, plain lines when piped."""
 
-    def __init__(self, total_steps: int, step: int, steps_per_epoch: int, batch_size: int):
-        self._total, self._per_epoch, self._batch = total_steps, steps_per_epoch, batch_size
-        self._step = step
+    def __init__(self):
+        self._bar: Any = None
         self._last_line = time.monotonic()
-        terminal = sys.stdout.isatty()
+
+    def begin(self, total_steps: int, step: int, steps_per_epoch: int, batch_size: int) -> None:
+        """The run goes on from `step`."""
+        self._total, self._step, self._per_epoch, self._batch = total_steps, step, steps_per_epoch, batch_size
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        self._bar = tqdm(total=total_steps, initial=step, file=sys.stdout, bar_format=form) if terminal else None
+        if sys.stdout.isatty():
+            self._bar = tqdm(total=total_steps, initial=step, file=sys.stdout, bar_format=form)
 
     def advance(self, loss: float, accuracy: float, images_per_second: float) -> None:
         """One step is done; the figures are of the epoch so far."""
@@ -188,6 +191,9 @@ class Display:
             self._bar.write(text, file=sys.stdout)
         else:
             print(text, flush=True)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """A row of metrics is recorded; what people read of it comes as a line."""
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

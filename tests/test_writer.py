@@ -187,7 +187,8 @@ def test_the_summary_is_whole_or_not_there(record, monkeypatch):
 SHOW = """
 import sys
 from mobilenet_jax.writer import Display
-display = Display(total_steps=8, step=0, steps_per_epoch=4, batch_size=16)
+display = Display()
+display.begin(total_steps=8, step=0, steps_per_epoch=4, batch_size=16)
 for step in range(8):
     display.advance(1 / (step + 1), step / 8, 1234.5)
     if step == 3:
@@ -224,7 +225,8 @@ def test_plain_lines_when_piped():
 def test_plain_lines_come_now_and_then_inside_a_long_epoch(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(writer.time, "monotonic", lambda: now[0])
-    display = Display(total_steps=100, step=40, steps_per_epoch=50, batch_size=10)
+    display = Display()
+    display.begin(total_steps=100, step=40, steps_per_epoch=50, batch_size=10)
     for _ in range(10):
         now[0] += 11
         display.advance(0.5, 0.25, 20.0)
