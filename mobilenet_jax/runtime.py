@@ -34,15 +34,18 @@ def keep_memory() -> None:
         os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": tunables})
 
 
-def start_anew(compile_seconds: float) -> None:
-    """Starts this process anew, once, where it has compiled for long: now the programs can be loaded.
+def better_anew(compile_seconds: float) -> bool:
+    """Whether a process that has compiled for so long should leave the training to a fresh one, which loads.
 
     A heap in which XLA has compiled is full of small holes that every allocation of a step looks through, and steps
-    take 10 to 30 % longer. Returns where less than five seconds went into compiling, where `keep_memory` was not in
-    force, or where this is the new start.
+    take 10 to 30 % longer. Not worth it below five seconds, nor known where `keep_memory` is not in force.
     """
-    kept = KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", "")
-    if kept and compile_seconds > 5 and not compiled_before():
+    return KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", "") and compile_seconds > 5
+
+
+def start_anew(compile_seconds: float) -> None:
+    """Starts this process anew, once, where that is better after compiling; else returns."""
+    if better_anew(compile_seconds) and not compiled_before():
         sys.stdout.flush()
         os.execve(sys.executable, sys.orig_argv, os.environ | {_COMPILED: f"{os.getpid()}:{compile_seconds}"})
 

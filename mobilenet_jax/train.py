@@ -47,7 +47,9 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     Raises:
       InputError: the run cannot be started; nothing was written.
     """
-    if finished(spec, directory):
+    if summary := finished(spec, directory):
+        if writer.under_agent():  # which has a page for it
+            _track(spec, directory).finish(summary)
         return _report(directory, "already ")
     inputs = prepare(spec)
     record, compiled = writer.RunDirectory(directory), runtime.compiled_before()
@@ -307,8 +309,7 @@ class _Member:
         self.row: dict[str, Any] | None = None  # the last of metrics.jsonl
         self.record.begin(spec.config.to_dict(), device)
         self.checkpoints = Checkpoints(record.path / "checkpoints")
-        w, keys = spec.config.wandb, {**spec.identity, **_knobs(spec)}
-        self.tracker = writer.Tracker(w.mode, w.project, spec.run_name, spec.digest, record.path, keys)
+        self.tracker = _track(spec, record.path)
         self.order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
 
     def restore(self, state: steps.TrainState) -> Any:
@@ -463,6 +464,11 @@ class _Member:
             "resumed_from": self.resumed_from,
             "params_sha256": tree_digest({"params": state.params, "batch_stats": state.batch_stats}),
         }
+
+
+def _track(spec: RunSpec, directory: pathlib.Path) -> writer.Tracker:
+    w, keys = spec.config.wandb, {**spec.identity, **_knobs(spec)}
+    return writer.Tracker(w.mode, w.project, spec.run_name, spec.digest, directory, keys)
 
 
 def _knobs(spec: RunSpec) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import filelock
@@ -22,6 +22,7 @@ from mobilenet_jax.errors import InputError
 SCHEMA = 1
 _PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 _LINE_SECONDS = 30.0  # between plain progress lines inside an epoch
+_TELL_SECONDS = 1.0
 _WANDB_SECONDS = 20  # that W&B may take to start or to finish
 
 
@@ -53,6 +54,10 @@ def check_directory(directory: pathlib.Path) -> None:
         raise InputError(f"{directory} is not empty and holds no run (no config.json); name another directory")
 
 
+class Busy(InputError):
+    """Another process is on the run."""
+
+
 class RunDirectory:
     """The record of one run. Only its holder writes there: the lock is the kernel's, and goes with the process."""
 
@@ -65,14 +70,15 @@ class RunDirectory:
         """Creates the directory and holds it.
 
         Raises:
-          InputError: another process holds it, or it cannot be written.
+          Busy: another process holds it.
+          InputError: it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / ".lock")
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise InputError(f"{self.path}: another process is on this run; wait for it or stop it first") from None
+            raise Busy(f"{self.path}: another process is on this run; wait for it or stop it first") from None
         except OSError as e:
             raise InputError(f"{self.path}: the run directory cannot be written ({e.strerror})") from None
         try:
@@ -158,9 +164,12 @@ def clock(seconds: float) -> str:
 
 
 class Display:
-    """Progress of one run: a bar on a terminal, plain lines when piped."""
+    """Progress of one run: a bar on a terminal, plain lines when piped; and for a program, through `tell`."""
 
-    def __init__(self):
+    def __init__(self, tell: Callable[[dict[str, Any]], None] | None = None):
+        """`tell` gets each row of metrics, and about once a second the step (`step`, `steps`) and the accuracy."""
+        self._tell = tell
+        self._told = 0.0
         self._bar: Any = None
         self._last_line = time.monotonic()
 
@@ -168,12 +177,17 @@ class Display:
         """The run goes on from `step`."""
         self._total, self._step, self._per_epoch, self._batch = total_steps, step, steps_per_epoch, batch_size
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and self._tell is None:
             self._bar = tqdm(total=total_steps, initial=step, file=sys.stdout, bar_format=form)
 
     def advance(self, loss: float, accuracy: float, images_per_second: float) -> None:
         """One step is done; the figures are of the epoch so far."""
         self._step += 1
+        if self._tell is not None:
+            if time.monotonic() - self._told > _TELL_SECONDS:
+                self._told = time.monotonic()
+                self._tell({"step": self._step, "steps": self._total, "train_accuracy": accuracy})
+            return
         figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s"
         epochs = self._total // self._per_epoch
         if self._bar is not None:
@@ -194,6 +208,8 @@ class Display:
 
     def log(self, row: dict[str, Any]) -> None:
         """A row of metrics is recorded; what people read of it comes as a line."""
+        if self._tell is not None:
+            self._tell(row)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""
@@ -209,23 +225,25 @@ class Tracker:
     ):
         """Starts a W&B run; `config` holds flat keys, so that any two of them make a plot."""
         self._run: Any = None
+        self._failed = False
         mode = os.environ.get("WANDB_MODE") or mode
         if mode == "disabled":
             return
+        os.environ.setdefault("WANDB_SILENT", "true")  # its settings do not silence the login
         try:
             import wandb
 
             if mode == "auto":
-                agent = "WANDB_SWEEP_ID" in os.environ
-                mode = "online" if agent or wandb.login(prompt=False) else "offline"
+                mode = "online" if under_agent() or wandb.login(prompt=False) else "offline"
             self._run = wandb.init(
                 mode=mode,  # type: ignore[arg-type]
                 project=project,
-                name=name,
-                id=os.environ.get("WANDB_RUN_ID", digest),
+                name=name or None,
+                id=os.environ.get("WANDB_RUN_ID") or digest or None,
                 resume="allow" if mode == "online" else None,
                 dir=directory,
                 config=config,
+                reinit="create_new",  # runs that are trained side by side each have their own
                 settings=wandb.Settings(
                     silent=True, console="off", init_timeout=_WANDB_SECONDS, finish_timeout=_WANDB_SECONDS
                 ),
@@ -241,6 +259,9 @@ class Tracker:
     def finish(self, summary: dict[str, Any]) -> None:
         """Puts the summary on the run's page and waits, for a while, until all is sent."""
         self._try(lambda run: (run.summary.update(summary), run.finish()))
+        if self._failed:
+            with contextlib.suppress(Exception):  # else W&B complains once more when the process ends
+                sys.modules["wandb"].teardown()
 
     def _try(self, action):
         if self._run is not None:
@@ -250,6 +271,17 @@ class Tracker:
                 self._give_up(e)
 
     def _give_up(self, error):
-        self._run = None
+        self._run, self._failed = None, True
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         print(f"W&B failed and is left out of this run: {reason}", file=sys.stderr, flush=True)
+
+
+def under_agent() -> bool:
+    """Whether `wandb agent` has started this process."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def tell_agent(status: str, error: str) -> None:
+    """Notes on the page of the agent's run why there is no result."""
+    tracker = Tracker("auto", "", "", "", pathlib.Path(os.environ.get("WANDB_DIR") or "."), {})
+    tracker.finish({"status": status, "error": error})

@@ -1,0 +1,594 @@
+"""The points of a sweep -> runs: a few processes that train, one after another or several together, until all are done.
+
+This process only hands out points and keeps the books; it knows neither JAX nor a run's insides. A worker that dies is
+started again and goes on with its points from their last checkpoints.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import selectors
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mobilenet_jax import grid, ledger, writer
+from mobilenet_jax.board import Board, Line
+from mobilenet_jax.errors import InputError
+
+DEATHS = 5  # of workers, over which a point has failed
+DRAWS = 100  # for each point of a search within the budget
+_TICK = 0.5  # seconds between two looks at everything
+_BUSY = 5.0  # seconds until a point that another process is on is tried again
+# On a CPU, runs side by side gain where a step is little work for its many operations (1.1 times at 4 x 32 images of
+# v1, alpha 0.25), and lose where their maps push each other out of the cache (0.8 at 4 x 128): mult-adds of a step.
+_FUSED_ON_CPU = 5e8
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Bounds of a point's mult-adds."""
+
+    low: int | None = None
+    high: int | None = None
+
+    def holds(self, mult_adds: int) -> bool:
+        return (self.low is None or mult_adds >= self.low) and (self.high is None or mult_adds <= self.high)
+
+
+@dataclasses.dataclass
+class _Job:
+    """A claimed point."""
+
+    claim: ledger.Claim
+    point: grid.Point
+    directory: pathlib.Path
+    deaths: int = 0
+    again: float = 0.0  # not before, by `time.monotonic`
+    row: dict[str, Any] = dataclasses.field(default_factory=dict)  # the last figures
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+
+def run(
+    sweep: grid.Sweep,
+    points: Sequence[grid.Point],
+    draw: Callable[[Mapping[str, Any]], grid.Point],
+    budget: Budget,
+    workdir: pathlib.Path,
+    storage: str = "",
+    workers: int = 0,
+    fuse: int = 1,
+) -> int:
+    """Trains every point of a sweep that is not done yet, together with all who have opened the same one.
+
+    Args:
+      sweep: what was read.
+      points: of a grid, all; of a search, its corners.
+      draw: resolves one point of a search.
+      budget: that drawn points keep to.
+      workdir: holds the run directories.
+      storage: URL of the database; '' is SQLite in `workdir`.
+      workers: processes that train; 0 is one for each GPU, or one.
+      fuse: up to so many points are trained as one program.
+
+    Returns:
+      The exit code: 0 once every point has a result, 1 where some failed, 130 or 143 where a signal came.
+
+    Raises:
+      InputError: the database or the directory cannot be used; nothing was started.
+    """
+    try:
+        (workdir / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
+    grid_points = {point.digest: point for point in points} if sweep.method == "grid" else {}
+    url = storage or f"sqlite:///{workdir / 'sweeps.db'}"
+    book = ledger.Ledger(url, _name(sweep, points), _parameters(sweep), sweep.metric, sweep.goal, sweep.method)
+    book.enqueue(
+        {digest: _varied(sweep, grid_points[digest]) for digest in _order(points, fuse)} if grid_points else {}
+    )
+    with _signals() as asked:
+        return _Coordinator(sweep, grid_points, draw, budget, workdir, book, workers, fuse, asked).run()
+
+
+def _name(sweep, points):
+    """The same file with the same base config and budget is the same sweep, on every machine."""
+    of = [sweep.method, sweep.metric, sweep.goal, repr(sweep.parameters), sorted(p.digest for p in points)]
+    return f"{sweep.name}-{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:8]}"
+
+
+def _varied(sweep, point):
+    return {p.key: point.assignment[p.key] for p in sweep.parameters if p.varies}
+
+
+def _parameters(sweep):
+    made = []
+    for p in (p for p in sweep.parameters if p.varies):
+        if p.kind == "values":
+            made.append(ledger.categorical(p.key, p.values))
+        elif p.kind == "int":
+            made.append(ledger.integer(p.key, int(p.low), int(p.high), int(p.step or 1)))
+        else:
+            made.append(ledger.real(p.key, p.low, p.high, p.step, p.log))
+    return made
+
+
+def _order(points, fuse):
+    """One point of each program first, so that two workers do not compile the same; or those to fuse side by side."""
+    seen: dict[Any, int] = {}
+    ranks = []
+    for point in points:
+        nth = seen[point.program] = seen.get(point.program, -1) + 1
+        ranks.append((list(seen).index(point.program), nth) if fuse > 1 else (nth, list(seen).index(point.program)))
+    return [point.digest for _, point in sorted(zip(ranks, points, strict=True), key=lambda pair: pair[0])]
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    asked: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in numbers}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        return []
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in visible.split(",") if name.strip()]
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(i) for i, _ in enumerate(done.stdout.splitlines())] if done.returncode == 0 else []
+
+
+class _Worker:
+    """A process that trains, started when it is needed, and again after it ends."""
+
+    def __init__(self, number: int, count: int, devices: Sequence[str], log: pathlib.Path):
+        self.log = log
+        self.jobs: list[_Job | None] = []  # in the order in which the process has them; None once over
+        self.busy = False  # until the process says that it is through with them
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pipe = -1
+        self.anew = 0.0  # seconds for which this process compiled, for a fresh one to train
+        self._text = b""
+        self._env = {}
+        if devices:
+            self._env["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+            if count > len(devices):  # JAX would take three quarters of the memory for each
+                self._env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / -(-count // len(devices)):.2f}"
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
+        n = len(cores)
+        self._cores = cores[number * n // count : (number + 1) * n // count] or [cores[number % n]]
+
+    @property
+    def active(self) -> list[_Job]:
+        return [job for job in self.jobs if job is not None]
+
+    def give(self, jobs: Sequence[_Job]) -> None:
+        """Has the process train a group of points."""
+        self.jobs = [*jobs]
+        self.send()
+
+    def send(self, compile_seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
+        """Hands what is left of the group over, to a new process where there is none."""
+        self.jobs, self.anew, self.busy = [*self.active], 0.0, True
+        if self.process is None:
+            self._start()
+        assert self.process is not None and self.process.stdin is not None
+        points = [
+            {"name": j.point.spec.name, "config": j.point.spec.config.to_dict(), "directory": str(j.directory)}
+            for j in self.active
+        ]
+        spent = {"compile_seconds": compile_seconds, "wall_seconds": wall_seconds}
+        with contextlib.suppress(BrokenPipeError):  # it died: its pipe's end says so as well
+            self.process.stdin.write(json.dumps({"points": points, **spent}).encode() + b"\n")
+            self.process.stdin.flush()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the process was asked to end, and has not yet."""
+        return self.process is not None and self.process.stdin is not None and self.process.stdin.closed
+
+    def _start(self) -> None:
+        ours, theirs = os.pipe()
+        root = str(pathlib.Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+        command = [sys.executable, "-m", "mobilenet_jax.worker", str(theirs), ",".join(map(str, self._cores))]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs],
+                env={**os.environ, **self._env, "PYTHONPATH": path},
+                start_new_session=True,  # a terminal's Ctrl-C is for the sweep, which stops its workers itself
+            )
+        os.close(theirs)
+        self.pipe, self._text = ours, b""
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """The events that have come, and whether the process is at its end."""
+        data = os.read(self.pipe, 1 << 16)
+        *lines, self._text = (self._text + data).split(b"\n")
+        return [json.loads(line) for line in lines], not data
+
+    def stop(self) -> None:
+        """Asks the process to save and end."""
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def ended(self) -> int:
+        """Clears up after the process; returns its exit code."""
+        assert self.process is not None
+        self.stop()
+        os.close(self.pipe)
+        code, self.process, self.pipe, self.busy = self.process.wait(), None, -1, False
+        return code
+
+
+class _Coordinator:
+    """One command's share of a sweep."""
+
+    def __init__(self, sweep, points, draw, budget, workdir, book, workers, fuse, asked):
+        self.sweep, self.points, self.draw, self.budget, self.workdir = sweep, points, draw, budget, workdir
+        self.book, self.fuse, self.asked = book, fuse, asked
+        self.devices = gpus()
+        count = workers or len(self.devices) or 1
+        log = f"{_name(sweep, list(points.values()))}-{platform.node()}"
+        logs = workdir / "logs"
+        self.workers = [_Worker(i, count, self.devices, logs / f"{log}-{i}.log") for i in range(count)]
+        self.selector = selectors.DefaultSelector()
+        self.held: list[_Job] = []  # claimed, for no worker yet
+        self.outbox: list[Callable[[], None]] = []  # what the database has yet to be told
+        self.lost = ""  # why the database does not answer
+        self.ratios: list[float] = []  # of the time that points took to the estimate
+        self.entries: list[ledger.Entry] = []
+        self.next_beat = self.next_look = 0.0
+        self.stopping = self.exhausted = False
+        self.open = 1  # trials waiting or running, here and elsewhere
+        self.outside = 0  # points drawn that the budget does not hold
+        self.board = Board()
+
+    def run(self) -> int:
+        total = len(self.points) or self.sweep.run_cap
+        cap = f"{total} points" if self.points else f"up to {total} points"
+        shares = f"{len(self.workers)} worker" + "s" * (len(self.workers) > 1)
+        self.board.line(f"sweep {self.sweep.name}: {cap}, {shares}, runs in {self.workdir}, database {self.book.url}")
+        try:
+            while not self._over():
+                self._attempt(self._keep_books)
+                self._stop_if_asked()
+                if not self.stopping:
+                    self._attempt(self._assign)
+                self._listen()
+                self._show()
+        finally:
+            self._end_workers()
+            self.board.close()
+        return self._conclude()
+
+    def _over(self) -> bool:
+        if self.stopping:
+            return len(self.asked) > 1 or not any(w.process for w in self.workers)
+        return self.exhausted and not (self._jobs() or self.outbox or self.open or self.lost)
+
+    # The database.
+
+    def _attempt(self, what: Callable[[], Any]) -> None:
+        """What the database cannot be told or asked now is tried again at the next tick."""
+        try:
+            what()
+            self.lost = ""
+        except ledger.Lost as e:
+            if not self.lost:
+                self.board.line(f"the database does not answer, training goes on ({e})")
+            self.lost = str(e)
+
+    def _keep_books(self) -> None:
+        while self.outbox:
+            self.outbox[0]()
+            self.outbox.pop(0)
+        now = time.monotonic()
+        if now >= self.next_beat:
+            self.next_beat = now + ledger.HEARTBEAT
+            claims = {id(job.claim): job for job in self._jobs()}
+            for claim in self.book.beat([job.claim for job in claims.values()]):
+                self._drop(claims[id(claim)])
+            self.book.reap()
+        if now >= self.next_look:
+            self.next_look = now + (1.0 if self._jobs() else 2.0)
+            self.entries, self.open = self.book.entries(), self.book.open()
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        self.outbox.append(what)
+        self.next_look = min(self.next_look, time.monotonic())
+
+    def _drop(self, job: _Job) -> None:
+        """Another machine has taken the point: this one was silent for too long."""
+        self.board.line(f"taken over by another machine  {job.point.run_name}")
+        self.held = [j for j in self.held if j is not job]
+        for worker in self.workers:
+            if job in worker.active:
+                worker.jobs = [None if j is job else j for j in worker.jobs]
+                worker.stop()  # the rest of its group goes on in a new process
+
+    # Handing out.
+
+    def _jobs(self) -> list[_Job]:
+        return [*self.held, *(job for w in self.workers for job in w.active)]
+
+    def _assign(self) -> None:
+        idle = [w for w in self.workers if not w.busy and not w.stopped]
+        for i, worker in enumerate(idle):
+            group = self._group(len(idle) - i)
+            self.exhausted = not group
+            if not group:
+                return
+            for job in group:
+                job.started = time.monotonic()
+            starting = worker.process is None
+            worker.give(group)
+            if starting:
+                self.selector.register(worker.pipe, selectors.EVENT_READ, worker)
+
+    def _group(self, idle: int) -> list[_Job]:
+        """The next points that one worker trains together; `idle` workers share what is waiting."""
+        now = time.monotonic()
+        first = next((job for job in self.held if job.again <= now), None)
+        if first is not None:
+            self.held.remove(first)
+            if first.again:
+                return [first]
+        elif not self.points or any(entry.state == "waiting" for entry in self.entries):
+            first = self._claim()
+        if first is None:
+            return []
+        waiting = 1 + sum(entry.state == "waiting" for entry in self.entries) if self.points else self.fuse
+        size = min(self.fuse, -(-waiting // idle))
+        if not self.devices:
+            step = first.point.mult_adds * first.point.spec.config.train.batch_size
+            size = min(size, max(1, int(_FUSED_ON_CPU / step)))
+        group = [first]
+        while len(group) < size and (job := self._claim(first.point.program)) is not None:
+            if job.point.program != first.point.program:
+                self.held.append(job)  # drawn, so not known before
+                break
+            group.append(job)
+        return group
+
+    def _claim(self, program: Any = None) -> _Job | None:
+        """A point that has no result yet."""
+
+        def fits(digest):
+            return program is None or digest not in self.points or self.points[digest].program == program
+
+        draws = 0 if self.points else self.sweep.run_cap or 0
+        while True:
+            claim = self.book.claim(fits, draws)
+            if claim is None:
+                return None
+            job = self._resolve(claim)
+            if job is None:
+                continue
+            summary = self._summary(job)
+            if summary is None:
+                return job
+            self._done(job, summary)
+
+    def _resolve(self, claim: ledger.Claim) -> _Job | None:
+        point = self.points.get(claim.digest)
+        if point is None:
+            try:
+                point = self.draw(claim.values)
+            except InputError as e:
+                error = str(e)
+                self.board.line(f"failed  {_show(claim.values)}: {error}")
+                self._tell(lambda: self.book.fail(claim, error))
+                return None
+            if not self.budget.holds(point.mult_adds):
+                self.outside += 1
+                if self.outside > DRAWS * (self.sweep.run_cap or 1):
+                    self._tell(lambda: self.book.fail(claim, "outside of the budget, as nearly all that is drawn"))
+                else:
+                    self._tell(lambda: self.book.reject(claim))
+                return None
+            claim = self.book.resolved(claim, point.digest)
+        return _Job(claim, point, self.workdir / point.run_name)
+
+    # Workers.
+
+    def _listen(self) -> None:
+        for key, _ in self.selector.select(_TICK):
+            worker = key.data
+            events, ended = worker.read()
+            for event in events:
+                self._handle(worker, event)
+            if ended:
+                self.selector.unregister(key.fd)
+                self._ended(worker)
+
+    def _handle(self, worker: _Worker, event: dict[str, Any]) -> None:
+        if event["event"] == "idle":
+            for job in worker.active:
+                self._failed(job, f"its worker left it (see {worker.log})")
+            worker.jobs, worker.busy = [], False
+            return
+        kind, job = event["event"], worker.jobs[event["point"]] if "point" in event else None
+        if kind == "anew":
+            worker.anew = event["compile_seconds"]
+        elif job is not None and kind == "row":
+            job.row |= event["row"]
+            value, epoch = event["row"].get(self.sweep.metric), event["row"].get("epoch")
+            if value is not None and epoch is not None:
+                self._tell(lambda: self.book.report(job.claim, value, round(epoch)))
+        elif job is not None:
+            worker.jobs[event["point"]] = None
+            if kind == "done":
+                self._done(job, event["summary"])
+            elif kind == "failed":
+                self._failed(job, f"{event['error']} (see {worker.log})")
+            elif kind == "busy":
+                self.board.line(f"waiting for another process on  {job.point.run_name}")
+                job.again = time.monotonic() + _BUSY
+                self.held.append(job)
+
+    def _ended(self, worker: _Worker) -> None:
+        """A worker's process is over: asked to stop, for a fresh one, or dead."""
+        asked, compile_seconds = worker.stopped, worker.anew
+        code = worker.ended()
+        for i, job in enumerate(worker.jobs):
+            if job is not None and (summary := self._summary(job)):
+                worker.jobs[i] = None
+                self._done(job, summary)
+        if not asked and not compile_seconds:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            for i, job in enumerate(worker.jobs):
+                if job is not None:
+                    job.deaths += 1
+                    if job.deaths > DEATHS:
+                        worker.jobs[i] = None
+                        self._failed(job, f"{job.deaths} workers died over it, the last {how} (see {worker.log})")
+                    else:
+                        self.board.line(f"again   {job.point.run_name}  (its worker died, {how})")
+        if worker.active and not self.stopping:
+            worker.send(compile_seconds, time.monotonic() - worker.active[0].started if compile_seconds else 0.0)
+            self.selector.register(worker.pipe, selectors.EVENT_READ, worker)
+
+    def _summary(self, job: _Job) -> dict[str, Any] | None:
+        try:
+            return writer.read_json(job.directory / "summary.json")
+        except InputError:
+            return None  # the worker that gets the point says so
+
+    def _done(self, job: _Job, summary: dict[str, Any]) -> None:
+        took = time.monotonic() - job.started
+        if summary["wall_seconds"] and job.row:
+            self.ratios.append(took / job.point.estimated_seconds)
+        self._tell(lambda: self.book.finish(job.claim, summary))
+        score = summary.get(self.sweep.metric)
+        figure = f"{self.sweep.metric} {score:.4f}" if score is not None else summary["status"]
+        self.board.line(
+            f"done    {job.point.run_name}  {figure}" + (f"  {took:.1f} s" if job.row else "  (it was already)")
+        )
+
+    def _failed(self, job: _Job, error: str) -> None:
+        self._tell(lambda: self.book.fail(job.claim, error))
+        self.board.line(f"failed  {job.point.run_name}: {error}")
+
+    def _stop_if_asked(self) -> None:
+        if self.asked and not self.stopping:
+            self.stopping = True
+            self.board.line(
+                f"stopping ({signal.Signals(self.asked[0]).name}): the workers save; once more to kill them"
+            )
+            for worker in self.workers:
+                worker.stop()
+
+    def _end_workers(self) -> None:
+        """At the end, or on the way out of an error: nobody trains on, and no claim is left behind."""
+        for worker in self.workers:
+            if worker.process is not None:
+                if len(self.asked) > 1:
+                    worker.process.kill()
+                worker.ended()
+        for job in self._jobs():
+            self._tell(lambda claim=job.claim: self.book.give_back(claim))
+        for worker in self.workers:
+            worker.jobs = []
+        self.held = []
+        with contextlib.suppress(ledger.Lost):
+            self._keep_books()
+            self.entries = self.book.entries()
+
+    # Showing.
+
+    def _show(self) -> None:
+        running = {job.point.digest: job for w in self.workers for job in w.active}
+        lines = []
+        for entry in self.entries:
+            job = running.get(entry.digest)
+            row = job.row if job else entry.summary or {}
+            known = self.points.get(entry.digest) or (job and job.point)
+            accuracy = row.get(self.sweep.metric, row.get("train_accuracy"))
+            left = ""
+            if job and row.get("step") and row.get("steps"):
+                left = f"{row['step'] / row['steps']:.0%}"
+            lines.append(Line(entry.state, known.run_name if known else str(entry.values), accuracy, left, entry.host))
+        self.board.show(lines, self._eta())
+
+    def _eta(self) -> float | None:
+        """Seconds until all is done, from the estimate, corrected by how long points took here."""
+        if not self.points:
+            return None
+        waiting = [self.points[e.digest].estimated_seconds for e in self.entries if e.state == "waiting"]
+        going = [
+            job.point.estimated_seconds * (1 - job.row.get("step", 0) / (job.row.get("steps") or 1))
+            for job in self._jobs()
+        ]
+        ratio = statistics.median(self.ratios) if self.ratios else 1.0
+        return ratio * (sum(waiting) + sum(going)) / len(self.workers)
+
+    def _conclude(self) -> int:
+        """The table of all points, wherever they were trained, and where everything is."""
+        failed = [entry for entry in self.entries if entry.state == "failed"]
+        keys = [p.key for p in self.sweep.parameters if p.varies]
+        header = (
+            *(key.rpartition(".")[2] for key in keys),
+            "mult-adds",
+            "params",
+            self.sweep.metric,
+            "seconds",
+            "state",
+        )
+        order = {digest: i for i, digest in enumerate(self.points)}
+        rows = []
+        for entry in sorted(self.entries, key=lambda e: order.get(e.digest, 0)):
+            s = entry.summary or {}
+            score, seconds = s.get(self.sweep.metric), s.get("wall_seconds")
+            rows.append(
+                (
+                    *(_cell(entry.values.get(key)) for key in keys),
+                    f"{s['mult_adds'] / 1e6:.2f} M" if s else "",
+                    f"{s['params'] / 1e6:.2f} M" if s else "",
+                    f"{score:.4f}" if score is not None else "",
+                    f"{seconds:.1f}" if seconds is not None else "",
+                    entry.state,
+                )
+            )
+        print("\n".join(grid.columns([header, *rows], 0)))
+        done = sum(entry.state in ("done", "diverged") for entry in self.entries)
+        print(f"\n{done} of {len(self.points) or len(self.entries)} points have a result; {len(failed)} failed")
+        for entry in failed:
+            print(f"failed  {_show(entry.values)}: {entry.error}")
+        print(f"runs      {self.workdir}  (python -m mobilenet_jax.report {self.workdir})")
+        print(f"database  {self.book.url}", flush=True)
+        if self.stopping:
+            print(f"stopped by {signal.Signals(self.asked[0]).name}; the same command resumes", flush=True)
+            return 128 + self.asked[0]
+        return 1 if failed else 0
+
+
+def _cell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _show(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_cell(value)}" for key, value in values.items())

@@ -1,0 +1,133 @@
+"""A sweep's process that trains: groups of points come on stdin, one JSON line each, and events go out on a pipe.
+
+`sweep.py` starts it as `python -m mobilenet_jax.worker PIPE CORES`. The end of stdin, which is also that of a sweep
+that was killed, makes it save and stop.
+
+A group is `{"points": [{"name", "config", "directory"}, ...], "compile_seconds", "wall_seconds"}`, the seconds being
+those that an earlier worker spent on it. Events name a point by its place in the group:
+
+    {"event": "ready", "platform": "cpu"}                    once, at the start
+    {"event": "row", "point": 0, "row": {...}}               a row of metrics, or where the point is now
+    {"event": "done", "point": 0, "summary": {...}}          finished or diverged
+    {"event": "busy", "point": 0}                            another process is on it
+    {"event": "failed", "point": 0, "error": "..."}
+    {"event": "anew", "compile_seconds": 8.1}                compiled; a fresh worker should train the group
+    {"event": "idle"}                                        the group is over
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mobilenet_jax import config, runtime, writer
+from mobilenet_jax.errors import InputError
+
+Say = Callable[..., None]
+
+
+def main() -> int:
+    pipe, cores = int(sys.argv[1]), [int(core) for core in sys.argv[2].split(",")]
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)  # XLA takes as many threads
+    runtime.keep_memory()
+    events = os.fdopen(pipe, "w", buffering=1)
+
+    def say(event: str, **details: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the sweep is gone: stdin says so too
+            events.write(json.dumps({"event": event, **details}) + "\n")
+
+    groups: queue.Queue[str | None] = queue.Queue()
+    training = threading.Event()
+    threading.Thread(target=_read, args=(groups, training), daemon=True).start()
+    import jax
+
+    say("ready", platform=jax.devices()[0].platform)
+    while (line := groups.get()) is not None:
+        if _work(json.loads(line), say, training):
+            return 0
+        say("idle")
+    return 0
+
+
+def _read(groups: queue.Queue[str | None], training: threading.Event) -> None:
+    for line in sys.stdin:
+        groups.put(line)
+    groups.put(None)
+    if training.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        os._exit(0)  # compiling, or preparing data: there is nothing to save
+
+
+def _work(group: dict[str, Any], say: Say, training: threading.Event) -> bool:
+    """Trains a group; returns whether this process should end."""
+    from mobilenet_jax import train  # and jax with it
+
+    started = time.perf_counter()
+    specs = [config.resolve(ConfigDict(point["config"]), point["name"]) for point in group["points"]]
+    left: dict[int, writer.RunDirectory] = {}  # the points that are trained here
+
+    def compiled(seconds: float) -> None:
+        if runtime.better_anew(seconds) and not group["compile_seconds"]:
+            say("anew", compile_seconds=seconds)
+            raise _Anew
+        training.set()
+
+    try:
+        inputs = train.prepare(specs[0])
+        with contextlib.ExitStack() as held, train.signals() as asked:
+            for i, (spec, point) in enumerate(zip(specs, group["points"], strict=True)):
+                record = writer.RunDirectory(pathlib.Path(point["directory"]))
+                try:
+                    train.finished(spec, record.path)  # or not its directory
+                    held.enter_context(record.locked())
+                    if summary := train.finished(spec, record.path):
+                        say("done", point=i, summary=summary)
+                    else:
+                        left[i] = record
+                except writer.Busy:
+                    say("busy", point=i)
+                except InputError as e:
+                    say("failed", point=i, error=str(e))
+            if left:
+                spent = train.Spent(group["wall_seconds"] + time.perf_counter() - started, group["compile_seconds"])
+                displays = [writer.Display(functools.partial(_row, say, i)) for i in left]
+                train.train([specs[i] for i in left], inputs, [*left.values()], displays, asked, spent, compiled)
+            for i, record in left.items():
+                say("done", point=i, summary=writer.read_json(record.path / "summary.json"))
+    except (_Anew, train.Interrupted):
+        return True
+    except Exception as e:
+        traceback.print_exc()
+        reason = str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}".splitlines()[0]
+        for i in left or range(len(specs)):
+            summary = writer.read_json(left[i].path / "summary.json") if left else None
+            say("done", point=i, summary=summary) if summary else say("failed", point=i, error=reason)
+        return not isinstance(e, InputError)  # who knows what a bug has left in this process
+    finally:
+        training.clear()
+    return False
+
+
+class _Anew(Exception):
+    """The group is for a fresh worker."""
+
+
+def _row(say: Say, point: int, row: dict[str, Any]) -> None:
+    say("row", point=point, row=row)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The real `wandb sweep` and `wandb agent` on a stand-in of their server: four tiny runs each."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import wandb_server
+import yaml
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+PROJECT = "sweeps"
+GRID: dict[str, list[Any]] = {"config.model.alpha": [0.25, 0.5], "config.seed": [0, 1]}
+TINY = {
+    "config.model.rho": 0.25,
+    "config.model.variant": "shallow",
+    "config.optim.warmup_epochs": 0,
+    "config.train.epochs": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with wandb_server.serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def wandb(server, tmp_path_factory):
+    """Runs `wandb ARGUMENTS` from the repository, as a user does, to its end; returns all that is said."""
+    home = tmp_path_factory.mktemp("home")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {
+        "HOME": str(home),
+        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the agent runs `python`
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "WANDB_API_KEY": "a" * 40,
+        "WANDB_BASE_URL": server.url,
+        "WANDB_CONFIG_DIR": str(home),
+        "WANDB_DIR": str(home),
+        "WANDB_ERROR_REPORTING": "false",
+    }
+    left_behind = [ROOT / "wandb", ROOT / "runs"]
+    before = [path.exists() for path in left_behind]
+
+    def run(*arguments: str, timeout: float = 60, **env: str) -> str:
+        said = home / "said.txt"
+        with (
+            said.open("w") as out,
+            subprocess.Popen(["wandb", *arguments], cwd=ROOT, env=own | env, stdout=out, stderr=out) as process,
+        ):
+            try:
+                process.wait(timeout)
+            finally:
+                _end(process)
+        assert process.returncode == 0, said.read_text()
+        assert [path.exists() for path in left_behind] == before
+        return said.read_text()
+
+    return run
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends an agent and its run: it waits for the run at the first SIGINT, terminates it at the second, then kills."""
+    for seconds in (1, 10, 5):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def sweep(wandb, server, tmp_path_factory) -> Callable[..., tuple[wandb_server.Sweep, list[str], str]]:
+    """Creates a sweep and runs its agent to the end: the sweep, the command lines it ran, and what was said."""
+    file = tmp_path_factory.mktemp("file") / "sweep.yaml"
+
+    def run(workdir: pathlib.Path, grid: dict[str, list[Any]], **env: str) -> tuple[wandb_server.Sweep, list[str], str]:
+        command = ["${env}", "${interpreter}", "${program}"]
+        command += ["--config", "configs/digits_v1.py", f"--workdir={workdir}", "${args}"]
+        parameters = {key: {"values": values} for key, values in grid.items()}
+        parameters |= {key: {"value": value} for key, value in TINY.items()}
+        described = {"program": "launch.py", "method": "grid", "project": PROJECT}
+        file.write_text(yaml.safe_dump(described | {"command": command, "parameters": parameters}))
+        (said,) = re.findall(r"Run sweep agent with: (.*)", wandb("sweep", str(file)))
+        path = said.split()[-1]
+        assert said == f"wandb agent {path}" and path.startswith(f"{wandb_server.ENTITY}/{PROJECT}/")
+        output = wandb("agent", path, timeout=400, **env)
+        return server.sweeps[path.split("/")[-1]], re.findall(r"About to run command: (.*)", output), output
+
+    return run
+
+
+def command_of(workdir: pathlib.Path, point: dict[str, Any]) -> str:
+    flags = [f"--{key}={value}" for key, value in sorted(point.items())]
+    return shlex.join(["launch.py", "--config", "configs/digits_v1.py", f"--workdir={workdir}", *flags])
+
+
+def commands_of(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Finished runs by the command lines that they wrote down."""
+    assert all((directory / "summary.json").exists() for directory in workdir.iterdir())
+    return {read(directory / "env.json")["command"]: directory for directory in workdir.iterdir()}
+
+
+def sent(server: wandb_server.Server, found: wandb_server.Sweep) -> list[str]:
+    """The ids of the runs of a sweep that W&B has heard of, in that order."""
+    return [run_id for run_id, run in server.runs.items() if run.sweep == found.name]
+
+
+def common(there: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """What is there of what is expected: W&B adds keys of its own."""
+    return {key: there[key] for key in expected if key in there}
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def online(sweep, tmp_path_factory):
+    """A sweep of four runs: their workdir, and the sweep."""
+    workdir = tmp_path_factory.mktemp("online") / "runs"
+    return workdir, *sweep(workdir, GRID)
+
+
+def test_a_sweep_runs_every_point_of_its_grid(online):
+    workdir, found, commands, _ = online
+    expected = [
+        command_of(workdir, TINY | {"config.model.alpha": a, "config.seed": s}) for a in (0.25, 0.5) for s in (0, 1)
+    ]
+    assert commands == [f"/usr/bin/env python {command}" for command in expected]
+    assert expected == [command_of(workdir, point) for point in found.points.values()]
+    directories = commands_of(workdir)
+    assert sorted(directories) == sorted(expected) and len(set(directories.values())) == 4
+    assert {read(directory / "summary.json")["status"] for directory in directories.values()} == {"finished"}
+
+
+def test_a_sweep_finds_its_runs_at_wandb(online, server):
+    workdir, found, _, _ = online
+    directories = commands_of(workdir)
+    assert sent(server, found) == list(found.points)  # the ids that the agent was given
+    for run_id, point in found.points.items():
+        run, directory = server.runs[run_id], directories[command_of(workdir, point)]
+        assert (run.project, run.name, run.exit_code) == (PROJECT, directory.name, 0)
+        summary = {key: value for key, value in read(directory / "summary.json").items() if value is not None}
+        del summary["schema"]  # the file's own; and W&B drops nulls
+        assert common(run.summary, summary) == summary
+        assert {"test_accuracy", "mult_adds"} <= summary.keys()
+        resolved = {key.removeprefix("config."): value for key, value in point.items()}
+        knobs = {key: summary[key] for key in ("alpha", "rho", "resolution", "mult_adds", "params")}
+        expected = point | resolved | knobs  # by the sweep's names and by ours
+        assert common(run.config, expected) == expected
+        (row,) = run.history
+        expected = read(directory / "metrics.jsonl")  # one epoch, one line
+        assert common(row, expected) == expected
+
+
+def test_finished_points_are_not_trained_again(online, sweep):
+    workdir, _, before, _ = online
+    records = {path: path.read_bytes() for path in workdir.glob("*/*.json*")}
+    _, commands, output = sweep(workdir, GRID)
+    assert commands == before
+    assert output.count("already finished: ") == 4 and "epoch 1/1" not in output
+    assert {path: path.read_bytes() for path in workdir.glob("*/*.json*")} == records
+
+
+def test_an_offline_agent_leaves_its_runs_to_be_synced(sweep, wandb, server, tmp_path):
+    asked = len(server.asked)
+    found, commands, _ = sweep(tmp_path, GRID, WANDB_MODE="offline")
+    assert len(commands) == 4
+    assert set(server.asked[asked:]) == {"Viewer", "UpsertSweep", "SweepWithRuns", "CreateAgent", "Heartbeat"}
+    directories = commands_of(tmp_path)
+    logs = []
+    for run_id, point in found.points.items():
+        (log,) = directories[command_of(tmp_path, point)].glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb")
+        logs.append(str(log.parent))
+    wandb("sync", *logs)
+    assert sorted(sent(server, found)) == sorted(found.points)
+    for run_id, point in found.points.items():
+        accuracy = read(directories[command_of(tmp_path, point)] / "summary.json")["test_accuracy"]
+        assert (server.runs[run_id].project, server.runs[run_id].summary["test_accuracy"]) == (PROJECT, accuracy)
+
+
+def test_points_that_cannot_run_do_not_stop_the_agent(sweep, server, tmp_path):
+    """It stops after three failures, and would leave the fourth point undone."""
+    found, commands, output = sweep(tmp_path, {"config.model.alpha": [-1, -2, -3, 0.25]})
+    assert len(commands) == 4
+    for alpha in (-1, -2, -3):
+        assert f"error: config.model.alpha={alpha:.1f}: allowed is above 0" in output
+    (directory,) = tmp_path.iterdir()
+    assert (read(directory / "summary.json")["alpha"], directory.name[:16]) == (0.25, "digits_v1-a0.25-")
+    said = [server.runs[run_id].summary["status"] for run_id in found.points]
+    assert said == ["invalid", "invalid", "invalid", "finished"]

@@ -1,0 +1,145 @@
+"""A stand-in for W&B's server: it creates sweeps, hands their grids to agents and keeps what runs log."""
+
+import contextlib
+import dataclasses
+import http.server
+import itertools
+import json
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+ENTITY = "someone"
+
+
+@dataclasses.dataclass
+class Run:
+    """What a run sent."""
+
+    project: str
+    sweep: str | None
+    name: str
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    exit_code: int | None = None
+
+
+@dataclasses.dataclass
+class Sweep:
+    """A sweep and its grid: the points by the ids of their runs, and the ids that no agent was given yet."""
+
+    name: str
+    project: str
+    config: str
+    points: dict[str, dict[str, Any]]
+    waiting: list[str]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers what `wandb sweep`, `wandb agent` and an online run cannot do without."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.sweeps: dict[str, Sweep] = {}
+        self.runs: dict[str, Run] = {}
+        self.asked: list[str] = []  # every operation, and every path but GraphQL's
+        self.lock = threading.Lock()  # each request has its own thread
+
+    def answer(self, operation: str, v: dict[str, Any]) -> dict[str, Any]:
+        """The data of a GraphQL operation with the variables `v`; none for what may stay unknown."""
+        match operation:
+            case "Viewer":
+                return {"viewer": {"id": ENTITY, "entity": ENTITY, "username": ENTITY, "teams": {"edges": []}}}
+            case "UpsertSweep":
+                name = f"sweep{len(self.sweeps)}"
+                points = {f"{name}point{i}": point for i, point in enumerate(_grid(yaml.safe_load(v["config"])))}
+                self.sweeps[name] = Sweep(name, v["projectName"], v["config"], points, list(points))
+                return {"upsertSweep": {"sweep": {"name": name, "project": _project(v["projectName"])}}}
+            case "SweepWithRuns":
+                sweep = {"name": v["sweep"], "config": self.sweeps[v["sweep"]].config, "runs": {"edges": []}}
+                return {"project": {"sweep": sweep}}
+            case "CreateAgent":
+                return {"createAgent": {"agent": {"id": v["sweep"]}}}  # all that a heartbeat says of its sweep
+            case "Heartbeat":
+                commands = self._commands(self.sweeps[v["id"]], json.loads(v["runState"]))
+                return {"agentHeartbeat": {"commands": json.dumps(commands)}}
+            case "UpsertBucket":
+                run = self.runs.setdefault(v["name"], Run(v["project"], v["sweep"], v["displayName"]))
+                run.config |= {key: entry["value"] for key, entry in json.loads(v["config"] or "{}").items()}
+                bucket = {"id": v["name"], "name": v["name"], "project": _project(v["project"])}
+                return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+            case "CreateRunFiles":  # without an answer, W&B's own process ends at once
+                return {"createRunFiles": {"runID": v["run"], "uploadHeaders": [], "files": []}}
+        return {}
+
+    def stream(self, run: Run, sent: dict[str, Any]) -> None:
+        """Takes in what a run sends while it goes on."""
+        lines = {name: [json.loads(line) for line in file["content"]] for name, file in sent.get("files", {}).items()}
+        run.history += lines.get("wandb-history.jsonl", [])
+        run.summary = [run.summary, *lines.get("wandb-summary.json", [])][-1]
+        run.exit_code = sent.get("exitcode", run.exit_code)
+
+    def _commands(self, sweep: Sweep, running: dict[str, bool]) -> list[dict[str, Any]]:
+        """One run at a time, and after the last the end."""
+        if running:
+            return []
+        if not sweep.waiting:
+            return [{"type": "exit"}]
+        run_id = sweep.waiting.pop(0)
+        args = {key: {"value": value} for key, value in sweep.points[run_id].items()}
+        return [{"type": "run", "run_id": run_id, "program": yaml.safe_load(sweep.config)["program"], "args": args}]
+
+
+def _project(name: str) -> dict[str, Any]:
+    return {"id": name, "name": name, "entity": {"id": ENTITY, "name": ENTITY}}
+
+
+def _grid(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the sweep's values; the last parameter changes fastest."""
+    choices = {key: entry.get("values", [entry.get("value")]) for key, entry in config["parameters"].items()}
+    return [dict(zip(choices, point, strict=True)) for point in itertools.product(*choices.values())]
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_POST(self) -> None:
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = {}
+        with self.server.lock:
+            if self.path == "/graphql":
+                (operation,) = re.findall(r"^\s*(?:query|mutation)\s+(\w+)", sent["query"])
+                self.server.asked.append(operation)
+                answer = {"data": self.server.answer(operation, sent.get("variables") or {})}
+            else:
+                self.server.asked.append(self.path)
+                self.server.stream(self.server.runs[self.path.split("/")[-2]], sent)  # /files/ENTITY/PROJECT/RUN/...
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """A server on a free port of this machine."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
