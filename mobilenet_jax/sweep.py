@@ -85,16 +85,16 @@ def run(
     Raises:
       InputError: the database or the directory cannot be used; nothing was started.
     """
-    try:
-        (workdir / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
     grid_points = {point.digest: point for point in points} if sweep.method == "grid" else {}
     url = storage or f"sqlite:///{workdir / 'sweeps.db'}"
     book = ledger.Ledger(url, _name(sweep, points), _parameters(sweep), sweep.metric, sweep.goal, sweep.method)
     book.enqueue(
         {digest: _varied(sweep, grid_points[digest]) for digest in _order(points, fuse)} if grid_points else {}
     )
+    try:
+        (workdir / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
     with _signals() as asked:
         return _Coordinator(sweep, grid_points, draw, budget, workdir, book, workers, fuse, asked).run()
 
@@ -187,7 +187,8 @@ class _Worker:
 
     def send(self, compile_seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
         """Hands what is left of the group over, to a new process where there is none."""
-        self.jobs, self.anew, self.busy = [*self.active], 0.0, True
+        self.jobs = [*self.active]
+        self.anew, self.busy = 0.0, True
         if self.process is None:
             self._start()
         assert self.process is not None and self.process.stdin is not None

@@ -148,7 +148,12 @@ def test_one_module_knows(package, owner):
 
 
 def test_who_sees_the_run_spec():
-    assert {module for module, allowed in HOUSE.items() if "config" in allowed} == {"program", "train", "worker", "grid"}
+    assert {module for module, allowed in HOUSE.items() if "config" in allowed} == {
+        "program",
+        "train",
+        "worker",
+        "grid",
+    }
     for module, paths in modules().items():
         for path in paths:
             nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,0 +1,276 @@
+"""Sweeps from end to end: every point once, whatever happens to the processes that train."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from conftest import ROOT
+from test_train import TINY, spec_of, summary_of
+
+from mobilenet_jax import train
+
+GRID = """
+program: launch.py
+method: grid
+metric: {name: test_accuracy, goal: maximize}
+parameters:
+%s
+command: ["${env}", "${interpreter}", "${program}", "--config", "configs/digits_v1.py", "${args}"]
+"""
+
+
+def write(directory: pathlib.Path, parameters: dict[str, Any], source: str = GRID) -> pathlib.Path:
+    """A sweep file; lists vary."""
+    lines = []
+    for key, value in parameters.items():
+        of = value if isinstance(value, dict) else {"values" if isinstance(value, list) else "value": value}
+        lines.append(f"  config.{key}: {yaml.safe_dump(of, default_flow_style=True).strip()}")
+    path = directory / "tiny.yaml"
+    path.write_text(source % "\n".join(lines))
+    return path
+
+
+def command(directory: pathlib.Path, *arguments: str) -> list[str]:
+    return [
+        *(sys.executable, str(ROOT / "launch.py"), f"--sweep={directory / 'tiny.yaml'}"),
+        *(f"--workdir={directory / 'runs'}", *arguments),
+    ]
+
+
+def run(directory: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(directory, *arguments), cwd=directory, capture_output=True, text=True, timeout=400)
+
+
+def results(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Run directory -> summary, of the runs that have one."""
+    return {path.parent.name: json.loads(path.read_text()) for path in (directory / "runs").glob("*/summary.json")}
+
+
+def trials(directory: pathlib.Path) -> list[optuna.trial.FrozenTrial]:
+    url = f"sqlite:///{directory / 'runs' / 'sweeps.db'}"
+    (name,) = optuna.get_all_study_names(url)
+    return optuna.load_study(study_name=name, storage=url).get_trials()
+
+
+def states(directory: pathlib.Path) -> list[str]:
+    return sorted(trial.state.name for trial in trials(directory))
+
+
+def table(text: str) -> list[list[str]]:
+    """The rows of the last table that a sweep printed."""
+    head = next(i for i, line in enumerate(text.splitlines()) if line.endswith("  state"))
+    rows = text.splitlines()[head + 1 :]
+    return [line.split() for line in rows[: rows.index("")]]
+
+
+def workers(command: int) -> list[int]:
+    try:
+        return [int(pid) for pid in pathlib.Path(f"/proc/{command}/task/{command}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def training(command: int) -> dict[int, pathlib.Path]:
+    """The workers that train, with the directory of the run; past its first checkpoint."""
+    found = {}
+    for pid in workers(command):
+        try:
+            held = [pathlib.Path(os.readlink(fd)) for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        for path in held:
+            directory = path.parent
+            begun = path.name == ".lock" and list(directory.glob("checkpoints/*/commit_success.txt"))
+            if begun and not (directory / "summary.json").exists():
+                found[pid] = directory
+    return found
+
+
+def wait(what, process: subprocess.Popen[Any], seconds: float = 120) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    return found
+
+
+def gone(pid: int) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_every_point_once_also_one_trained_by_hand(tmp_path):
+    """One point is done, one diverges, one cannot be trained, and one is new; then that is mended."""
+    write(tmp_path, TINY | {"optim.lr": [0.2, 1e30], "seed": [0, 1]})
+    by_hand = spec_of(TINY)
+    assert train.run(by_hand, tmp_path / "runs" / by_hand.run_name) == 0
+    spoilt = tmp_path / "runs" / spec_of(TINY | {"optim.lr": 1e30}).run_name
+    spoilt.mkdir()
+    (spoilt / "notes.txt").write_text("mine")
+
+    done = run(tmp_path)
+    assert done.returncode == 1 and done.stderr == ""
+    assert [row[-1] for row in table(done.stdout)] == ["done", "done", "failed", "diverged"]
+    assert f"{spoilt} is not empty and holds no run" in done.stdout
+    assert "3 of 4 points have a result; 1 failed" in done.stdout
+    assert len(results(tmp_path)) == 3
+    assert (spoilt / "notes.txt").read_text() == "mine"
+    assert states(tmp_path) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
+
+    (spoilt / "notes.txt").unlink()
+    before = {name: summary["wall_seconds"] for name, summary in results(tmp_path).items()}
+    again = run(tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert [row[-1] for row in table(again.stdout)] == ["done", "done", "diverged", "diverged"]
+    assert {name: results(tmp_path)[name]["wall_seconds"] for name in before} == before
+    assert states(tmp_path) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED", "PRUNED"]
+
+    started = time.monotonic()
+    third = run(tmp_path)
+    assert (third.returncode, third.stderr) == (0, "")
+    assert table(third.stdout) == table(again.stdout)
+    assert "done  " not in third.stdout and time.monotonic() - started < 60
+    assert len(trials(tmp_path)) == 5
+
+
+def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
+    write(tmp_path, TINY | {"train.epochs": 40, "seed": [0, 1]})
+    with subprocess.Popen(command(tmp_path, "--workers=2"), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        held = wait(lambda: len(found := training(process.pid)) == 2 and found, process)
+        process.send_signal(signal.SIGINT)
+        out = process.stdout.read()
+    assert process.returncode == 130
+    assert out.endswith("stopped by SIGINT; the same command resumes\n")
+    assert all(gone(pid) for pid in held)
+    assert "RUNNING" not in states(tmp_path)
+    assert not results(tmp_path)
+    done = run(tmp_path, "--workers=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [summary["resumed_from"] > 0 for summary in results(tmp_path).values()] == [True, True]
+
+
+def test_the_command_itself_is_killed(tmp_path):
+    """Its worker notices, saves and ends; the next start puts the point back at once."""
+    write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
+    with subprocess.Popen(command(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        held = wait(lambda: training(process.pid), process)
+        process.kill()
+    until = time.monotonic() + 30
+    while not all(gone(pid) for pid in held):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert states(tmp_path) == ["RUNNING"]
+    done = run(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [summary["resumed_from"] > 0 for summary in results(tmp_path).values()] == [True]
+    assert states(tmp_path) == ["COMPLETE", "FAIL"]
+
+
+def test_fused_points(tmp_path):
+    """Three seeds of two widths: in groups of up to two."""
+    write(tmp_path, TINY | {"model.alpha": [0.25, 0.5], "seed": [0, 1, 2]})
+    done = run(tmp_path, "--fuse=2", "--config.train.epochs=1", "--config.optim.warmup_epochs=0.5", "--workers=1")
+    assert "config.train.epochs cannot be overridden" in done.stderr
+    write(tmp_path, {k: v for k, v in TINY.items() if k != "train.epochs"} | {"model.alpha": [0.25], "seed": [0, 1, 2]})
+    done = run(tmp_path, "--fuse=2", "--config.train.epochs=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(summary["fused"] for summary in results(tmp_path).values()) == [1, 2, 2]
+    assert states(tmp_path) == ["COMPLETE"] * 3
+    by_hand = spec_of(TINY | {"seed": 2})
+    assert train.run(by_hand, tmp_path / "alone") == 0
+    assert results(tmp_path)[by_hand.run_name]["params_sha256"] == summary_of(tmp_path / "alone")["params_sha256"]
+
+
+SEARCH = GRID.replace("method: grid", "method: bayes\nrun_cap: 3").replace("test_accuracy", "val_accuracy")
+
+
+def test_a_search_on_held_out_images(tmp_path):
+    range_ = {"distribution": "log_uniform_values", "min": 0.05, "max": 0.5}
+    write(tmp_path, TINY | {"optim.lr": range_, "data.holdout": 0.1, "train.epochs": 3}, SEARCH)
+    done = run(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = results(tmp_path).values()
+    assert len(found) == 3 == len(table(done.stdout))
+    assert len({summary["val_accuracy"] for summary in found}) > 1
+    assert {trial.value for trial in trials(tmp_path)} == {summary["val_accuracy"] for summary in found}
+    again = run(tmp_path)
+    assert (again.returncode, len(results(tmp_path))) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config=configs/digits_v1.py"], "--config does not go with --sweep"),
+        (["--run_dir=x"], "--run_dir is of one run"),
+        (["--config.seed=1"], "config.seed cannot be overridden"),
+        (["--config.train.epochs=0"], "2 of 2 points cannot be run"),
+        (["--workers=-1"], "--workers"),
+        (["--fuse=0"], "--fuse"),
+        (["--max_mult_adds=1000"], "no point has at most 1,000 mult-adds"),
+        (["--storage=oracle://x"], "--storage=oracle://x"),
+        (["--storage=nonsense"], "--storage=nonsense"),
+        (["--sweep=absent.yaml"], "absent.yaml: the sweep file cannot be read"),
+    ],
+)
+def test_bad_arguments(arguments, sentence, tmp_path):
+    write(tmp_path, {k: v for k, v in TINY.items() if k != "train.epochs"} | {"seed": [0, 1]})
+    before = sorted(tmp_path.rglob("*"))
+    done = run(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and sentence in done.stderr and done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("flag", ["--storage=x", "--workers=2", "--fuse=2", "--max_mult_adds=5"])
+def test_flags_of_a_sweep_alone(flag, launch):
+    done = launch(flag)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {flag.partition('=')[0]} goes with --sweep only\n"
+
+
+@pytest.mark.slow
+def test_the_training_process_is_killed_three_times(tmp_path):
+    """At two moments of any points, and once while the last point is trained."""
+    write(tmp_path, TINY | {"train.epochs": 12, "train.checkpoint_epochs": 0.2, "model.alpha": [0.25, 0.5], "seed": [0, 1, 2, 3]})
+    killed = []
+    with subprocess.Popen(command(tmp_path, "--workers=2"), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for finished in (0, 3, 7):
+
+            def found(finished=finished):
+                return len(results(tmp_path)) >= finished and training(process.pid)
+
+            pid, directory = next(iter(wait(found, process, 300).items()))
+            os.kill(pid, signal.SIGKILL)
+            killed.append(directory.name)
+        out = process.stdout.read()
+    assert process.returncode == 0, out
+    found = results(tmp_path)
+    assert len(found) == 8 and all(summary["status"] == "finished" for summary in found.values())
+    assert all(found[name]["resumed_from"] > 0 for name in killed)
+    assert out.count("killed by SIGKILL") == 3
+    assert states(tmp_path) == ["COMPLETE"] * 8
+
+
+@pytest.mark.slow
+def test_the_demonstration(tmp_path):
+    """8 points from one command; once more, and nothing is trained."""
+    arguments = [sys.executable, str(ROOT / "launch.py"), f"--sweep={ROOT}/sweeps/digits_demo.yaml", "--workdir=runs"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(table(done.stdout)) == 8 == len(results(tmp_path))
+    assert all(summary["test_accuracy"] > 0.85 for summary in results(tmp_path).values())
+    again = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (again.returncode, table(again.stdout)) == (0, table(done.stdout))
+    assert "done  " not in again.stdout
