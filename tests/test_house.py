@@ -37,11 +37,16 @@ HOUSE = {
     "train": {"checkpoint", "config", "cost", "data", "program", "runtime", "steps", "writer"},
     "worker": {"config", "runtime", "train", "writer"},
     "grid": {"config", "cost"},
-    "sweep": {"grid"},
+    "ledger": set(),
+    "board": set(),
+    "sweep": {"board", "grid", "ledger", "writer"},
     "published": set(),
     "report": {"arch", "cost", "device", "published"},
 }
-WITHOUT_JAX = ("arch", "cost", "device", "datasets", "config", "grid", "sweep", "report", "errors", "published")
+WITHOUT_JAX = (
+    *("arch", "cost", "device", "datasets", "config", "errors", "writer", "published"),
+    *("grid", "ledger", "board", "sweep", "report"),
+)
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 ONLY_IN = {"wandb": "writer", "orbax": "checkpoint"}  # package -> the one module that knows it
 

@@ -147,7 +147,7 @@ def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0, 1]})
     with subprocess.Popen(command(tmp_path, "--workers=2"), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        held = wait(lambda: len(found := training(process.pid)) == 2 and found, process)
+        held = wait(lambda: found if len(found := training(process.pid)) == 2 else {}, process)
         process.send_signal(signal.SIGINT)
         out = process.stdout.read()
     assert process.returncode == 130
@@ -160,6 +160,7 @@ def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
     assert [summary["resumed_from"] > 0 for summary in results(tmp_path).values()] == [True, True]
 
 
+@pytest.mark.slow
 def test_the_command_itself_is_killed(tmp_path):
     """Its worker notices, saves and ends; the next start puts the point back at once."""
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
@@ -177,6 +178,7 @@ def test_the_command_itself_is_killed(tmp_path):
     assert states(tmp_path) == ["COMPLETE", "FAIL"]
 
 
+@pytest.mark.slow
 def test_fused_points(tmp_path):
     """Three seeds of two widths: in groups of up to two."""
     write(tmp_path, TINY | {"model.alpha": [0.25, 0.5], "seed": [0, 1, 2]})
@@ -195,6 +197,7 @@ def test_fused_points(tmp_path):
 SEARCH = GRID.replace("method: grid", "method: bayes\nrun_cap: 3").replace("test_accuracy", "val_accuracy")
 
 
+@pytest.mark.slow
 def test_a_search_on_held_out_images(tmp_path):
     range_ = {"distribution": "log_uniform_values", "min": 0.05, "max": 0.5}
     write(tmp_path, TINY | {"optim.lr": range_, "data.holdout": 0.1, "train.epochs": 3}, SEARCH)
@@ -242,16 +245,19 @@ def test_flags_of_a_sweep_alone(flag, launch):
 @pytest.mark.slow
 def test_the_training_process_is_killed_three_times(tmp_path):
     """At two moments of any points, and once while the last point is trained."""
-    write(tmp_path, TINY | {"train.epochs": 12, "train.checkpoint_epochs": 0.2, "model.alpha": [0.25, 0.5], "seed": [0, 1, 2, 3]})
+    write(
+        tmp_path,
+        TINY | {"train.epochs": 12, "train.checkpoint_epochs": 0.2, "model.alpha": [0.25, 0.5], "seed": [0, 1, 2, 3]},
+    )
     killed = []
     with subprocess.Popen(command(tmp_path, "--workers=2"), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for finished in (0, 3, 7):
 
-            def found(finished=finished):
-                return len(results(tmp_path)) >= finished and training(process.pid)
+            def begun(finished=finished):
+                return training(process.pid) if len(results(tmp_path)) >= finished else {}
 
-            pid, directory = next(iter(wait(found, process, 300).items()))
+            pid, directory = next(iter(wait(begun, process, 300).items()))
             os.kill(pid, signal.SIGKILL)
             killed.append(directory.name)
         out = process.stdout.read()
