@@ -10,6 +10,7 @@ import dataclasses
 import os
 import pathlib
 import platform
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -102,7 +103,8 @@ class Ledger:
         Raises:
           InputError: the database cannot be opened.
         """
-        self.url, self.metric = url, metric
+        self.url, self.name, self.metric = url, name, metric
+        self.shown_url = shown = re.sub(r":[^:@/]+@", ":***@", url)  # without a password
         self._parameters = {p.key: p.distribution for p in parameters}
         self._lock_depth = 0
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -110,7 +112,7 @@ class Ledger:
         try:
             dialect = sqlalchemy.make_url(url).get_dialect().name
             if dialect != "sqlite" and dialect not in _LOCKS:
-                raise InputError(f"--storage={url}: allowed are databases of SQLite, PostgreSQL and MySQL")
+                raise InputError(f"--storage={shown}: allowed are databases of SQLite, PostgreSQL and MySQL")
             with self._alone(), _experimental():
                 self._storage = optuna.storages.RDBStorage(
                     url,
@@ -126,9 +128,9 @@ class Ledger:
                     load_if_exists=True,
                 )
         except ImportError as e:
-            raise InputError(f"--storage={url}: its driver is missing ({e}); pip install '.[postgres]'") from None
-        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError) as e:
-            raise InputError(f"--storage={url}: cannot be opened ({_first_line(e)})") from None
+            raise InputError(f"--storage={shown}: its driver is missing ({e}); pip install '.[postgres]'") from None
+        except (Lost, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError) as e:
+            raise InputError(f"--storage={shown}: cannot be opened ({_first_line(e)})") from None
 
     def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
         """Adds the points, `{digest: values}`, that are not there; one that failed is there no more."""
@@ -247,7 +249,7 @@ class Ledger:
 
     def open(self) -> int:
         """How many trials are waiting or running, on whatever machine."""
-        with _answering():
+        with self._alone():  # who puts a point back ends one trial and adds another
             states = (TrialState.WAITING, TrialState.RUNNING)
             return len(self._study.get_trials(deepcopy=False, states=states))
 

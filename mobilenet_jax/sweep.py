@@ -88,13 +88,14 @@ def run(
     grid_points = {point.digest: point for point in points} if sweep.method == "grid" else {}
     url = storage or f"sqlite:///{workdir / 'sweeps.db'}"
     book = ledger.Ledger(url, _name(sweep, points), _parameters(sweep), sweep.metric, sweep.goal, sweep.method)
-    book.enqueue(
-        {digest: _varied(sweep, grid_points[digest]) for digest in _order(points, fuse)} if grid_points else {}
-    )
     try:
+        if grid_points:
+            book.enqueue({digest: _varied(sweep, grid_points[digest]) for digest in _order(points, fuse)})
         (workdir / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
+    except ledger.Lost as e:
+        raise InputError(f"--storage={book.shown_url}: does not answer ({e})") from None
     with _signals() as asked:
         return _Coordinator(sweep, grid_points, draw, budget, workdir, book, workers, fuse, asked).run()
 
@@ -253,9 +254,8 @@ class _Coordinator:
         self.book, self.fuse, self.asked = book, fuse, asked
         self.devices = gpus()
         count = workers or len(self.devices) or 1
-        log = f"{_name(sweep, list(points.values()))}-{platform.node()}"
-        logs = workdir / "logs"
-        self.workers = [_Worker(i, count, self.devices, logs / f"{log}-{i}.log") for i in range(count)]
+        log = workdir / "logs" / f"{book.name}-{platform.node()}"
+        self.workers = [_Worker(i, count, self.devices, pathlib.Path(f"{log}-{i}.log")) for i in range(count)]
         self.selector = selectors.DefaultSelector()
         self.held: list[_Job] = []  # claimed, for no worker yet
         self.outbox: list[Callable[[], None]] = []  # what the database has yet to be told
@@ -272,7 +272,9 @@ class _Coordinator:
         total = len(self.points) or self.sweep.run_cap
         cap = f"{total} points" if self.points else f"up to {total} points"
         shares = f"{len(self.workers)} worker" + "s" * (len(self.workers) > 1)
-        self.board.line(f"sweep {self.sweep.name}: {cap}, {shares}, runs in {self.workdir}, database {self.book.url}")
+        self.board.line(
+            f"sweep {self.sweep.name}: {cap}, {shares}, runs in {self.workdir}, database {self.book.shown_url}"
+        )
         try:
             while not self._over():
                 self._attempt(self._keep_books)
@@ -368,11 +370,15 @@ class _Coordinator:
             step = first.point.mult_adds * first.point.spec.config.train.batch_size
             size = min(size, max(1, int(_FUSED_ON_CPU / step)))
         group = [first]
-        while len(group) < size and (job := self._claim(first.point.program)) is not None:
-            if job.point.program != first.point.program:
-                self.held.append(job)  # drawn, so not known before
-                break
-            group.append(job)
+        try:
+            while len(group) < size and (job := self._claim(first.point.program)) is not None:
+                if job.point.program != first.point.program:
+                    self.held.append(job)  # drawn, so not known before
+                    break
+                group.append(job)
+        except ledger.Lost:
+            self.held += group
+            raise
         return group
 
     def _claim(self, program: Any = None) -> _Job | None:
@@ -447,7 +453,8 @@ class _Coordinator:
             elif kind == "failed":
                 self._failed(job, f"{event['error']} (see {worker.log})")
             elif kind == "busy":
-                self.board.line(f"waiting for another process on  {job.point.run_name}")
+                if not job.again:
+                    self.board.line(f"waits   {job.point.run_name}  (another process is on it)")
                 job.again = time.monotonic() + _BUSY
                 self.held.append(job)
 
@@ -580,7 +587,7 @@ class _Coordinator:
         for entry in failed:
             print(f"failed  {_show(entry.values)}: {entry.error}")
         print(f"runs      {self.workdir}  (python -m mobilenet_jax.report {self.workdir})")
-        print(f"database  {self.book.url}", flush=True)
+        print(f"database  {self.book.shown_url}", flush=True)
         if self.stopping:
             print(f"stopped by {signal.Signals(self.asked[0]).name}; the same command resumes", flush=True)
             return 128 + self.asked[0]

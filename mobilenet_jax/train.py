@@ -134,7 +134,7 @@ def train(
     if not asked:  # else the runs stop here, and a fresh process would not know
         compiled(built.compile_seconds)
     compile_seconds = spent.compile + built.compile_seconds
-    device, share = _device_name(inputs.devices), compile_seconds / len(specs)
+    device, share = device_name(inputs.devices), compile_seconds / len(specs)
     members = [
         _Member(spec, record, display, device, len(specs), share, lambda: spent.wall + time.perf_counter() - started)
         for spec, record, display in zip(specs, records, displays, strict=True)
@@ -157,7 +157,8 @@ def _report(directory: pathlib.Path, prefix: str) -> int:
     return 0
 
 
-def _device_name(devices: Sequence[Any]) -> str:
+def device_name(devices: Sequence[Any]) -> str:
+    """What trains, as summaries say it."""
     kind, cores = devices[0].device_kind, runtime.cores()
     name = f"{kind} ({cores} core{'s' * (cores > 1)})" if devices[0].platform == "cpu" else kind
     return name if len(devices) == 1 else f"{len(devices)} x {name}"
