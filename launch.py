@@ -83,7 +83,6 @@ def first_look(argv: list[str]) -> grid.Sweep | None:
     Raises:
       InputError: flags that do not go together, or the file is no sweep.
     """
-    app.define_help_flags()
     logging.set_verbosity(logging.ERROR)  # the flag library warns before it raises
     try:
         flags.FLAGS(argv, known_only=True)
@@ -114,6 +113,7 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
     Raises:
       InputError: a flag or a key that does not exist, a value of another type, a config that cannot be loaded.
     """
+    app.define_help_flags()
     config.check_keys(match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg)))
     default = str(ROOT / "configs" / "digits_v1.py")
     try:  # defining the flag runs the config file already
