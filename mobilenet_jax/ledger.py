@@ -32,7 +32,7 @@ RETRIES = 5  # times that a point is put back after its claimer died
 # Statements that take a lock which goes with the connection.
 _LOCKS = {
     "postgresql": "SELECT pg_advisory_lock(7210531)",
-    "mysql": "SELECT GET_LOCK('mobilenet_jax', -1)",
+    "mysql": "SELECT GET_LOCK('mobilenet_jax', 20)",
 }
 _RANK = [TrialState.FAIL, TrialState.WAITING, TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE]
 STATES = dict(zip(_RANK, ["failed", "waiting", "running", "diverged", "done"], strict=True))
@@ -104,7 +104,8 @@ class Ledger:
           InputError: the database cannot be opened.
         """
         self.url, self.name, self.metric = url, name, metric
-        self.shown_url = shown = re.sub(r":[^:@/]+@", ":***@", url)  # without a password
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)  # without a password
+        self.shown_url = shown = re.sub(r"(?i)((?:pass\w*|pwd|sslpassword)=)[^&]*", r"\1***", shown)
         self._parameters = {p.key: p.distribution for p in parameters}
         self._lock_depth = 0
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -115,7 +116,8 @@ class Ledger:
                 raise InputError(f"--storage={shown}: allowed are databases of SQLite, PostgreSQL and MySQL")
             with self._alone(), _experimental():
                 self._storage = optuna.storages.RDBStorage(
-                    url,
+                    url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
+                    {"connect_args": _connect_args(url)},
                     heartbeat_interval=HEARTBEAT,
                     grace_period=GRACE,
                     heartbeat_stale_trial_callback=lambda study, trial: self._put_back(trial),
@@ -140,6 +142,13 @@ class Ledger:
                 if digest not in known:
                     self._study.enqueue_trial(dict(values), user_attrs={"digest": digest})
 
+    def retry(self) -> None:
+        """Puts back the points of a search that failed."""
+        with self._alone():
+            for entry in self.entries():
+                if entry.state == "failed" and not entry.digest.startswith("#"):
+                    self._study.enqueue_trial(entry.values, user_attrs={"digest": entry.digest})
+
     def claim(self, fits: Callable[[str], bool] = lambda digest: True, draws: int = 0) -> Claim | None:
         """Takes the first waiting point, or draws one.
 
@@ -152,22 +161,36 @@ class Ledger:
         """
         with self._alone():
             trials = self._study.get_trials(deepcopy=False)
+            settled = {
+                t.user_attrs.get("digest") for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            }
             waiting = [t for t in trials if t.state == TrialState.WAITING]
-            if not waiting:
-                if sum(t.state != TrialState.FAIL or "error" in t.user_attrs for t in trials) >= draws:
+            while waiting:
+                digest: str = waiting[0].user_attrs.get("digest", "")
+                if digest and digest not in settled and not fits(digest):
                     return None
-                self._study.enqueue_trial({})  # not asked for at once: a heartbeat comes first, lest it be left behind
-                waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-            elif not fits(waiting[0].user_attrs.get("digest", "")):
+                trial = self._ask(waiting.pop(0))
+                if digest not in settled:
+                    return Claim(trial, dict(trial.params), digest)
+                self._end(trial.number, state=TrialState.FAIL)  # its result came in another way
+            drawn = [t for t in trials if t.state != TrialState.FAIL or "error" in t.user_attrs]
+            if len({t.user_attrs.get("digest") or t.number for t in drawn}) >= draws:
                 return None
-            self._storage.record_heartbeat(waiting[0]._trial_id)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that heartbeats are for `Study.optimize`: see `beat`
-                trial = self._study.ask(self._parameters)
-            assert trial.number == waiting[0].number
-            trial.set_user_attr("owner", _owner(os.getpid()))
-            trial.set_user_attr("host", platform.node())
-        return Claim(trial, dict(trial.params), trial.user_attrs.get("digest", ""))
+            self._study.enqueue_trial({})  # not asked for at once: a heartbeat comes first, lest it be left behind
+            trial = self._ask(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))[0])
+        return Claim(trial, dict(trial.params), "")
+
+    def _ask(self, waiting: FrozenTrial) -> optuna.Trial:
+        """Takes the first waiting trial, which this is."""
+        self._storage.record_heartbeat(waiting._trial_id)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that heartbeats are for `Study.optimize`: see `beat`
+            trial = self._study.ask(self._parameters)
+        if trial.number != waiting.number:  # the lock went with its connection, and another was faster
+            raise Lost("another machine claimed at the same time")
+        trial.set_user_attr("owner", _owner(os.getpid()))
+        trial.set_user_attr("host", platform.node())
+        return trial
 
     def resolved(self, claim: Claim, digest: str) -> Claim:
         """Notes what a drawn point came to."""
@@ -185,14 +208,18 @@ class Ledger:
                     lost.append(claim)
             return lost
 
-    def reap(self) -> None:
-        """Puts back the points of dead claimers: of other machines by their heartbeat, of this one at once."""
+    def reap(self, stale: bool) -> None:
+        """Puts back the points of dead claimers: of this machine at once, of others, if `stale`, by their heartbeat."""
         with self._alone(), _experimental():
-            optuna.storages.fail_stale_trials(self._study)
+            if stale:
+                optuna.storages.fail_stale_trials(self._study)
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if _dead(trial.user_attrs.get("owner", "")):
                     self._end(trial.number, state=TrialState.FAIL)
                     self._put_back(trial)
+            for entry in self.entries():
+                if entry.state == "failed" and not entry.error:  # who put it back died in between
+                    self._study.enqueue_trial(entry.values, user_attrs={"digest": entry.digest})
 
     def report(self, claim: Claim, value: float, epoch: int) -> None:
         """A figure of a point on its way, for Optuna's dashboard."""
@@ -201,11 +228,19 @@ class Ledger:
             claim.trial.report(value, epoch)
 
     def finish(self, claim: Claim, summary: dict[str, Any]) -> None:
-        """Keeps the result; a diverged run is one."""
-        with _answering(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            claim.trial.set_user_attr("summary", summary)
-            value = summary.get(self.metric) if summary["status"] == "finished" else None
-            self._end(claim.trial.number, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
+        """Keeps the result; a diverged run is one. So it is where the claim was taken away meanwhile."""
+        value = summary.get(self.metric) if summary["status"] == "finished" else None
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        with self._alone():
+            if self._storage.get_trial(claim.trial._trial_id).state == TrialState.RUNNING:
+                claim.trial.set_user_attr("summary", summary)
+                self._end(claim.trial.number, value, state)
+            elif claim.digest not in {e.digest for e in self.entries() if e.summary}:
+                attributes = {"digest": claim.digest, "summary": summary}
+                fixed = {"fixed_params": claim.values}
+                self._study.add_trial(
+                    optuna.create_trial(state=state, value=value, user_attrs=attributes, system_attrs=fixed)
+                )
 
     def fail(self, claim: Claim, error: str) -> None:
         """The point cannot be trained; a later start of the sweep tries it again."""
@@ -232,14 +267,15 @@ class Ledger:
             trials = self._study.get_trials(deepcopy=False)
         best: dict[str, FrozenTrial] = {}
         for trial in trials:
-            digest = trial.user_attrs.get("digest", "")
+            failed = f"#{trial.number}" if "error" in trial.user_attrs else ""
+            digest = trial.user_attrs.get("digest") or failed
             if digest and (digest not in best or _RANK.index(trial.state) >= _RANK.index(best[digest].state)):
                 best[digest] = trial
         return [
             Entry(
                 digest,
                 STATES[t.state],
-                t.params or t.system_attrs.get("fixed_params", {}),
+                _values(t),
                 t.user_attrs.get("summary"),
                 t.user_attrs.get("error", ""),
                 t.user_attrs.get("host", ""),
@@ -265,13 +301,14 @@ class Ledger:
             error = f"{RETRIES + 1} processes died over it"
             attributes = {**trial.user_attrs, "error": error}
             self._study.add_trial(
-                optuna.create_trial(state=TrialState.FAIL, user_attrs=attributes)  # the dead one's is closed
+                optuna.create_trial(  # the dead one's is closed
+                    state=TrialState.FAIL, user_attrs=attributes, system_attrs={"fixed_params": _values(trial)}
+                )
             )
 
     def _enqueue_again(self, trial: FrozenTrial, **attributes: Any) -> None:
         kept = {key: trial.user_attrs[key] for key in ("digest", "deaths") if key in trial.user_attrs}
-        fixed = trial.params or trial.system_attrs.get("fixed_params", {})
-        self._study.enqueue_trial(dict(fixed), user_attrs=kept | attributes)
+        self._study.enqueue_trial(_values(trial), user_attrs=kept | attributes)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -294,13 +331,28 @@ def _database_lock(url):
     if dialect == "sqlite":
         path = pathlib.Path(parsed.database or "sweeps.db")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"):
+        with filelock.FileLock(f"{path}.lock", timeout=20):
             yield
     else:
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT")
+        engine = sqlalchemy.create_engine(
+            url,
+            poolclass=sqlalchemy.pool.NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args=_connect_args(url),
+            pool_reset_on_return=None,  # nothing is to be taken back, and a server that is gone could not do it
+        )
         with engine.connect() as connection:  # whose end gives the lock back
             connection.execute(sqlalchemy.text(_LOCKS[dialect]))
             yield
+
+
+def _connect_args(url):
+    """With which a server or a network that is gone is noticed, and all heartbeats are in one time zone."""
+    if not sqlalchemy.make_url(url).get_driver_name().startswith("psycopg"):
+        return {}
+    seconds = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    options = {"timezone": "UTC", "lock_timeout": "20s", **{f"tcp_{key}": value for key, value in seconds.items()}}
+    return {"connect_timeout": 10, **seconds, "options": " ".join(f"-c {k}={v}" for k, v in options.items())}
 
 
 @contextlib.contextmanager
@@ -308,7 +360,7 @@ def _answering():
     """Turns what a database that is away makes Optuna and SQLAlchemy raise into `Lost`."""
     try:
         yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as e:
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError, filelock.Timeout) as e:
         raise Lost(_first_line(e)) from e
 
 
@@ -320,7 +372,12 @@ def _experimental():
         yield
 
 
+def _values(trial: FrozenTrial) -> dict[str, Any]:
+    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
+
+
 def _first_line(error):
+    error = error.__cause__ or error  # Optuna's own words are about something else
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -337,4 +394,7 @@ def _owner(pid: int) -> str:
 def _dead(owner: str) -> bool:
     """Whether `owner` was a process of this machine, and is not any more."""
     here, parts = _owner(os.getpid()).split(), owner.split()
-    return len(parts) == 4 and parts[:2] == here[:2] and _owner(int(parts[2])) != owner
+    if len(parts) != 4 or parts[:2] != here[:2]:
+        return False
+    now = _owner(int(parts[2]))
+    return now != owner if now else not pathlib.Path("/proc", parts[2]).exists()

@@ -26,6 +26,7 @@ from mobilenet_jax.errors import InputError
 
 DEATHS = 5  # of workers, over which a point has failed
 DRAWS = 100  # for each point of a search within the budget
+_END = 30.0  # seconds that a worker may take to end
 _TICK = 0.5  # seconds between two looks at everything
 _BUSY = 5.0  # seconds until a point that another process is on is tried again
 # On a CPU, runs side by side gain where a step is little work for its many operations (1.1 times at 4 x 32 images of
@@ -80,16 +81,18 @@ def run(
       fuse: up to so many points are trained as one program.
 
     Returns:
-      The exit code: 0 once every point has a result, 1 where some failed, 130 or 143 where a signal came.
+      The exit code: 0 once every point has a result, 1 where some failed, 128 + its number where a signal came.
 
     Raises:
       InputError: the database or the directory cannot be used; nothing was started.
     """
     grid_points = {point.digest: point for point in points} if sweep.method == "grid" else {}
     url = storage or f"sqlite:///{workdir / 'sweeps.db'}"
-    book = ledger.Ledger(url, _name(sweep, points), _parameters(sweep), sweep.metric, sweep.goal, sweep.method)
+    book = ledger.Ledger(url, _name(sweep, points, budget), _parameters(sweep), sweep.metric, sweep.goal, sweep.method)
     try:
-        if grid_points:
+        if not grid_points:
+            book.retry()
+        else:
             book.enqueue({digest: _varied(sweep, grid_points[digest]) for digest in _order(points, fuse)})
         (workdir / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -100,9 +103,10 @@ def run(
         return _Coordinator(sweep, grid_points, draw, budget, workdir, book, workers, fuse, asked).run()
 
 
-def _name(sweep, points):
+def _name(sweep, points, budget):
     """The same file with the same base config and budget is the same sweep, on every machine."""
     of = [sweep.method, sweep.metric, sweep.goal, repr(sweep.parameters), sorted(p.digest for p in points)]
+    of += [] if sweep.method == "grid" else [repr(budget)]
     return f"{sweep.name}-{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:8]}"
 
 
@@ -136,6 +140,7 @@ def _order(points, fuse):
 def _signals() -> Iterator[list[int]]:
     asked: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # by nohup, say
     before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in numbers}
     try:
         yield asked
@@ -242,7 +247,12 @@ class _Worker:
         assert self.process is not None
         self.stop()
         os.close(self.pipe)
-        code, self.process, self.pipe, self.busy = self.process.wait(), None, -1, False
+        try:
+            code = self.process.wait(_END)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self.process, self.pipe, self.busy = None, -1, False
         return code
 
 
@@ -263,6 +273,7 @@ class _Coordinator:
         self.ratios: list[float] = []  # of the time that points took to the estimate
         self.entries: list[ledger.Entry] = []
         self.next_beat = self.next_look = 0.0
+        self.reap_from = time.monotonic() + 2 * ledger.HEARTBEAT
         self.stopping = self.exhausted = False
         self.open = 1  # trials waiting or running, here and elsewhere
         self.outside = 0  # points drawn that the budget does not hold
@@ -299,26 +310,30 @@ class _Coordinator:
         """What the database cannot be told or asked now is tried again at the next tick."""
         try:
             what()
-            self.lost = ""
         except ledger.Lost as e:
             if not self.lost:
                 self.board.line(f"the database does not answer, training goes on ({e})")
             self.lost = str(e)
+            # Others could not send their heartbeats either: they first have the time to.
+            self.reap_from = time.monotonic() + 2 * ledger.HEARTBEAT
 
     def _keep_books(self) -> None:
+        now = time.monotonic()
+        if now >= self.next_beat:
+            jobs = self._jobs()
+            lost = self.book.beat([job.claim for job in jobs])
+            self.next_beat = now + ledger.HEARTBEAT
+            for job in jobs:
+                if job.claim in lost:
+                    self._drop(job)
+            self.book.reap(stale=now >= self.reap_from)
         while self.outbox:
             self.outbox[0]()
             self.outbox.pop(0)
-        now = time.monotonic()
-        if now >= self.next_beat:
-            self.next_beat = now + ledger.HEARTBEAT
-            claims = {id(job.claim): job for job in self._jobs()}
-            for claim in self.book.beat([job.claim for job in claims.values()]):
-                self._drop(claims[id(claim)])
-            self.book.reap()
-        if now >= self.next_look:
-            self.next_look = now + (1.0 if self._jobs() else 2.0)
+        if now >= self.next_look or self.lost:
             self.entries, self.open = self.book.entries(), self.book.open()
+            self.next_look = now + (1.0 if self._jobs() else 2.0)
+            self.lost = ""
 
     def _tell(self, what: Callable[[], None]) -> None:
         self.outbox.append(what)
@@ -342,7 +357,6 @@ class _Coordinator:
         idle = [w for w in self.workers if not w.busy and not w.stopped]
         for i, worker in enumerate(idle):
             group = self._group(len(idle) - i)
-            self.exhausted = not group
             if not group:
                 return
             for job in group:
@@ -362,6 +376,8 @@ class _Coordinator:
                 return [first]
         elif not self.points or any(entry.state == "waiting" for entry in self.entries):
             first = self._claim()
+        else:
+            self.exhausted = True
         if first is None:
             return []
         waiting = 1 + sum(entry.state == "waiting" for entry in self.entries) if self.points else self.fuse
@@ -388,8 +404,9 @@ class _Coordinator:
             return program is None or digest not in self.points or self.points[digest].program == program
 
         draws = 0 if self.points else self.sweep.run_cap or 0
-        while True:
+        while not self.asked and time.monotonic() < self.next_beat:
             claim = self.book.claim(fits, draws)
+            self.exhausted = claim is None and program is None
             if claim is None:
                 return None
             job = self._resolve(claim)
@@ -399,6 +416,7 @@ class _Coordinator:
             if summary is None:
                 return job
             self._done(job, summary)
+        return None
 
     def _resolve(self, claim: ledger.Claim) -> _Job | None:
         point = self.points.get(claim.digest)
@@ -450,6 +468,9 @@ class _Coordinator:
             worker.jobs[event["point"]] = None
             if kind == "done":
                 self._done(job, event["summary"])
+            elif kind == "failed" and len(worker.jobs) > 1:
+                job.again = time.monotonic()  # alone: the fault may be another's
+                self.held.append(job)
             elif kind == "failed":
                 self._failed(job, f"{event['error']} (see {worker.log})")
             elif kind == "busy":
@@ -467,7 +488,7 @@ class _Coordinator:
                 worker.jobs[i] = None
                 self._done(job, summary)
         if not asked and not compile_seconds:
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
             for i, job in enumerate(worker.jobs):
                 if job is not None:
                     job.deaths += 1
@@ -481,15 +502,17 @@ class _Coordinator:
             self.selector.register(worker.pipe, selectors.EVENT_READ, worker)
 
     def _summary(self, job: _Job) -> dict[str, Any] | None:
+        """The run's summary, if it is one; whatever else stands there, the worker that gets the point speaks of."""
         try:
-            return writer.read_json(job.directory / "summary.json")
+            summary = writer.read_json(job.directory / "summary.json") or {}
         except InputError:
-            return None  # the worker that gets the point says so
+            return None
+        return summary if summary.get("schema") == writer.SCHEMA else None
 
     def _done(self, job: _Job, summary: dict[str, Any]) -> None:
         took = time.monotonic() - job.started
         if summary["wall_seconds"] and job.row:
-            self.ratios.append(took / job.point.estimated_seconds)
+            self.ratios.append(took / summary.get("fused", 1) / job.point.estimated_seconds)
         self._tell(lambda: self.book.finish(job.claim, summary))
         score = summary.get(self.sweep.metric)
         figure = f"{self.sweep.metric} {score:.4f}" if score is not None else summary["status"]
@@ -592,6 +615,13 @@ class _Coordinator:
             print(f"stopped by {signal.Signals(self.asked[0]).name}; the same command resumes", flush=True)
             return 128 + self.asked[0]
         return 1 if failed else 0
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,6 @@ that was killed, makes it save and stop.
 A group is `{"points": [{"name", "config", "directory"}, ...], "compile_seconds", "wall_seconds"}`, the seconds being
 those that an earlier worker spent on it. Events name a point by its place in the group:
 
-    {"event": "ready", "platform": "cpu"}                    once, at the start
     {"event": "row", "point": 0, "row": {...}}               a row of metrics, or where the point is now
     {"event": "done", "point": 0, "summary": {...}}          finished or diverged
     {"event": "busy", "point": 0}                            another process is on it
@@ -49,11 +48,10 @@ def main() -> int:
             events.write(json.dumps({"event": event, **details}) + "\n")
 
     groups: queue.Queue[str | None] = queue.Queue()
-    training = threading.Event()
+    training: list[list[int]] = []  # of the group that is being trained: where signals are noted
     threading.Thread(target=_read, args=(groups, training), daemon=True).start()
-    import jax
+    from mobilenet_jax import train  # noqa: F401  (and jax with it, while nothing else waits)
 
-    say("ready", platform=jax.devices()[0].platform)
     while (line := groups.get()) is not None:
         if _work(json.loads(line), say, training):
             return 0
@@ -61,32 +59,32 @@ def main() -> int:
     return 0
 
 
-def _read(groups: queue.Queue[str | None], training: threading.Event) -> None:
+def _read(groups: queue.Queue[str | None], training: list[list[int]]) -> None:
     for line in sys.stdin:
         groups.put(line)
     groups.put(None)
-    if training.is_set():
-        os.kill(os.getpid(), signal.SIGTERM)
-    else:
+    try:
+        training[0].append(signal.SIGTERM)
+    except IndexError:
         os._exit(0)  # compiling, or preparing data: there is nothing to save
 
 
-def _work(group: dict[str, Any], say: Say, training: threading.Event) -> bool:
+def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
     """Trains a group; returns whether this process should end."""
     from mobilenet_jax import train  # and jax with it
 
     started = time.perf_counter()
     specs = [config.resolve(ConfigDict(point["config"]), point["name"]) for point in group["points"]]
     left: dict[int, writer.RunDirectory] = {}  # the points that are trained here
+    asked: list[int] = []
 
     def compiled(seconds: float) -> None:
         if runtime.better_anew(seconds) and not group["compile_seconds"]:
             say("anew", compile_seconds=seconds)
             raise _Anew
-        training.set()
+        training.append(asked)
 
     try:
-        inputs = train.prepare(specs[0])
         with contextlib.ExitStack() as held, train.signals() as asked:
             for i, (spec, point) in enumerate(zip(specs, group["points"], strict=True)):
                 record = writer.RunDirectory(pathlib.Path(point["directory"]))
@@ -102,6 +100,7 @@ def _work(group: dict[str, Any], say: Say, training: threading.Event) -> bool:
                 except InputError as e:
                     say("failed", point=i, error=str(e))
             if left:
+                inputs = train.prepare(specs[0])
                 spent = train.Spent(group["wall_seconds"] + time.perf_counter() - started, group["compile_seconds"])
                 displays = [writer.Display(functools.partial(_row, say, i)) for i in left]
                 train.train([specs[i] for i in left], inputs, [*left.values()], displays, asked, spent, compiled)
@@ -130,4 +129,6 @@ def _row(say: Say, point: int, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # what other libraries would still do at the end has no use, and may hang
