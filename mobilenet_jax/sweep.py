@@ -8,25 +8,22 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import platform
 import selectors
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mobilenet_jax import grid, ledger, writer
+from mobilenet_jax import crew, grid, ledger, writer
 from mobilenet_jax.board import Board, Line
+from mobilenet_jax.crew import Job, Worker
 from mobilenet_jax.errors import InputError
 
 DEATHS = 5  # of workers, over which a point has failed
 DRAWS = 100  # for each point of a search within the budget
-_END = 30.0  # seconds that a worker may take to end
 _TICK = 0.5  # seconds between two looks at everything
 _BUSY = 5.0  # seconds until a point that another process is on is tried again
 # On a CPU, runs side by side gain where a step is little work for its many operations (1.1 times at 4 x 32 images of
@@ -43,19 +40,6 @@ class Budget:
 
     def holds(self, mult_adds: int) -> bool:
         return (self.low is None or mult_adds >= self.low) and (self.high is None or mult_adds <= self.high)
-
-
-@dataclasses.dataclass
-class _Job:
-    """A claimed point."""
-
-    claim: ledger.Claim
-    point: grid.Point
-    directory: pathlib.Path
-    deaths: int = 0
-    again: float = 0.0  # not before, by `time.monotonic`
-    row: dict[str, Any] = dataclasses.field(default_factory=dict)  # the last figures
-    started: float = dataclasses.field(default_factory=time.monotonic)
 
 
 def run(
@@ -149,125 +133,18 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def gpus() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
-    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
-        return []
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name.strip()]
-    try:
-        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [str(i) for i, _ in enumerate(done.stdout.splitlines())] if done.returncode == 0 else []
-
-
-class _Worker:
-    """A process that trains, started when it is needed, and again after it ends."""
-
-    def __init__(self, number: int, count: int, devices: Sequence[str], log: pathlib.Path):
-        self.log = log
-        self.jobs: list[_Job | None] = []  # in the order in which the process has them; None once over
-        self.busy = False  # until the process says that it is through with them
-        self.process: subprocess.Popen[bytes] | None = None
-        self.pipe = -1
-        self.anew = 0.0  # seconds for which this process compiled, for a fresh one to train
-        self._text = b""
-        self._env = {}
-        if devices:
-            self._env["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-            if count > len(devices):  # JAX would take three quarters of the memory for each
-                self._env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / -(-count // len(devices)):.2f}"
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
-        n = len(cores)
-        self._cores = cores[number * n // count : (number + 1) * n // count] or [cores[number % n]]
-
-    @property
-    def active(self) -> list[_Job]:
-        return [job for job in self.jobs if job is not None]
-
-    def give(self, jobs: Sequence[_Job]) -> None:
-        """Has the process train a group of points."""
-        self.jobs = [*jobs]
-        self.send()
-
-    def send(self, compile_seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
-        """Hands what is left of the group over, to a new process where there is none."""
-        self.jobs = [*self.active]
-        self.anew, self.busy = 0.0, True
-        if self.process is None:
-            self._start()
-        assert self.process is not None and self.process.stdin is not None
-        points = [
-            {"name": j.point.spec.name, "config": j.point.spec.config.to_dict(), "directory": str(j.directory)}
-            for j in self.active
-        ]
-        spent = {"compile_seconds": compile_seconds, "wall_seconds": wall_seconds}
-        with contextlib.suppress(BrokenPipeError):  # it died: its pipe's end says so as well
-            self.process.stdin.write(json.dumps({"points": points, **spent}).encode() + b"\n")
-            self.process.stdin.flush()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the process was asked to end, and has not yet."""
-        return self.process is not None and self.process.stdin is not None and self.process.stdin.closed
-
-    def _start(self) -> None:
-        ours, theirs = os.pipe()
-        root = str(pathlib.Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-        command = [sys.executable, "-m", "mobilenet_jax.worker", str(theirs), ",".join(map(str, self._cores))]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs],
-                env={**os.environ, **self._env, "PYTHONPATH": path},
-                start_new_session=True,  # a terminal's Ctrl-C is for the sweep, which stops its workers itself
-            )
-        os.close(theirs)
-        self.pipe, self._text = ours, b""
-
-    def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """The events that have come, and whether the process is at its end."""
-        data = os.read(self.pipe, 1 << 16)
-        *lines, self._text = (self._text + data).split(b"\n")
-        return [json.loads(line) for line in lines], not data
-
-    def stop(self) -> None:
-        """Asks the process to save and end."""
-        if self.process is not None and self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
-
-    def ended(self) -> int:
-        """Clears up after the process; returns its exit code."""
-        assert self.process is not None
-        self.stop()
-        os.close(self.pipe)
-        try:
-            code = self.process.wait(_END)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
-        self.process, self.pipe, self.busy = None, -1, False
-        return code
-
-
 class _Coordinator:
     """One command's share of a sweep."""
 
     def __init__(self, sweep, points, draw, budget, workdir, book, workers, fuse, asked):
         self.sweep, self.points, self.draw, self.budget, self.workdir = sweep, points, draw, budget, workdir
         self.book, self.fuse, self.asked = book, fuse, asked
-        self.devices = gpus()
+        self.devices = crew.gpus()
         count = workers or len(self.devices) or 1
         log = workdir / "logs" / f"{book.name}-{platform.node()}"
-        self.workers = [_Worker(i, count, self.devices, pathlib.Path(f"{log}-{i}.log")) for i in range(count)]
+        self.workers = [Worker(i, count, self.devices, pathlib.Path(f"{log}-{i}.log")) for i in range(count)]
         self.selector = selectors.DefaultSelector()
-        self.held: list[_Job] = []  # claimed, for no worker yet
+        self.held: list[Job] = []  # claimed, for no worker yet
         self.outbox: list[Callable[[], None]] = []  # what the database has yet to be told
         self.lost = ""  # why the database does not answer
         self.ratios: list[float] = []  # of the time that points took to the estimate
@@ -339,7 +216,7 @@ class _Coordinator:
         self.outbox.append(what)
         self.next_look = min(self.next_look, time.monotonic())
 
-    def _drop(self, job: _Job) -> None:
+    def _drop(self, job: Job) -> None:
         """Another machine has taken the point: this one was silent for too long."""
         self.board.line(f"taken over by another machine  {job.point.run_name}")
         self.held = [j for j in self.held if j is not job]
@@ -350,7 +227,7 @@ class _Coordinator:
 
     # Handing out.
 
-    def _jobs(self) -> list[_Job]:
+    def _jobs(self) -> list[Job]:
         return [*self.held, *(job for w in self.workers for job in w.active)]
 
     def _assign(self) -> None:
@@ -366,7 +243,7 @@ class _Coordinator:
             if starting:
                 self.selector.register(worker.pipe, selectors.EVENT_READ, worker)
 
-    def _group(self, idle: int) -> list[_Job]:
+    def _group(self, idle: int) -> list[Job]:
         """The next points that one worker trains together; `idle` workers share what is waiting."""
         now = time.monotonic()
         first = next((job for job in self.held if job.again <= now), None)
@@ -397,7 +274,7 @@ class _Coordinator:
             raise
         return group
 
-    def _claim(self, program: Any = None) -> _Job | None:
+    def _claim(self, program: Any = None) -> Job | None:
         """A point that has no result yet."""
 
         def fits(digest):
@@ -418,7 +295,7 @@ class _Coordinator:
             self._done(job, summary)
         return None
 
-    def _resolve(self, claim: ledger.Claim) -> _Job | None:
+    def _resolve(self, claim: ledger.Claim) -> Job | None:
         point = self.points.get(claim.digest)
         if point is None:
             try:
@@ -436,7 +313,7 @@ class _Coordinator:
                     self._tell(lambda: self.book.reject(claim))
                 return None
             claim = self.book.resolved(claim, point.digest)
-        return _Job(claim, point, self.workdir / point.run_name)
+        return Job(claim, point, self.workdir / point.run_name)
 
     # Workers.
 
@@ -450,7 +327,7 @@ class _Coordinator:
                 self.selector.unregister(key.fd)
                 self._ended(worker)
 
-    def _handle(self, worker: _Worker, event: dict[str, Any]) -> None:
+    def _handle(self, worker: Worker, event: dict[str, Any]) -> None:
         if event["event"] == "idle":
             for job in worker.active:
                 self._failed(job, f"its worker left it (see {worker.log})")
@@ -479,7 +356,7 @@ class _Coordinator:
                 job.again = time.monotonic() + _BUSY
                 self.held.append(job)
 
-    def _ended(self, worker: _Worker) -> None:
+    def _ended(self, worker: Worker) -> None:
         """A worker's process is over: asked to stop, for a fresh one, or dead."""
         asked, compile_seconds = worker.stopped, worker.anew
         code = worker.ended()
@@ -501,7 +378,7 @@ class _Coordinator:
             worker.send(compile_seconds, time.monotonic() - worker.active[0].started if compile_seconds else 0.0)
             self.selector.register(worker.pipe, selectors.EVENT_READ, worker)
 
-    def _summary(self, job: _Job) -> dict[str, Any] | None:
+    def _summary(self, job: Job) -> dict[str, Any] | None:
         """The run's summary, if it is one; whatever else stands there, the worker that gets the point speaks of."""
         try:
             summary = writer.read_json(job.directory / "summary.json") or {}
@@ -509,7 +386,7 @@ class _Coordinator:
             return None
         return summary if summary.get("schema") == writer.SCHEMA else None
 
-    def _done(self, job: _Job, summary: dict[str, Any]) -> None:
+    def _done(self, job: Job, summary: dict[str, Any]) -> None:
         took = time.monotonic() - job.started
         if summary["wall_seconds"] and job.row:
             self.ratios.append(took / summary.get("fused", 1) / job.point.estimated_seconds)
@@ -520,7 +397,7 @@ class _Coordinator:
             f"done    {job.point.run_name}  {figure}" + (f"  {took:.1f} s" if job.row else "  (it was already)")
         )
 
-    def _failed(self, job: _Job, error: str) -> None:
+    def _failed(self, job: Job, error: str) -> None:
         self._tell(lambda: self.book.fail(job.claim, error))
         self.board.line(f"failed  {job.point.run_name}: {error}")
 

@@ -38,14 +38,15 @@ HOUSE = {
     "worker": {"config", "runtime", "train", "writer"},
     "grid": {"config", "cost"},
     "ledger": set(),
+    "crew": {"grid", "ledger"},
     "board": set(),
-    "sweep": {"board", "grid", "ledger", "writer"},
+    "sweep": {"board", "crew", "grid", "ledger", "writer"},
     "published": set(),
     "report": {"arch", "cost", "device", "published"},
 }
 WITHOUT_JAX = (
     *("arch", "cost", "device", "datasets", "config", "errors", "writer", "published"),
-    *("grid", "ledger", "board", "sweep", "report"),
+    *("grid", "ledger", "crew", "board", "sweep", "report"),
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 ONLY_IN = {"wandb": "writer", "orbax": "checkpoint"}  # package -> the one module that knows it
