@@ -1,0 +1,147 @@
+"""The points of a sweep in a database: claimed once, never lost. (Shared ones: test_postgres.py.)"""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from mobilenet_jax import ledger
+from mobilenet_jax.errors import InputError
+
+DONE = {"status": "finished", "test_accuracy": 0.5}
+POINTS = {"aa": {"x": 1}, "bb": {"x": 2}, "cc": {"x": 3}}
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/sweeps.db"
+
+
+def opened(url: str, method: str = "grid", **points: Any) -> ledger.Ledger:
+    book = ledger.Ledger(url, "s", [ledger.categorical("x", [1, 2, 3])], "test_accuracy", "maximize", method)
+    book.enqueue(points or POINTS if method == "grid" else {})
+    return book
+
+
+def states(book: ledger.Ledger) -> dict[str, str]:
+    return {entry.digest: entry.state for entry in book.entries()}
+
+
+def claimed(book: ledger.Ledger, draws: int = 0) -> ledger.Claim:
+    claim = book.claim(draws=draws)
+    assert claim is not None
+    return claim
+
+
+def test_each_point_is_enqueued_and_claimed_once(url):
+    one, other = opened(url), opened(url)
+    claims = [claimed(book) for book in (one, other, one)]
+    assert [(claim.digest, claim.values) for claim in claims] == list(POINTS.items())
+    assert one.claim() is None and other.claim() is None
+    one.finish(claims[0], DONE)
+    one.finish(claims[2], {"status": "diverged", "test_accuracy": None})
+    other.fail(claims[1], "why")
+    assert states(one) == {"aa": "done", "bb": "failed", "cc": "diverged"} and one.open() == 0
+    assert [entry.error for entry in other.entries()] == ["", "why", ""]
+    opened(url)
+    assert states(one) == {"aa": "done", "bb": "waiting", "cc": "diverged"}
+
+
+def test_a_point_that_does_not_fit_is_left(url):
+    book = opened(url)
+    assert book.claim(lambda digest: digest == "bb") is None
+    assert states(book) == dict.fromkeys(POINTS, "waiting")
+
+
+def test_given_back(url):
+    book = opened(url, aa={"x": 1})
+    book.give_back(claimed(book))
+    assert states(book) == {"aa": "waiting"}
+    again = claimed(book)
+    assert (again.digest, again.values) == ("aa", {"x": 1})
+
+
+def test_a_result_counts_though_the_claim_was_taken_away(url):
+    """And nobody trains the point that was put back meanwhile."""
+    book, other = opened(url, aa={"x": 1}), opened(url, aa={"x": 1})
+    claim = claimed(book)
+    other.give_back(claim)  # as for a machine that is thought dead
+    assert book.beat([claim]) == [claim]
+    book.finish(claim, DONE)
+    assert states(other) == {"aa": "done"}
+    assert other.claim() is None and other.open() == 0
+    (entry,) = other.entries()
+    assert (entry.summary, entry.values) == (DONE, {"x": 1})
+
+
+CLAIMING = """
+import sys
+from test_ledger import claimed, opened
+claimed(opened(sys.argv[1], aa={"x": 1}))
+"""
+
+
+def test_a_claimer_of_this_machine_that_is_dead(url):
+    """Its point waits again at once; a point that killed six is given up."""
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    book = opened(url, aa={"x": 1})
+    for _ in range(ledger.RETRIES + 1):
+        subprocess.run([sys.executable, "-c", CLAIMING, url], env=os.environ | {"PYTHONPATH": path}, check=True)
+        assert states(book) == {"aa": "running"}
+        book.reap(stale=False)
+    assert states(book) == {"aa": "failed"}
+    (entry,) = book.entries()
+    assert entry.error == "6 processes died over it" and entry.values == {"x": 1}
+
+
+def test_a_live_claimer_keeps_its_point(url):
+    book = opened(url, aa={"x": 1})
+    claim = claimed(book)
+    book.reap(stale=True)
+    assert states(book) == {"aa": "running"} and book.beat([claim]) == []
+
+
+def test_who_put_a_point_back_died_in_between(url):
+    """Its trial has ended, without a word why; no other waits."""
+    book = opened(url, aa={"x": 1})
+    claim = claimed(book)
+    optuna.load_study(study_name="s", storage=url).tell(claim.trial.number, state=TrialState.FAIL)
+    assert book.open() == 0
+    book.reap(stale=False)
+    assert states(book) == {"aa": "waiting"}
+
+
+def test_a_search_draws_so_many(url):
+    book = opened(url, "random")
+    outside, inside = claimed(book, draws=2), claimed(book, draws=2)
+    assert book.claim(draws=2) is None
+    book.reject(outside)
+    inside = book.resolved(inside, "b")
+    third = book.resolved(claimed(book, draws=2), "c")
+    assert book.claim(draws=2) is None
+    book.fail(third, "no data")
+    book.finish(inside, DONE)
+    book.reap(stale=False)
+    assert states(book) == {"b": "done", "c": "failed"} and book.claim(draws=2) is None
+    book.retry()
+    again = claimed(book, draws=2)
+    assert (again.digest, again.values) == ("c", third.values)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://u:pa/ss@h/d", "postgresql+psycopg://u:***@h/d"),
+        ("postgresql+psycopg://u:p:q@h/d", "postgresql+psycopg://u:***@h/d"),
+        ("oracle://h/d?user=u&password=secret", "oracle://h/d?user=u&password=***"),
+    ],
+)
+def test_no_password_is_shown(url, shown, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
+    with pytest.raises(InputError, match="--storage=") as refused:
+        opened(url)
+    assert str(refused.value).startswith(f"--storage={shown}: ")
