@@ -1,0 +1,64 @@
+"""What a sweep shows: a table on a terminal, plain lines when piped."""
+
+import os
+import pty
+import subprocess
+import sys
+import termios
+
+from conftest import ROOT
+
+from mobilenet_jax import board
+from mobilenet_jax.board import Board, Line
+
+LINES = [
+    Line("running", "narrow", 0.91, "51%", "here"),
+    Line("waiting", "wide", None, "", ""),
+    Line("done", "seed [1]", 0.99, "", "there"),
+]
+SHOW = """
+from test_board import LINES
+from mobilenet_jax.board import Board
+shown = Board()
+shown.show(LINES, 75.0)
+shown.line("done [1]")
+shown.show(LINES, 3665.0)
+shown.close()
+print("the end")
+"""
+
+
+def test_a_table_on_a_terminal():
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    path = os.pathsep.join([str(ROOT), os.path.dirname(__file__)])
+    env = os.environ | {"PYTHONPATH": path, "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", SHOW], env=env, stdout=theirs, stderr=theirs) as shown:
+        os.close(theirs)
+        output = b""
+        try:
+            while data := os.read(ours, 4096):
+                output += data
+        except OSError:  # how Linux ends a terminal whose other side is closed
+            pass
+        finally:
+            os.close(ours)
+    text = output.decode()
+    assert shown.returncode == 0
+    assert "1 done, 1 waiting, 1 running, ETA 0:01:15" in text and "ETA 1:01:05" in text
+    assert "running  narrow    0.9100    51%       here" in text and "seed [1]" in text
+    assert "done [1]\r\n" in text  # a line stays
+    assert text.endswith("the end\r\n")
+    assert text.index("running  narrow") < text.index("waiting  wide") < text.index("done     seed [1]")
+
+
+def test_plain_lines_when_piped(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(board.time, "monotonic", lambda: now[0])
+    shown = Board()
+    for _ in range(7):
+        now[0] += 10
+        shown.show(LINES, 75.0)  # says it once, as nothing changes
+    shown.line("done")
+    shown.close()
+    assert capsys.readouterr().out == "1 done, 1 waiting, 1 running, ETA 0:01:15; narrow 51%\ndone\n"
