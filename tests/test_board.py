@@ -21,7 +21,7 @@ from test_board import LINES
 from mobilenet_jax.board import Board
 shown = Board()
 shown.show(LINES, 75.0)
-shown.line("done [1]")
+shown.line("done [bold]")
 shown.show(LINES, 3665.0)
 shown.close()
 print("the end")
@@ -47,7 +47,7 @@ def test_a_table_on_a_terminal():
     assert shown.returncode == 0
     assert "1 done, 1 waiting, 1 running, ETA 0:01:15" in text and "ETA 1:01:05" in text
     assert "running  narrow    0.9100    51%       here" in text and "seed [1]" in text
-    assert "done [1]\r\n" in text  # a line stays
+    assert "done [bold]\r\n" in text  # a line stays
     assert text.endswith("the end\r\n")
     assert text.index("running  narrow") < text.index("waiting  wide") < text.index("done     seed [1]")
 
@@ -56,7 +56,7 @@ def test_plain_lines_when_piped(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(board.time, "monotonic", lambda: now[0])
     shown = Board()
-    for _ in range(7):
+    for _ in range(9):
         now[0] += 10
         shown.show(LINES, 75.0)  # says it once, as nothing changes
     shown.line("done")
