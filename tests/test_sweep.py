@@ -13,7 +13,7 @@ import optuna
 import pytest
 import yaml
 from conftest import ROOT
-from test_train import TINY, spec_of, summary_of
+from test_train import TINY, settings, spec_of, summary_of  # noqa: F401  (a fixture for this module too)
 
 from mobilenet_jax import train
 
@@ -143,6 +143,7 @@ def test_every_point_once_also_one_trained_by_hand(tmp_path):
     assert len(trials(tmp_path)) == 5
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0, 1]})
     with subprocess.Popen(command(tmp_path, "--workers=2"), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
