@@ -26,8 +26,9 @@ DEATHS = 5  # of workers, over which a point has failed
 DRAWS = 100  # for each point of a search within the budget
 _TICK = 0.5  # seconds between two looks at everything
 _BUSY = 5.0  # seconds until a point that another process is on is tried again
-# On a CPU, runs side by side gain where a step is little work for its many operations (1.1 times at 4 x 32 images of
-# v1, alpha 0.25), and lose where their maps push each other out of the cache (0.8 at 4 x 128): mult-adds of a step.
+# On a CPU, runs side by side gain where a step is little work for its many operations (results/bench/cpu_fused.json:
+# 1.09 times with four runs of v1, alpha 0.25, at 32 images; 0.97 with two at 64), and lose where their maps push each
+# other out of the cache (0.8 with four at 128). So many mult-adds of a step in all, and only where four runs fit.
 _FUSED_ON_CPU = 5e8
 
 
@@ -261,7 +262,8 @@ class _Coordinator:
         size = min(self.fuse, -(-waiting // idle))
         if not self.devices:
             step = first.point.mult_adds * first.point.spec.config.train.batch_size
-            size = min(size, max(1, int(_FUSED_ON_CPU / step)))
+            fit = int(_FUSED_ON_CPU / step)
+            size = min(size, fit if fit >= 4 else 1)
         group = [first]
         try:
             while len(group) < size and (job := self._claim(first.point.program)) is not None:
