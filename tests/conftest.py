@@ -2,9 +2,11 @@
 
 import os
 import pathlib
+import pty
 import subprocess
 import sys
 import tempfile
+import termios
 
 import pytest
 
@@ -28,3 +30,20 @@ def launch(tmp_path):
         )
 
     return run
+
+
+def on_a_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a command whose output is a terminal of 24 lines and 100 columns, and what it wrote there."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    with subprocess.Popen(command, env=env, stdout=theirs, stderr=theirs) as shown:
+        os.close(theirs)
+        output = b""
+        try:
+            while data := os.read(ours, 4096):
+                output += data
+        except OSError:  # how Linux ends a terminal whose other side is closed
+            pass
+        finally:
+            os.close(ours)
+    return shown.returncode, output.decode()

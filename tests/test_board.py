@@ -1,12 +1,9 @@
 """What a sweep shows: a table on a terminal, plain lines when piped."""
 
 import os
-import pty
-import subprocess
 import sys
-import termios
 
-from conftest import ROOT
+from conftest import ROOT, on_a_terminal
 
 from mobilenet_jax import board
 from mobilenet_jax.board import Board, Line
@@ -29,22 +26,10 @@ print("the end")
 
 
 def test_a_table_on_a_terminal():
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
     path = os.pathsep.join([str(ROOT), os.path.dirname(__file__)])
     env = os.environ | {"PYTHONPATH": path, "TERM": "xterm"}
-    with subprocess.Popen([sys.executable, "-c", SHOW], env=env, stdout=theirs, stderr=theirs) as shown:
-        os.close(theirs)
-        output = b""
-        try:
-            while data := os.read(ours, 4096):
-                output += data
-        except OSError:  # how Linux ends a terminal whose other side is closed
-            pass
-        finally:
-            os.close(ours)
-    text = output.decode()
-    assert shown.returncode == 0
+    code, text = on_a_terminal([sys.executable, "-c", SHOW], env)
+    assert code == 0
     assert "1 done, 1 waiting, 1 running, ETA 0:01:15" in text and "ETA 1:01:05" in text
     assert "running  narrow    0.9100    51%       here" in text and "seed [1]" in text
     assert "done [bold]\r\n" in text  # a line stays

@@ -3,15 +3,14 @@
 import json
 import os
 import pathlib
-import pty
 import re
 import subprocess
 import sys
-import termios
 import time
 import types
 
 import pytest
+from conftest import on_a_terminal
 
 from mobilenet_jax import writer
 from mobilenet_jax.errors import InputError
@@ -198,20 +197,8 @@ display.close()
 
 
 def test_a_bar_on_a_terminal():
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    with subprocess.Popen(python(SHOW), env=environment(TQDM_MININTERVAL="0"), stdout=theirs, stderr=theirs) as shown:
-        os.close(theirs)
-        output = b""
-        try:
-            while data := os.read(ours, 4096):
-                output += data
-        except OSError:  # how Linux ends a terminal whose other side is closed
-            pass
-        finally:
-            os.close(ours)
-    assert shown.returncode == 0
-    text = output.decode()
+    code, text = on_a_terminal(python(SHOW), environment(TQDM_MININTERVAL="0"))
+    assert code == 0
     assert re.search(r"epoch 2/2 100%\|█+\| 00:\d\d<00:\d\d, loss 0\.1250  accuracy 0\.8750  1,234 images/s", text)
     assert "epoch 1/2" in text
     assert "\repoch 1 done\r\n" in text  # on a line of its own, above the bar
