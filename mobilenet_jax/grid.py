@@ -536,7 +536,7 @@ def _resolve_all(sweep: Sweep, base: ConfigDict, name: str, assignments: Sequenc
                 raise InputError(f"{sweep.metric} needs config.data.holdout above 0")
             found.setdefault(point.digest, point)
         except InputError as e:
-            values = ", ".join(f"{p.key}={_text(assignment[p.key])}" for p in sweep.parameters if p.varies)
+            values = ", ".join(f"{p.key}={cell(assignment[p.key])}" for p in sweep.parameters if p.varies)
             reasons.append(f"{e} (at {values})" if values else str(e))
     if reasons:
         count = f"{len(reasons)} of {len(assignments)}"
@@ -577,7 +577,7 @@ def _table_of_points(sweep: Sweep, points: Sequence[Point]) -> list[tuple[str, .
     keys = [p.key for p in sweep.parameters if p.varies]
     rows = [
         (
-            *(_text(point.assignment[key]) for key in keys),
+            *(cell(point.assignment[key]) for key in keys),
             str(point.resolution),
             _millions(point.mult_adds),
             _millions(point.params),
@@ -592,15 +592,16 @@ def _table_of_ranges(sweep: Sweep) -> list[tuple[str, ...]]:
     rows = []
     for p in sweep.parameters:
         if p.kind == "values":
-            rows.append((p.key, ", ".join(map(_text, p.values)), "one of them" if p.varies else "constant"))
+            rows.append((p.key, ", ".join(map(cell, p.values)), "one of them" if p.varies else "constant"))
         else:
-            steps = f", in steps of {_text(p.step)}" if p.step else ""
+            steps = f", in steps of {cell(p.step)}" if p.step else ""
             how = "whole numbers" if p.kind == "int" else "in the logarithm" if p.log else "uniform"
-            rows.append((p.key, f"{_text(p.low)} to {_text(p.high)}{steps}", how))
+            rows.append((p.key, f"{cell(p.low)} to {cell(p.high)}{steps}", how))
     return rows
 
 
-def _text(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as tables show it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -475,7 +475,7 @@ class _Coordinator:
             score, seconds = s.get(self.sweep.metric), s.get("wall_seconds")
             rows.append(
                 (
-                    *(_cell(entry.values.get(key)) for key in keys),
+                    *(grid.cell(entry.values.get(key)) for key in keys),
                     f"{s['mult_adds'] / 1e6:.2f} M" if s else "",
                     f"{s['params'] / 1e6:.2f} M" if s else "",
                     f"{score:.4f}" if score is not None else "",
@@ -503,9 +503,5 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _cell(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _show(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={_cell(value)}" for key, value in values.items())
+    return ", ".join(f"{key}={grid.cell(value)}" for key, value in values.items())
