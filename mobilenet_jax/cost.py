@@ -6,7 +6,8 @@ bias, activation and pooling are not counted (the rule behind both papers' table
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from mobilenet_jax.arch import Architecture, Layer
 
@@ -75,6 +76,39 @@ def totals(arch: Architecture, resolution: int) -> Totals:
     rows = layer_costs(arch, resolution)
     params = sum(row.params for row in rows)
     return Totals(sum(row.mult_adds for row in rows), params, params - sum(row.bn for row in rows))
+
+
+def blocks(rows: Iterable[LayerCost]) -> list[list[LayerCost]]:
+    """The layers of each block of a network, in order; stem, head and top are in none."""
+    found: dict[str, list[LayerCost]] = {}
+    for row in rows:
+        if block := re.match(r"block\d+", row.layer.name):
+            found.setdefault(block[0], []).append(row)
+    return list(found.values())
+
+
+def held_activations(arch: Architecture, resolution: int, bottlenecks_only: bool = False) -> tuple[int, ...]:
+    """Values of one image that must be in memory while each layer runs: its input, its output, what a shortcut keeps.
+
+    Args:
+      arch: the layers.
+      resolution: side of the image in pixels.
+      bottlenecks_only: within a block, hold its input and output alone: what is between them can be made and used up
+        piece by piece (v2 paper, section 5.1).
+    """
+    rows = layer_costs(arch, resolution)
+    held = [row.in_activations + row.out_activations for row in rows]
+    place = {row.layer.name: i for i, row in enumerate(rows)}
+    for i, row in enumerate(rows):
+        if row.layer.shortcut:
+            source = place[row.layer.shortcut]
+            for between in range(source + 2, i + 1):  # the layer behind the source has it as its input
+                held[between] += rows[source].out_activations
+    if bottlenecks_only:
+        for block in blocks(rows):
+            for row in block:
+                held[place[row.layer.name]] = block[0].in_activations + block[-1].out_activations
+    return tuple(held)
 
 
 def _kernel_weights(layer: Layer) -> int:

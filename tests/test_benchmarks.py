@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from mobilenet_jax import latency
+
 RECORD = ROOT / "results" / "bench" / "cpu.json"
 
 
@@ -56,3 +58,17 @@ def test_a_contender_answers_each_line():
 def test_the_readme_shows_the_speeds():
     shown = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- bench -->")[1].split("<!-- /bench -->")[0]
     assert shown.strip() == train_step.table(json.loads(RECORD.read_text()))
+
+
+@pytest.mark.slow
+def test_latencies_of_a_small_network(tmp_path):
+    """The record has a time for the network and for each of its layers, and the report reads it."""
+    record = tmp_path / "record.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "layer_latency.py"), "--networks=v1-0.25", "--batches=2"]
+    options = ["--resolution=32", "--seconds=0.01", f"--out={record}"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = latency.networks(json.loads(record.read_text()))
+    assert [(n.version, n.alpha, n.batch, len(n.layers)) for n in found] == [("v1", 0.25, 2, 29)]
+    assert 0 < found[0].measured < 1
+    assert all(0 < layer.measured < 1 and layer.predicted > 0 for layer in found[0].layers)

@@ -18,6 +18,8 @@ HOUSE = {
     "errors": set(),
     "arch": set(),
     "cost": {"arch"},
+    "tables": set(),
+    "conventions": {"arch", "cost", "tables"},
     "device": {"arch", "cost"},
     "datasets": set(),
     "config": {"arch", "datasets"},
@@ -42,14 +44,22 @@ HOUSE = {
     "board": set(),
     "sweep": {"board", "crew", "grid", "ledger", "writer"},
     "published": set(),
-    "report": {"arch", "cost", "device", "published"},
+    "claims": {"published", "tables"},
+    "papers": {"arch", "claims", "conventions", "cost", "published"},
+    "documents": {"arch", "claims", "cost", "device", "papers", "published"},
+    "latency": {"arch", "cost", "device", "published", "tables"},
+    "figures": set(),
+    "report": {
+        *("arch", "claims", "conventions", "cost", "documents", "figures", "latency", "papers", "published", "tables")
+    },
 }
 WITHOUT_JAX = (
     *("arch", "cost", "device", "datasets", "config", "errors", "writer", "published"),
     *("grid", "ledger", "crew", "board", "sweep", "report"),
+    *("tables", "conventions", "claims", "papers", "documents", "latency", "figures"),
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
-ONLY_IN = {"wandb": "writer", "orbax": "checkpoint"}  # package -> the one module that knows it
+ONLY_IN = {"wandb": "writer", "orbax": "checkpoint", "matplotlib": "figures"}  # package -> the one module that knows it
 
 
 def modules() -> dict[str, list[Path]]:

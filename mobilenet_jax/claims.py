@@ -1,0 +1,152 @@
+"""A printed figure beside ours: does the count give it, and if not, why?
+
+A printed cell that the count does not give, within its rounding, needs a row in `published/misprints.csv`; one without
+is marked `UNEXPLAINED`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+
+from mobilenet_jax import published
+from mobilenet_jax.tables import Table
+
+UNEXPLAINED = "differs, and nothing explains it"
+NEAREST, DOWN, TWO_DIGITS = "nearest", "down", "two digits"  # how a source rounds; the last cuts to two, and to whole
+CUT_OFF = "cut off"  # the one reading that is about rounding
+
+Reading = str  # another way of counting, named in misprints.csv; '' is the plain one
+Count = Callable[[Reading], Decimal | str]
+Ours = Count | Decimal | str | int  # a function where a reading may change it
+Line = tuple[str, Mapping[str, tuple[str, Ours | None]]]  # label; by column: printed, ours
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One printed cell beside ours, both as text. `difference` is ours less printed, '' between words."""
+
+    column: str
+    printed: str
+    ours: str = ""
+    difference: str = ""
+    agrees: bool = True  # within the rounding of what is printed
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Printed:
+    """One printed table: the rows' labels and cells. A row that is not ours to count has cells without ours."""
+
+    name: str
+    title: str
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    note: str = ""
+
+    def cells(self) -> Iterator[tuple[str, Cell]]:
+        return ((label, cell) for label, cells in self.rows for cell in cells)
+
+
+def cell(where: tuple[str, str], column: str, printed: str, count: Ours, rounding: str = NEAREST) -> Cell:
+    """Sets ours beside what is printed; where they differ, the misprint's note says why.
+
+    Args:
+      where: names of the table and of the row, as in `published/misprints.csv`.
+      column: what is counted, with its unit.
+      printed: the cell as printed.
+      count: ours, or a function that counts it under a reading.
+      rounding: how the source rounds.
+    """
+    counted = count if callable(count) else lambda _: count
+    ours = _exact(counted(""))
+    difference = _difference(printed, ours)
+    if _gives(ours, printed, rounding):
+        return Cell(column, printed, _show(ours, printed), difference)
+    reading, note = _misprints().get((*where, column), ("", UNEXPLAINED))
+    if reading == CUT_OFF:
+        note = note if _gives(ours, printed, DOWN) else f"{UNEXPLAINED}: not even {reading}"
+    elif reading:
+        other = _exact(counted(reading))
+        explained = _gives(other, printed, rounding)
+        note = f"{note} ({_show(other, printed)})" if explained else f"{UNEXPLAINED}: not even {reading}"
+    return Cell(column, printed, _show(ours, printed), difference, False, note)
+
+
+def table(
+    name: str, title: str, lines: Iterable[Line], rounding: str | Mapping[str, str] = NEAREST, note: str = ""
+) -> Printed:
+    """Sets a whole table beside ours; a cell without ours (None) is of a network that is not ours to count."""
+    rows = []
+    for label, by_column in lines:
+        cells = []
+        for column, (printed, count) in by_column.items():
+            how = rounding.get(column, NEAREST) if isinstance(rounding, Mapping) else rounding
+            cells.append(Cell(column, printed) if count is None else cell((name, label), column, printed, count, how))
+        rows.append((label, tuple(cells)))
+    return Printed(name, title, tuple(rows), note)
+
+
+def as_table(printed: Printed) -> Table:
+    """Wide: printed, ours and difference for each column, then the notes."""
+    columns = list(dict.fromkeys(cell.column for _, cell in printed.cells()))
+    counted = {c.column for _, c in printed.cells() if c.difference}
+    header = ["row"]
+    for column in columns:
+        header += [f"{column}, printed".removeprefix(", "), "ours", *(["difference"] if column in counted else [])]
+    rows = []
+    for label, cells in printed.rows:
+        line, notes = [label], []
+        by_column = {cell.column: cell for cell in cells}
+        for column in columns:
+            found = by_column.get(column, Cell(column, ""))
+            line += [found.printed, found.ours, *([found.difference] if column in counted else [])]
+            if found.note:
+                notes.append(f"{column}: {found.note}" if len(columns) > 1 else found.note)
+        rows.append((*line, "; ".join(notes)))
+    return Table(printed.name, printed.title, (*header, "note"), tuple(rows), printed.note)
+
+
+def unexplained(tables: Iterable[Printed]) -> list[str]:
+    """The cells that differ without a reason, and the reasons for which nothing differs, each by its name."""
+    cells = {(t.name, label, cell.column): cell for t in tables for label, cell in t.cells()}
+    wrong = [key for key, cell in cells.items() if cell.note.startswith(UNEXPLAINED)]
+    idle = [key for key in _misprints() if key not in cells or cells[key].agrees]
+    return [", ".join(filter(None, key)) for key in (*wrong, *idle)]
+
+
+@functools.cache
+def _misprints() -> dict[tuple[str, str, str], tuple[Reading, str]]:
+    return {(r["table"], r["row"], r["column"]): (r["reading"], r["note"]) for r in published.rows("misprints")}
+
+
+def _exact(value: Decimal | str | int) -> Decimal | str:
+    return Decimal(value) if isinstance(value, int) else value
+
+
+def _gives(ours: Decimal | str, printed: str, rounding: str) -> bool:
+    if isinstance(ours, str):
+        return ours == printed
+    unit = Decimal(printed)
+    if rounding == TWO_DIGITS:
+        unit = Decimal(1).scaleb(max(0, ours.adjusted() - 1))
+    rounded = ours.quantize(unit, rounding=ROUND_HALF_UP if rounding == NEAREST else ROUND_DOWN)
+    return rounded == Decimal(printed)
+
+
+def _show(value: Decimal | str, printed: str) -> str:
+    """Whole numbers whole, six digits beside seconds, else one decimal more than is printed, two at least."""
+    if isinstance(value, str):
+        return value
+    decimals = -int(Decimal(printed).as_tuple().exponent)
+    if value == value.to_integral_value() and decimals <= 0:
+        return str(int(value))
+    return f"{float(value):.6g}" if decimals > 4 else f"{value:.{max(2, decimals + 1)}f}"
+
+
+def _difference(printed: str, ours: Decimal | str) -> str:
+    if isinstance(ours, str):
+        return ""
+    difference = ours - Decimal(printed)
+    shown = _show(difference, printed)
+    nothing = float(shown) == 0 or abs(difference) < abs(ours) * Decimal("1e-5")  # six digits are shown
+    return "0" if nothing else f"{'+' if difference > 0 else ''}{shown}"

@@ -1,0 +1,108 @@
+"""Measured beside predicted, from a small record made by hand; a Pixel 1's printed times."""
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from mobilenet_jax import device, latency, published
+from mobilenet_jax.arch import mobilenet_v1
+from mobilenet_jax.cost import layer_costs, totals
+
+RECORD = ROOT / "results" / "bench" / "cpu_latency.json"
+DEVICE = {
+    "name": "machine",
+    "mult_adds_per_second": 1e9,
+    "bytes_per_second": 1e12,  # so fast that all but pooling is bound by mult-adds
+    "cache_bytes": 0,
+    "cache_bytes_per_second": 1.0,
+    "launch_seconds": 0.001,
+}
+LAYERS = layer_costs(mobilenet_v1(0.25), 32)
+MULT_ADDS = totals(mobilenet_v1(0.25), 32).mult_adds
+
+
+def record(**seconds: float) -> dict:
+    """v1 0.25 at 32 pixels, every layer twice as slow as its mult-adds say, but for those named."""
+    layers = {row.layer.name: 2 * row.mult_adds / 1e9 + 0.001 for row in LAYERS}
+    network = {"version": "v1", "alpha": 0.25, "batch": 1, "resolution": 32, "seconds": 0.002, "layers": layers}
+    layers.update(seconds)
+    return {"device": DEVICE, "networks": [network]}
+
+
+def test_a_network_and_its_layers():
+    (network,) = latency.networks(record())
+    assert (network.mult_adds, network.measured) == (MULT_ADDS, 0.002)
+    assert network.predicted == pytest.approx(MULT_ADDS / 1e9 + 0.001, rel=1e-3)  # one program: launched once
+    assert network.rate == MULT_ADDS / 0.002
+    assert [x.time.row.layer.name for x in network.layers] == [row.layer.name for row in LAYERS]
+    stem = network.layers[0]
+    assert (stem.predicted, stem.measured) == pytest.approx(
+        (LAYERS[0].mult_adds / 1e9 + 0.001, LAYERS[0].mult_adds / 5e8 + 0.001)
+    )
+
+
+def test_layers_that_are_alike_count_once():
+    (network,) = latency.networks(record())
+    assert len(network.layers) == 29
+    assert len(latency.distinct([network, network])) == len(latency.distinct([network])) < 29
+
+
+def test_agreement():
+    (network,) = latency.networks(record())
+    layers = [x for x in latency.distinct([network]) if x.time.row.layer.kind == "pointwise"]
+    correlation, error = latency.agreement(layers)
+    assert correlation == pytest.approx(1)
+    ratios = sorted(x.predicted / x.measured for x in layers)
+    middle = (ratios[len(ratios) // 2] + ratios[(len(ratios) - 1) // 2]) / 2
+    assert error == pytest.approx(1 - middle)
+    backwards = [latency.Alone(x.time, x.predicted, 1 / x.predicted) for x in layers]
+    assert latency.agreement(backwards)[0] == pytest.approx(-1)
+
+
+def test_tables():
+    whole, kinds = latency.tables(record())
+    (row,) = whole.rows
+    assert row[:4] == ("v1 0.25", "1", f"{MULT_ADDS / 1e6:.2f}", "2.00")
+    assert row[-1] == "1.00"
+    assert [r[0] for r in kinds.rows] == ["depthwise", "pointwise", "all"]  # one of the others: no correlation
+    assert kinds.rows[-1][5:] == ("100.0%",) * 3
+    assert "1.0 G mult-adds/s" in whole.note
+
+
+def test_tables_of_several_networks():
+    """Layers are listed for alpha 1 alone; each network is set beside the fastest of its batch size."""
+    slow = record()["networks"][0] | {"seconds": 0.008}
+    wide = {row.layer.name: 0.0011 + row.mult_adds / 1e9 for row in layer_costs(mobilenet_v1(), 32)}
+    full = slow | {"alpha": 1.0, "layers": wide, "seconds": 0.05}
+    both = record() | {"networks": [full, slow, slow | {"seconds": 0.004, "batch": 2}]}
+    whole, *kinds, layers = latency.tables(both)
+    assert [(row[0], row[1]) for row in whole.rows] == [("v1 0.25", "1"), ("v1 1", "1"), ("v1 0.25", "2")]
+    rates = [MULT_ADDS / 0.008, totals(mobilenet_v1(), 32).mult_adds / 0.05]
+    assert [row[-1] for row in whole.rows] == [f"{max(rates) / rate:.2f}" for rate in rates] + ["1.00"]
+    assert "v1 0.25 has 0.10 of the mult-adds" not in whole.note  # it is the faster one
+    assert [table.name for table in kinds] == ["latency_kinds_1", "latency_kinds_2"]
+    assert (layers.name, len(layers.rows)) == ("latency_v1", 29)
+
+
+def test_pixel_1_has_every_printed_time():
+    table = latency.pixel_1()
+    printed = [row["pixel1_ms"] for row in published.rows("slim_v2")]
+    assert [row[2] for row in table.rows] == ["113", *printed]
+    assert all(float(row[2]) > float(row[3]) for row in table.rows)  # no network beats the roofline
+
+
+@pytest.mark.skipif(not RECORD.exists(), reason="no record of latencies in results/bench")
+def test_the_record_is_of_all_widths():
+    found = latency.networks(json.loads(RECORD.read_text()))
+    widths = {"v1": (0.25, 0.5, 0.75, 1), "v2": (0.35, 0.5, 0.75, 1, 1.3, 1.4)}
+    assert {(n.version, n.alpha, n.batch) for n in found} == {
+        (version, alpha, batch) for version, alphas in widths.items() for alpha in alphas for batch in (1, 32)
+    }
+
+
+@pytest.mark.skipif(not RECORD.exists(), reason="no record of latencies in results/bench")
+def test_the_described_machine_is_the_measured_one():
+    measured, described = latency.device_of(json.loads(RECORD.read_text())), device.EPYC_2_CORES
+    for key in ("mult_adds_per_second", "bytes_per_second", "cache_bytes", "cache_bytes_per_second"):
+        assert getattr(described, key) == pytest.approx(getattr(measured, key), rel=0.01)

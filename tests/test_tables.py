@@ -1,0 +1,35 @@
+"""Tables as Markdown and as CSV."""
+
+import csv
+import io
+
+from mobilenet_jax.tables import Table
+
+TABLE = Table("name", "A title", ("network", "top-1"), (("v1 | wide", "70.6"), ("v2, 1.4", "9")), "A note.")
+
+
+def test_columns_are_aligned_and_bars_escaped():
+    assert TABLE.markdown().splitlines() == [
+        "| network    | top-1 |",
+        "| ---------- | ----- |",
+        "| v1 \\| wide | 70.6  |",
+        "| v2, 1.4    | 9     |",
+    ]
+
+
+def test_a_narrow_column_has_a_rule_of_three():
+    assert Table("name", "A title", ("a",), (("b",),)).markdown() == "| a   |\n| --- |\n| b   |"
+
+
+def test_a_section_has_title_grid_and_note():
+    title, grid, note = TABLE.section().split("\n\n")
+    assert (title, grid, note) == ("## A title", TABLE.markdown(), "A note.")
+    assert Table("name", "A title", ("a",), ()).section().count("\n\n") == 1
+
+
+def test_csv_is_read_back():
+    assert list(csv.reader(io.StringIO(TABLE.csv()))) == [
+        ["network", "top-1"],
+        ["v1 | wide", "70.6"],
+        ["v2, 1.4", "9"],
+    ]
