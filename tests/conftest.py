@@ -19,6 +19,30 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 
 
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """JAX's settings for a module that trains, as the environment of other processes: its usual promotion, which
+    optax's one-cycle schedule needs, and compiled programs kept for the session, as most runs are the same program."""
+    import jax  # it reads the environment above when it is imported
+    from jax.experimental.compilation_cache import compilation_cache
+
+    compiled = tmp_path_factory.getbasetemp() / "compiled"
+    options = {
+        "jax_numpy_rank_promotion": "allow",
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_compilation_cache_dir": str(compiled),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for chosen in (options, before):
+        for name, value in chosen.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if chosen is options:
+            yield {name.upper(): str(value) for name, value in options.items()}
+
+
 @pytest.fixture
 def launch(tmp_path):
     """Runs `python launch.py ARGUMENTS` to its end, with `--workdir` in the test's own directory."""

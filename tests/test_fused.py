@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from test_train import TINY, after, send, settings, spec_of, summary_of  # noqa: F401  (a fixture of that module too)
+from test_train import TINY, after, send, spec_of, summary_of
 
 from configs import cifar_v1
 from mobilenet_jax import config, data, datasets, program, steps, train, writer
+
+pytestmark = pytest.mark.usefixtures("settings")
 
 RUNS = [TINY | {"seed": 0}, TINY | {"seed": 1, "optim.lr": 0.1, "optim.weight_decay": 1e-3}, TINY | {"seed": 2}]
 

@@ -13,9 +13,11 @@ import optuna
 import pytest
 import yaml
 from conftest import ROOT
-from test_train import TINY, settings, spec_of, summary_of  # noqa: F401  (a fixture for this module too)
+from test_train import TINY, spec_of, summary_of
 
 from mobilenet_jax import train
+
+pytestmark = pytest.mark.usefixtures("settings")
 
 GRID = """
 program: launch.py

@@ -19,12 +19,13 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
-from jax.experimental.compilation_cache import compilation_cache
 
 from configs import digits_v1
 from mobilenet_jax import arch, augment, config, cost, data, datasets, steps, train, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.model import MobileNet
+
+pytestmark = pytest.mark.usefixtures("settings")
 
 # 8x8 images, 22 steps an epoch, 66 in all, a checkpoint every 11.
 TINY = {
@@ -60,26 +61,6 @@ SUMMARY = {
     **dict.fromkeys(("alpha", "rho", "test_accuracy", "test_loss", "train_images_per_second"), float),
     **dict.fromkeys(("compile_seconds", "first_step_seconds", "train_seconds", "eval_seconds", "wall_seconds"), float),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def settings(tmp_path_factory):
-    """JAX's settings in this module, as the environment of other processes: its usual promotion, which optax's
-    one-cycle schedule needs, and a compilation as most runs here are the same program."""
-    options = {
-        "jax_numpy_rank_promotion": "allow",
-        "jax_numpy_dtype_promotion": "standard",
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for chosen in (options, before):
-        for name, value in chosen.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if chosen is options:
-            yield {name.upper(): str(value) for name, value in options.items()}
 
 
 def spec_of(overrides: dict[str, Any]) -> config.RunSpec:
