@@ -5,13 +5,14 @@
 
 Each network has a process of its own, which compiles everything, starts anew without the compiler's heap, and then
 measures: the network, and each of its layers alone (convolution, batch norm and activation as one program; shortcuts
-not added). Times are medians over calls. The rates of the roofline are measured first, in the same way.
+not added), in turns. Times are medians over calls. The rates of the roofline are measured first, in the same way.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -21,12 +22,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from mobilenet_jax import arch, runtime
 
+ROUNDS = 5
 NETWORKS = "v1-0.25 v1-0.5 v1-0.75 v1-1 v2-0.35 v2-0.5 v2-0.75 v2-1 v2-1.3 v2-1.4"
 BUILD = {"v1": arch.mobilenet_v1, "v2": arch.mobilenet_v2}
 
 
-def median_seconds(call, seconds: float) -> float:
-    """The median time of at least five calls, and of as many as fit into `seconds`, after one that does not count."""
+def all_seconds(call, seconds: float) -> list[float]:
+    """The times of at least five calls, and of as many as fit into `seconds`, after one that does not count."""
     import jax
 
     jax.block_until_ready(call())
@@ -35,7 +37,11 @@ def median_seconds(call, seconds: float) -> float:
         started = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return times
+
+
+def median_seconds(call, seconds: float) -> float:
+    return statistics.median(all_seconds(call, seconds))
 
 
 def compiled(network: arch.Architecture, size: int, batch: int):
@@ -70,21 +76,25 @@ def measure(name: str, batch: int, resolution: int, seconds: float) -> dict:
             single = arch.Architecture(version, (layer,), network.bn_epsilon)
             alone[layer, row.in_size] = compiled(single, row.in_size, batch)
     runtime.start_anew(time.perf_counter() - started)
-    took = median_seconds(whole, 5 * seconds)
-    times = {key: median_seconds(call, seconds) for key, call in alone.items()}
+    took, times = [], {key: [] for key in alone}
+    for _ in range(ROUNDS):  # in turns: a busy second of the host does not fall on one of them alone
+        took += all_seconds(whole, seconds)
+        for key, call in alone.items():
+            times[key] += all_seconds(call, seconds / ROUNDS)
     return {
         "version": version,
         "alpha": float(alpha),
         "batch": batch,
         "resolution": resolution,
-        "seconds": took,
-        "layers": {name: times[key] for name, key in layers.items()},
+        "seconds": statistics.median(took),
+        "quartiles": statistics.quantiles(took, n=4)[::2],
+        "layers": {name: statistics.median(times[key]) for name, key in layers.items()},
     }
 
 
 def limits(seconds: float) -> dict:
     """What a roofline needs: mult-adds a second of a 2048 x 2048 product; bytes a second of `x + 1`, read and written,
-    on 256 MB and on 4 MB, which stay in cache; the size of the last cache; what the least program takes."""
+    on 256 MB and on 4 MB, which stay in cache; the size of the last cache; what the least layer takes as a program."""
     import jax
     import jax.numpy as jnp
 
@@ -101,15 +111,28 @@ def limits(seconds: float) -> dict:
         return 2 * size / median_seconds(call, seconds)
 
     a, multiply = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
-    one, nothing = jnp.ones(1), jax.jit(lambda x: x + 1.0)
+    least = compiled(arch.Architecture("v1", (arch.Layer("layer", "pointwise", 8, 8, activation="relu"),)), 1, 1)
     return {
         "name": train.device_name(jax.devices()),
         "mult_adds_per_second": 2048**3 / median_seconds(lambda: multiply(a, a), seconds),
         "bytes_per_second": rate(1 << 28),
         "cache_bytes": last_cache(),
         "cache_bytes_per_second": rate(1 << 22),
-        "launch_seconds": median_seconds(lambda: nothing(one), seconds),
+        "launch_seconds": median_seconds(least, seconds),
+        "cpu": processor(),
+        "dtype": "float32",
+        "jax": jax.__version__,
     }
+
+
+def processor() -> str:
+    """What the system says of the processor: Linux names it, or only its family and model."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return f"{fields.get('model name', '')}, family {fields.get('cpu family', '')}, model {fields.get('model', '')}"
 
 
 def last_cache() -> int:

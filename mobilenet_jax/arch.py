@@ -7,6 +7,7 @@ Sources: Howard et al. 2017, "MobileNets" (arXiv:1704.04861), Table 1; Sandler e
 """
 
 import dataclasses
+from typing import Any
 
 from mobilenet_jax.errors import InputError
 
@@ -197,6 +198,11 @@ def mobilenet_v2(
     head = make_divisible(_V2_HEAD * max(1.0, alpha))
     layers.append(Layer("head", "pointwise", width, head, activation=act))
     return Architecture("v2", (*layers, *_top(head, num_classes)), bn_epsilon)
+
+
+def mobilenet(version: str, *args: Any, **options: Any) -> Architecture:
+    """`mobilenet_v1` or `mobilenet_v2`, by the version's name ('v1', 'v2')."""
+    return (mobilenet_v1 if version == "v1" else mobilenet_v2)(*args, **options)
 
 
 def _top(width: int, num_classes: int) -> tuple[Layer, Layer]:

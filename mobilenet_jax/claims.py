@@ -7,14 +7,14 @@ is marked `UNEXPLAINED`.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_UP, ROUND_UP, Decimal
 
 from mobilenet_jax import published
 from mobilenet_jax.tables import Table
 
 UNEXPLAINED = "differs, and nothing explains it"
 NEAREST, DOWN, TWO_DIGITS = "nearest", "down", "two digits"  # how a source rounds; the last cuts to two, and to whole
-CUT_OFF = "cut off"  # the one reading that is about rounding
+_ROUNDINGS = {"cut off": ROUND_DOWN, "rounded up": ROUND_UP}  # the readings that are about rounding
 
 Reading = str  # another way of counting, named in misprints.csv; '' is the plain one
 Count = Callable[[Reading], Decimal | str]
@@ -57,19 +57,29 @@ def cell(where: tuple[str, str], column: str, printed: str, count: Ours, roundin
       count: ours, or a function that counts it under a reading.
       rounding: how the source rounds.
     """
-    counted = count if callable(count) else lambda _: count
+    counted: Count = count if callable(count) else lambda _: _exact(count)
     ours = _exact(counted(""))
-    difference = _difference(printed, ours)
+    shown, difference = _show(ours, printed), _difference(printed, ours)
     if _gives(ours, printed, rounding):
-        return Cell(column, printed, _show(ours, printed), difference)
-    reading, note = _misprints().get((*where, column), ("", UNEXPLAINED))
-    if reading == CUT_OFF:
-        note = note if _gives(ours, printed, DOWN) else f"{UNEXPLAINED}: not even {reading}"
-    elif reading:
-        other = _exact(counted(reading))
-        explained = _gives(other, printed, rounding)
-        note = f"{note} ({_show(other, printed)})" if explained else f"{UNEXPLAINED}: not even {reading}"
-    return Cell(column, printed, _show(ours, printed), difference, False, note)
+        return Cell(column, printed, shown, difference)
+    note = _explanation(_misprints().get((*where, column)), printed, counted, shown, rounding)
+    return Cell(column, printed, shown, difference, False, note)
+
+
+def _explanation(known: tuple[Reading, str, str] | None, printed: str, count: Count, shown: str, rounding: str) -> str:
+    """The note of a known misprint, if its reading gives what is printed and ours is what it says."""
+    if known is None:
+        return UNEXPLAINED
+    reading, ours, note = known
+    if ours != shown:
+        return f"{UNEXPLAINED}: ours was {ours}"
+    if reading:
+        other = _exact(count("" if reading in _ROUNDINGS else reading))
+        if not _gives(other, printed, _ROUNDINGS.get(reading, rounding)):
+            return f"{UNEXPLAINED}: not even {reading}"
+        if reading not in _ROUNDINGS:
+            note += f" ({_show(other, printed)})"
+    return note
 
 
 def table(
@@ -115,8 +125,10 @@ def unexplained(tables: Iterable[Printed]) -> list[str]:
 
 
 @functools.cache
-def _misprints() -> dict[tuple[str, str, str], tuple[Reading, str]]:
-    return {(r["table"], r["row"], r["column"]): (r["reading"], r["note"]) for r in published.rows("misprints")}
+def _misprints() -> dict[tuple[str, str, str], tuple[Reading, str, str]]:
+    """Table, row and column -> reading, ours, note."""
+    found = published.rows("misprints")
+    return {(r["table"], r["row"], r["column"]): (r["reading"], r["ours"], r["note"]) for r in found}
 
 
 def _exact(value: Decimal | str | int) -> Decimal | str:
@@ -129,8 +141,8 @@ def _gives(ours: Decimal | str, printed: str, rounding: str) -> bool:
     unit = Decimal(printed)
     if rounding == TWO_DIGITS:
         unit = Decimal(1).scaleb(max(0, ours.adjusted() - 1))
-    rounded = ours.quantize(unit, rounding=ROUND_HALF_UP if rounding == NEAREST else ROUND_DOWN)
-    return rounded == Decimal(printed)
+    how = {NEAREST: ROUND_HALF_UP, DOWN: ROUND_DOWN, TWO_DIGITS: ROUND_DOWN}.get(rounding, rounding)
+    return ours.quantize(unit, rounding=how) == Decimal(printed)
 
 
 def _show(value: Decimal | str, printed: str) -> str:

@@ -16,7 +16,7 @@ from mobilenet_jax.cost import LayerCost, layer_costs
 class Scratchpad:
     """A device with on-chip memory that maps and kernels fill up from layer to layer."""
 
-    matrix_rate: float  # operations a second, two a mult-add
+    operations_per_second: float  # two a mult-add
     memory_bits: int
     bus_rate: float  # bytes a second, to and from external memory
     activation_bits: int
@@ -24,8 +24,9 @@ class Scratchpad:
     weight_bits_moved: int  # that a weight costs on the bus
 
 
-# Section 5 of the report says 1 TFLOP/s, 1 MB and 1 GB/s. The value sizes follow from its Table 3 alone: its weights
-# take one bit on chip and two on the bus. Its 10 GFLOP/s for elementwise operations enter no row.
+# Section 5 of the report says 1 TFLOP/s, 1 MB and 1 GB/s; of 1 MB, only 10^6 bytes overflow where its Table 3 says. The
+# sizes of values follow from that table: a map has 8 bits a value, a weight one on chip and two on the bus ("moved from
+# internal to external and then vice versa"). Its 10 GFLOP/s for elementwise operations enter no row.
 SEED004 = Scratchpad(1e12, 8_000_000, 1e9, 8, 1, 2)
 
 
@@ -38,6 +39,7 @@ class ScratchpadStep:
     moved_bits: int
     move_seconds: float
     compute_seconds: float
+    overflows: bool  # so that all that is held moves out
 
     @property
     def seconds(self) -> float:
@@ -65,12 +67,12 @@ def scratchpad(
     for i, (row, out) in enumerate(zip(rows, sizes, strict=True)):
         moved = device.weight_bits_moved * row.weights + (0 if i else source)
         held = (held or source) + out + device.weight_bits_held * row.weights
-        spills = held > device.memory_bits
-        if spills:  # the kernels that were just fetched are among what is held
+        overflows = held > device.memory_bits
+        if overflows:  # the kernels that were just fetched are among what is held
             moved += held - device.weight_bits_held * row.weights
-        compute = 2 * row.mult_adds / device.matrix_rate
-        steps.append(ScratchpadStep(out, held, moved, moved / 8 / device.bus_rate, compute))
-        source, held = out, 0 if spills else held
+        compute = 2 * row.mult_adds / device.operations_per_second
+        steps.append(ScratchpadStep(out, held, moved, moved / 8 / device.bus_rate, compute, overflows))
+        source, held = out, 0 if overflows else held
     return tuple(steps)
 
 
@@ -87,19 +89,25 @@ class Device:
     value_bytes: int = 4
 
 
-# Four mult-adds a cycle: in LLVM's model of Kryo (AArch64SchedKryoDetails.td), FMLA on four floats takes both of a
-# core's multiplying units. 2.15 GHz and LPDDR4-1866 on 64 bits: the specification of the Snapdragon 821 in a Pixel 1.
 PIXEL_1 = Device(
     "Pixel 1, one large core",
     4 * 2.15e9,
     8 * 2 * 1.866e9,
     0,
     1.0,
-    "Roofline of one Kryo core: 4 float mult-adds a cycle at 2.15 GHz; 29.9 GB/s of memory; no cache modelled.",
+    "Four float mult-adds a cycle: in LLVM's model of Kryo (AArch64SchedKryoDetails.td), multiplying four floats takes "
+    "both of a core's multiplying units. 2.15 GHz; LPDDR4-1866 on 64 bits, 29.9 GB/s: specification of the "
+    "Snapdragon 821. No cache is modelled.",
 )
 
-# Two cores of a shared server, as `benchmarks/layer_latency.py` measured them (results/bench/cpu_latency.json).
-EPYC_2_CORES = Device("two cores of an AMD EPYC (Zen 4)", 100e9, 53e9, 32 << 20, 74e9, "Measured.")
+EPYC_2_CORES = Device(
+    "two cores of an AMD EPYC (Zen 4, AVX-512)",
+    97e9,
+    53e9,
+    32 << 20,
+    76e9,
+    "Measured by benchmarks/layer_latency.py: results/bench/cpu_latency.json.",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,8 @@ Document 004 predicts the time of its own 28x28 network, layer by layer; `device
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 
@@ -13,10 +15,9 @@ from mobilenet_jax.claims import Line, Printed, table
 from mobilenet_jax.cost import LayerCost, blocks, layer_costs, totals
 from mobilenet_jax.papers import expansion, layers, share
 
-_IN, _OUT, _TAKEN, _MOVED = "input map, bits", "output map, bits", "memory taken, bits", "data moved, bits"
+_IN, _OUT, _MOVED = "input map, bits", "output map, bits", "data moved, bits"
+_USED, _TAKEN = "memory used, bits", "memory taken by the layer, bits"
 _MOVE, _COMPUTE, _TOTAL = "data movement, s", "compute, s", "total, s"
-_TOTAL_004 = "0.001340632"  # as printed below its Table 4
-_OVERFLOWS = 10**6  # bits moved by a layer: no layer's own kernels come near
 
 
 def tables() -> Iterator[Printed]:
@@ -43,7 +44,7 @@ def _v1(**options) -> tuple[LayerCost, ...]:
     return layer_costs(arch.mobilenet_v1(**options), 224)
 
 
-def _every(found: Iterable[tuple[int, int]]) -> str:
+def _every(found: Iterable[tuple[int | Decimal, int | Decimal]]) -> str:
     """'all' where both counts of each layer are equal, else for how many they are."""
     equal = [a == b for a, b in found]
     return "all" if equal and all(equal) else f"{sum(equal)} of {len(equal)}"
@@ -62,6 +63,17 @@ def _depthwise() -> str:
 def _pointwise() -> str:
     rows = (row for row in _v1() if row.layer.kind == "pointwise")
     return _every((r.mult_adds, r.layer.in_channels * r.layer.out_channels * r.out_size**2) for r in rows)
+
+
+def _bottleneck() -> str:
+    """h w d' t (d' + k² + d''), for every block of v2 that is expanded and has stride 1."""
+    found = []
+    for expand, depthwise, project in (b for b in blocks(layer_costs(arch.mobilenet_v2(), 224)) if len(b) == 3):
+        if depthwise.layer.stride == 1:
+            d1, d2, t = expand.layer.in_channels, project.layer.out_channels, expansion([expand, depthwise, project])
+            formula = expand.in_size**2 * d1 * t * (d1 + depthwise.layer.kernel**2 + d2)
+            found.append((sum(row.mult_adds for row in (expand, depthwise, project)), formula))
+    return _every(found)
 
 
 def _separable(alpha: float = 1, rho: float = 1) -> str:
@@ -105,11 +117,9 @@ def _with_weights(network: Architecture) -> list[Layer]:
     return [layer for layer in network.layers if layer.kind != "pool"]
 
 
-def _share_of_full(**knobs) -> Decimal:
-    resolution = knobs.pop("resolution", 224)
-    return (
-        Decimal(totals(arch.mobilenet_v1(**knobs), resolution).mult_adds) / totals(arch.mobilenet_v1(), 224).mult_adds
-    )
+def _share_of_full(count: str, alpha: float = 1.0, resolution: int = 224) -> Decimal:
+    part, full = totals(arch.mobilenet_v1(alpha), resolution), totals(arch.mobilenet_v1(), 224)
+    return Decimal(getattr(part, count)) / getattr(full, count)
 
 
 def _millions(network: Architecture, resolution: int, count: str) -> Decimal:
@@ -122,10 +132,6 @@ def _cifar_widths() -> str:
     return " ".join(f"{p.out_channels}{'/2' if d.stride == 2 else ''}" for d, p in pairs)
 
 
-def _pool(count: Callable[[LayerCost], int]) -> int:
-    return count(layer_costs(arch.mobilenet_v1(strides="cifar"), 32)[-2])
-
-
 def _typical_expansion() -> str:
     found = {expansion(block).normalize() for block in blocks(layer_costs(arch.mobilenet_v2(), 224))[1:]}
     return ", ".join(f"{t:f}" for t in sorted(found))
@@ -136,24 +142,41 @@ def _strided_shortcuts() -> int:
     return sum(b[-1].layer.shortcut is not None for b in found if b[-2].layer.stride == 2)
 
 
-def _lost_accuracy() -> Decimal:
-    full, separable = (Decimal(row["top1"]) for row in published.rows("paper_v1") if row["table"] == "4")
-    return full - separable
+# Document 003's layer: 3 channels to 5, 3x3, to a 4x4 map (of a 6x6 one without padding, which costs as much).
+_EXAMPLE = {
+    "conv": Layer("conv", "conv", 3, 5, 3),
+    "depthwise": Layer("depthwise", "depthwise", 3, 3, 3),
+    "pointwise": Layer("pointwise", "pointwise", 3, 5),
+}
 
 
 def _example(*kinds: str) -> int:
-    """Document 003's layer: 3 channels to 5 on a 4x4 output (of a 6x6 input without padding), 3x3."""
-    chosen = {
-        "conv": Layer("conv", "conv", 3, 5, 3),
-        "depthwise": Layer("depthwise", "depthwise", 3, 3, 3),
-        "pointwise": Layer("pointwise", "pointwise", 3, 5),
-    }
-    return totals(Architecture("v1", tuple(chosen[kind] for kind in kinds)), 4).mult_adds
+    return totals(Architecture("v1", tuple(_EXAMPLE[kind] for kind in kinds)), 4).mult_adds
 
 
-def _saving_512() -> Decimal:
-    standard, separable, _ = next(pair for pair in _pairs() if pair[2] == 512)
-    return Decimal(standard) / separable
+def _example_product() -> str:
+    (row,) = layer_costs(Architecture("v1", (_EXAMPLE["conv"],)), 4)
+    k, size, layer = row.layer.kernel, row.out_size, row.layer
+    return f"({k}x{k}x{layer.in_channels}) x ({size}x{size}) x ({layer.out_channels})"
+
+
+def _example_formula() -> Decimal:
+    layer = _EXAMPLE["conv"]
+    return Decimal(1) / layer.out_channels + Decimal(1) / layer.kernel**2
+
+
+def _saving_512() -> Decimal | str:
+    found = [Decimal(standard) / separable for standard, separable, outputs in _pairs() if outputs == 512]
+    return found[0] if found else "none"
+
+
+def _overflow() -> int | str:
+    return next((i for i, step in enumerate(_steps(own_maps=True), 1) if step.overflows), "none")
+
+
+def _slowest() -> str:
+    seconds = [step.seconds for step in _steps(own_maps=True)]
+    return ", ".join(str(i) for i, s in enumerate(seconds, 1) if s == max(seconds))
 
 
 _V1_PAIR = ("depthwise", "pointwise")
@@ -163,15 +186,17 @@ _COUNTS: dict[str, Callable[[], Decimal | str | int]] = {
     "layers": lambda: len(_with_weights(arch.mobilenet_v1())),
     "pointwise_mult_adds": lambda: share(_v1(), "pointwise", lambda row: row.mult_adds),
     "pointwise_params": lambda: share(_v1(), "pointwise", lambda row: row.weights),
+    "width_multiplier": lambda: _separable(0.5),
     "multipliers": lambda: _separable(0.5, 4 / 7),
+    "bottleneck": _bottleneck,
     "bottlenecks": lambda: len(blocks(layer_costs(arch.mobilenet_v2(), 224))),
     "least_mult_adds": lambda: _millions(arch.mobilenet_v2(0.35), 96, "mult_adds"),
     "most_mult_adds": lambda: _millions(arch.mobilenet_v2(1.4), 224, "mult_adds"),
     "least_params": lambda: _millions(arch.mobilenet_v2(0.35), 96, "params_without_bn"),
     "most_params": lambda: _millions(arch.mobilenet_v2(1.4), 224, "params_without_bn"),
     "widths": _cifar_widths,
-    "pooled": lambda: _pool(lambda row: row.in_size),
-    "classifier_inputs": lambda: _pool(lambda row: row.layer.out_channels),
+    "pooled": lambda: layer_costs(arch.mobilenet_v1(strides="cifar"), 32)[-2].in_size,
+    "classifier_inputs": lambda: arch.mobilenet_v1(strides="cifar").layers[-1].in_channels,
     "standard": _standard,
     "depthwise": _depthwise,
     "pointwise": _pointwise,
@@ -179,23 +204,23 @@ _COUNTS: dict[str, Callable[[], Decimal | str | int]] = {
     "widths_half": _widths_half,
     "expansion": _typical_expansion,
     "strided_shortcuts": _strided_shortcuts,
-    "half_width": lambda: _share_of_full(alpha=0.5),
-    "low_resolution": lambda: _share_of_full(resolution=128),
-    "lost_accuracy": _lost_accuracy,
+    "half_width": lambda: _share_of_full("mult_adds", alpha=0.5),
+    "half_width_params": lambda: _share_of_full("params", alpha=0.5),
+    "low_resolution": lambda: _share_of_full("mult_adds", resolution=128),
     "example_standard": lambda: _example("conv"),
-    "example_signs": lambda: "(3x3x3) x (4x4) x (5)",
+    "example_signs": _example_product,
     "example_depthwise": lambda: _example("depthwise"),
     "example_pointwise": lambda: _example("pointwise"),
     "example_separable": lambda: _example(*_V1_PAIR),
     "example_sum": lambda: f"{_example('depthwise')} + {_example('pointwise')}",
     "example_ratio": lambda: Decimal(_example(*_V1_PAIR)) / _example("conv"),
-    "example_formula": lambda: Decimal(1) / 5 + Decimal(1) / 9,
+    "example_formula": _example_formula,
     "cheaper_512": _saving_512,
     "blocks": lambda: len(blocks(_v1())),
     "layers_004": lambda: len(_with_weights(_network_004())),
     "convolutions_004": lambda: sum(layer.norm for layer in _network_004().layers),
-    "overflow_004": lambda: next(i for i, s in enumerate(_steps(), 1) if s.moved_bits > _OVERFLOWS),
-    "slowest_004": lambda: 1 + max(range(len(_steps())), key=lambda i: _steps()[i].seconds),
+    "overflow_004": _overflow,
+    "slowest_004": _slowest,
 }
 
 
@@ -206,43 +231,56 @@ def _network_004() -> Architecture:
     return arch.mobilenet_v1(num_classes=10, strides="cifar", variant="seed004")
 
 
+@functools.cache
+def _rows_004() -> tuple[list[dict[str, str]], dict[str, str]]:
+    """The printed rows of its Tables 3 and 4, which are one file, and the row of the total."""
+    *rows, total = published.rows("seed004_times")
+    return rows, total
+
+
 def _steps(own_maps: bool = False) -> tuple[device.ScratchpadStep, ...]:
     """Its convolutions on its device, with the output maps as it prints them, or at their own sizes."""
     rows = [row for row in layer_costs(_network_004(), 28) if row.layer.norm]
-    printed = [int(row["out_bits"]) for row in published.rows("seed004_times")[: len(rows)]]
-    return device.scratchpad(rows, device.SEED004, None if own_maps else printed)
+    own = [device.SEED004.activation_bits * row.out_activations for row in rows]
+    printed = [int(row["out_bits"]) for row in _rows_004()[0]]
+    return device.scratchpad(rows, device.SEED004, own if own_maps else [*printed, *own[len(printed) :]][: len(rows)])
 
 
 def _table3() -> Iterator[Line]:
-    """Given the maps as printed, what a layer takes in memory (not what is held by then): one slip is one row."""
-    given, own = _steps(), _steps(own_maps=True)
-    before = "0", 0  # memory held, printed and ours: both accounts start again after an overflow
+    """Given the maps as printed, what a layer takes in memory: of the running total, one slip would be many rows."""
+    before = "0", 0  # memory used, printed and ours: both accounts start again after an overflow
     source = device.SEED004.activation_bits * layer_costs(_network_004(), 28)[0].in_activations
-    for row, a, b in zip(published.rows("seed004_times"), given, own, strict=False):
-        now = row["memory_bits"], a.memory_bits
+    steps = itertools.zip_longest(_rows_004()[0], _steps(), _steps(own_maps=True))
+    for i, (row, given, own) in enumerate(steps, 1):
+        if row is None or given is None:
+            yield str(i), {_OUT: (row["out_bits"] if row else "none", str(own.out_bits) if own else "none")}
+            continue
+        now = row["memory_bits"], given.memory_bits
         printed, ours = (int(x) - int(y) if int(x) > int(y) else int(x) for x, y in zip(now, before, strict=True))
         yield (
             row["layer"],
             {
                 _IN: (row["in_bits"], source),
-                _OUT: (row["out_bits"], b.out_bits),
+                _OUT: (row["out_bits"], own.out_bits),
+                _USED: (row["memory_bits"], None),
                 _TAKEN: (str(printed), ours),
-                _MOVED: (row["moved_bits"], a.moved_bits),
+                _MOVED: (row["moved_bits"], given.moved_bits),
             },
         )
-        before, source = now, b.out_bits
+        before, source = now, own.out_bits
 
 
 def _table4() -> Iterator[Line]:
+    rows, total = _rows_004()
     steps = _steps()
-    for row, step in zip(published.rows("seed004_times"), steps, strict=False):
+    for row, step in zip(rows, steps, strict=False):  # a missing or further layer is told by Table 3
         values = {
             _MOVE: (row["move_seconds"], step.move_seconds),
             _COMPUTE: (row["compute_seconds"], step.compute_seconds),
             _TOTAL: (row["total_seconds"], step.seconds),
         }
         yield row["layer"], {column: (cell, Decimal(str(ours))) for column, (cell, ours) in values.items()}
-    yield "total", {_TOTAL: (_TOTAL_004, Decimal(str(sum(step.seconds for step in steps))))}
+    yield "total", {_TOTAL: (total["total_seconds"], Decimal(str(sum(step.seconds for step in steps))))}
 
 
 def _equal(printed: Printed, column: str) -> str:
@@ -251,14 +289,20 @@ def _equal(printed: Printed, column: str) -> str:
 
 
 def _note_on_memory(table3: Printed) -> str:
-    own = _steps(own_maps=True)
+    rows, own = _rows_004()[0], _steps(own_maps=True)
+    weights = [row.weights for row in layer_costs(_network_004(), 28)]
+    used = [0, *(int(row["memory_bits"]) for row in rows)]
+    plain = [
+        b - a == int(r["out_bits"]) + w for (a, b), r, w in zip(itertools.pairwise(used), rows, weights, strict=False)
+    ]
     most, moved = max(step.memory_bits for step in own), sum(step.moved_bits for step in own)
     return (
-        "Data moved: two bits a weight, and the image for the first layer. Memory taken: the output map and one bit a "
-        "weight, and the input map where memory starts empty (rows 1 and 26). Given the maps as they are printed, "
-        f"{_equal(table3, _MOVED)} of data moved and {_equal(table3, _TAKEN)} of memory taken are equal to the digit. "
-        f"With every map at its own size nothing overflows: at most {most:,} of "
-        f"{device.SEED004.memory_bits:,} bits are held, and {moved:,} moved in all."
+        "Data moved: two bits a weight, and the image for the first layer. Memory is used up from layer to layer: a "
+        "layer takes its output map and one bit a weight, and where memory starts empty (rows 1 and 26) its input map. "
+        f"Given the maps as they are printed, data moved is equal to the digit in {_equal(table3, _MOVED)}, memory "
+        f"taken in {_equal(table3, _TAKEN)} (by output map and weights alone in {sum(plain)}). With every map at its "
+        f"own size nothing overflows: at most {most:,} of {device.SEED004.memory_bits:,} bits are held, and {moved:,} "
+        "moved in all."
     )
 
 

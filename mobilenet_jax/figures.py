@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito (2008); what a colour tells apart, a shape, a
 """
 
 import dataclasses
+import io
 import itertools
 import math
 import pathlib
@@ -22,14 +23,14 @@ YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY, PALE = "#666666", "#C4C4C4"  # for what is derived from the data
 
 _FAMILIES = {"v1": (BLUE, "o"), "v2": (VERMILLION, "s")}  # colour, marker
-# Kind of layer, as in `arch.Layer`, or the expanding and projecting ones of the pointwise layers told apart -> name,
-# colour, marker, hatch.
+# Kind of layer, as in `arch.Layer`, or what v2's pointwise layers are for -> name, colour, marker, hatch.
 _KINDS = {
     "conv": ("3x3 convolution", ORANGE, "o", "////"),
     "depthwise": ("3x3 depthwise", GREEN, "s", "...."),
     "expand": ("1x1 expand", BLUE, "v", "\\\\\\\\"),
     "project": ("1x1 project", YELLOW, "D", ""),
     "pointwise": ("1x1 pointwise", SKY, "^", ""),
+    "head": ("1x1 head", VERMILLION, "<", "++"),
     "pool": ("pooling", BLACK, "x", "xxxx"),
     "dense": ("classifier", PURPLE, "P", "----"),
 }
@@ -53,6 +54,18 @@ class Point:
     resolution: int  # pixels
     x: float  # mult-adds or parameters, in millions
     top1: float  # %
+    error: float = 0.0  # standard deviation over seeds, in points; 0 where there is none
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What a run's loss (nats) and accuracy (%) were at the ends of epochs, on the training and the test images."""
+
+    epochs: Sequence[float]
+    train_loss: Sequence[float]
+    test_loss: Sequence[float]
+    train_accuracy: Sequence[float]
+    test_accuracy: Sequence[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +119,11 @@ def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> 
     labels = []
     for family, alpha in sorted({(p.family, p.alpha) for p in points}):
         colour, marker = _FAMILIES[family]
-        line = sorted((p for p in points if (p.family, p.alpha) == (family, alpha)), key=lambda p: p.resolution)
+        line = sorted((p for p in points if (p.family, p.alpha) == (family, alpha)), key=lambda p: (p.resolution, p.x))
         axes.plot([p.x for p in line], [p.top1 for p in line], color=colour, lw=0.9, zorder=2)
+        if any(p.error for p in line):
+            bars = {"fmt": "none", "ecolor": colour, "capsize": 3, "zorder": 2}
+            axes.errorbar([p.x for p in line], [p.top1 for p in line], [p.error for p in line], **bars)
         for p in line:
             axes.plot(p.x, p.top1, marker, color=colour, mfc=colour if p in front else "white", mew=1.1, zorder=3)
         labels.append((alpha, [(p.x, p.top1) for p in (line[-1], line[0])], colour))
@@ -117,8 +133,45 @@ def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> 
         colour, marker = _FAMILIES[family]
         axes.plot([], [], f"{marker}-", color=colour, lw=0.9, mfc="white", mew=1.1, label=f"MobileNet {family}")
     axes.plot([], [], "o-", color=PALE, lw=5, mec=BLACK, mfc=BLACK, label="Pareto front")
-    _legend(axes, "labels: width multiplier; along a line: resolution")
+    several = len({p.resolution for p in points}) > 1
+    _legend(axes, f"labels: width multiplier{'; along a line: resolution' if several else ''}")
     _place(axes, labels)
+    return figure
+
+
+@_styled
+def sweep(lines: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str) -> Figure:
+    """Top-1 (%) over one knob, with error bars: a line a name, of (knob, top-1, standard deviation over seeds or 0)."""
+    figure, axes = _figure(above=math.ceil(len(lines) / 3))
+    looks = itertools.cycle(zip((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK), "osD^vP", strict=True))
+    for (name, points), (colour, marker) in zip(lines.items(), looks, strict=False):
+        x, y, errors = zip(*sorted(points), strict=True)
+        axes.errorbar(x, y, errors, marker=marker, color=colour, lw=1.1, capsize=3, label=name)
+    axes.set(xlabel=x_label, ylabel="top-1 (%)", xticks=sorted({x for points in lines.values() for x, _, _ in points}))
+    _legend(axes)
+    return figure
+
+
+@_styled
+def curves(runs: Mapping[str, Curve]) -> Figure:
+    """Accuracy (%) and loss (nats) over epochs, side by side: a colour a run, its training images dashed."""
+    figure, first = _figure(above=1 + math.ceil(len(runs) / 3))
+    box, gap = first.get_position(), 0.75 / _WIDTH
+    width = (box.width - gap) / 2
+    second = figure.add_axes((0, 0, 1, 1))
+    for i, axes in enumerate((first, second)):
+        axes.set_position((box.x0 + i * (width + gap), box.y0, width, box.height))
+    colours = itertools.cycle((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK))
+    for (name, run), colour in zip(runs.items(), colours, strict=False):
+        for axes, train, test in (
+            (first, run.train_accuracy, run.test_accuracy),
+            (second, run.train_loss, run.test_loss),
+        ):
+            axes.plot(run.epochs, train, "--", color=colour, lw=1.1)
+            axes.plot(run.epochs, test, "-", color=colour, lw=1.6, label=name)
+    first.set(xlabel="epoch", ylabel="accuracy (%)")
+    second.set(xlabel="epoch", ylabel="loss (nats)")
+    _legend(first, "solid: test images; dashed: training images")
     return figure
 
 
@@ -126,7 +179,7 @@ def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> 
 def mult_adds_by_kind(networks: Mapping[str, Mapping[str, float]]) -> Figure:
     """Shares of the mult-adds by kind of layer: a bar a network, from the top down, its total beside it.
 
-    `networks`: name -> kind of layer ('conv', 'depthwise', 'expand', 'project', 'pointwise', 'dense') -> mult-adds.
+    `networks`: name -> kind of layer (a key of `_KINDS`) -> mult-adds.
     """
     kinds = [kind for kind in _KINDS if any(parts.get(kind) for parts in networks.values())]
     rows, left = math.ceil(len(kinds) / 3), 0.2 + 0.09 * max(map(len, networks))
@@ -182,7 +235,7 @@ def activation_memory(networks: Sequence[Memory]) -> Figure:
         axes.grid(visible=False, axis="x")
     for colour, hatch, name in ((SKY, "", "all tensors"), (VERMILLION, "////", "bottlenecks only")):
         first.fill_between([], [], [], fc=colour, ec="white", hatch=hatch, lw=0, label=name)
-    first.set_ylabel("activations in memory (kB)")
+    first.set_ylabel("activations, 16 bits each (kB)")
     _legend(first)
     return figure
 
@@ -209,7 +262,7 @@ def latency(timings: Sequence[Timing]) -> Figure:
     _log(axes, "y", [t.milliseconds for t in timings])
     ends = np.array(axes.get_xlim())
     axes.plot(ends, ends / rate, color=GREY, lw=1.1, zorder=1.5, label=f"{rate:.3g} G mult-adds/s")
-    axes.set(xlabel="mult-adds (millions)", ylabel="time per image (ms)")
+    axes.set(xlabel="mult-adds (millions)", ylabel="measured time per image (ms)")
     _legend(axes, "labels: width multiplier; grey: the rate of the fastest network")
     _place(axes, labels)
     return figure
@@ -241,6 +294,14 @@ def save(figure: Figure, path: pathlib.Path) -> None:
     """Writes `path`.png and `path`.svg: the same bytes for the same figure."""
     figure.savefig(path.with_name(f"{path.name}.png"), dpi=200, metadata={"Software": None})
     figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None, "Creator": None})
+
+
+@_styled
+def svg(figure: Figure) -> str:
+    """The figure as SVG, without metadata: the same text for the same figure."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return out.getvalue()
 
 
 def _figure(above: int = 0, height: float = 4.2, left: float = 0.75, right: float = 0.2) -> tuple[Figure, Axes]:

@@ -9,18 +9,17 @@ from typing import Any
 from mobilenet_jax import arch, published
 from mobilenet_jax.cost import totals
 from mobilenet_jax.device import PIXEL_1, Device, LayerTime, roofline
-from mobilenet_jax.tables import Table
+from mobilenet_jax.tables import Picture, Section, Table
 
-_BUILD = {"v1": arch.mobilenet_v1, "v2": arch.mobilenet_v2}
 _KINDS = ("conv", "depthwise", "pointwise", "pool", "dense")
 
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """A layer that ran as a program of its own: seconds of a batch, with what the least program takes in both."""
+    """A layer that ran as a program of its own, without its shortcut: seconds of a batch."""
 
     time: LayerTime
-    predicted: float
+    predicted: float  # with what the least program takes
     measured: float
 
 
@@ -30,6 +29,7 @@ class Network:
 
     version: str
     alpha: float
+    resolution: int
     batch: int
     mult_adds: int  # of one image
     predicted: float
@@ -43,24 +43,38 @@ class Network:
 
 
 def networks(record: dict) -> list[Network]:
-    """Reads a record; costs and predictions are computed anew."""
-    device, launch = device_of(record), record["device"]["launch_seconds"]
-    found = []
+    """Reads a record; costs and predictions are computed anew.
+
+    Raises:
+      KeyError, TypeError, ValueError: it is something else, has a time or rate that is none, or a network twice.
+    """
+    device, launch = device_of(record), _positive(record["device"]["launch_seconds"])
+    found: dict[tuple, Network] = {}
     for row in record["networks"]:
-        network = _BUILD[row["version"]](row["alpha"])
-        times = roofline(network, row["resolution"], device, row["batch"])
-        found.append(
-            Network(
-                row["version"],
-                row["alpha"],
-                row["batch"],
-                totals(network, row["resolution"]).mult_adds,
-                sum(time.seconds for time in times) + launch,
-                row["seconds"],
-                tuple(Alone(t, t.seconds + launch, row["layers"][t.row.layer.name]) for t in times),
-            )
+        version, alpha, resolution, batch = (row[key] for key in ("version", "alpha", "resolution", "batch"))
+        network = arch.mobilenet(version, alpha)
+        alone = dataclasses.replace(
+            network, layers=tuple(dataclasses.replace(x, shortcut=None) for x in network.layers)
         )
-    return found
+        layers = [
+            Alone(time, time.seconds + launch, _positive(row["layers"][time.row.layer.name]))
+            for time in roofline(alone, resolution, device, batch)
+        ]
+        predicted = sum(time.seconds for time in roofline(network, resolution, device, batch)) + launch
+        count, measured = totals(network, resolution).mult_adds, _positive(row["seconds"])
+        key = (version, alpha, resolution, batch)
+        if key in found:
+            raise ValueError(f"{key} is there twice")
+        found[key] = Network(*key, count, predicted, measured, tuple(layers))
+    if not found:
+        raise ValueError("no networks")
+    return list(found.values())
+
+
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{value!r} is no time or rate")
+    return value
 
 
 def device_of(record: dict) -> Device:
@@ -68,47 +82,75 @@ def device_of(record: dict) -> Device:
     limits = record["device"]
     return Device(
         limits["name"],
-        limits["mult_adds_per_second"],
-        limits["bytes_per_second"],
+        _positive(limits["mult_adds_per_second"]),
+        _positive(limits["bytes_per_second"]),
         limits["cache_bytes"],
-        limits["cache_bytes_per_second"],
+        _positive(limits["cache_bytes_per_second"]),
         "measured with the record",
     )
 
 
-def tables(record: dict) -> tuple[Table, ...]:
+def sections(record: dict) -> tuple[Section, ...]:
     """Whole networks; kinds of layers, with the rank correlation and the error of the prediction; layers of two."""
     found = networks(record)
     batches = sorted({network.batch for network in found})
-    return (
-        _whole(found, device_of(record)),
-        *(_kinds([n for n in found if n.batch == batch], batch) for batch in batches),
-        *(_layers(n) for n in found if n.alpha == 1 and n.batch == 1),
+    networks_drawn = tuple(
+        Picture(
+            f"latency_{batch}",
+            f"Measured time of an image against mult-adds, batch {batch}",
+            lambda batch=batch: _drawn().latency_figure([n for n in found if n.batch == batch]),
+        )
+        for batch in batches
     )
+    layers_drawn = tuple(
+        Picture(
+            f"latency_layers_{batch}",
+            f"Predicted against measured time of each layer, batch {batch}",
+            lambda batch=batch: _drawn().latency_layers([n for n in found if n.batch == batch]),
+        )
+        for batch in batches
+    )
+    kinds = tuple(_kinds([n for n in found if n.batch == batch], batch) for batch in batches)
+    each = tuple(_layers(n) for n in found if n.alpha == 1 and n.batch == 1)
+    return (
+        Section("Networks", pictures=networks_drawn, tables=(_whole(found, device_of(record)),)),
+        Section("Layers", pictures=layers_drawn, tables=(*kinds, *each)),
+    )
+
+
+def _drawn() -> Any:
+    from mobilenet_jax import pictures  # and matplotlib with it: a second that the tables have no use for
+
+    return pictures
 
 
 def _whole(found: Sequence[Network], device: Device) -> Table:
     fastest = {b: max(n.rate for n in found if n.batch == b) for b in {n.batch for n in found}}
     rows = []
     for n in sorted(found, key=lambda n: (n.batch, n.mult_adds)):
+        alone = sum(layer.measured for layer in n.layers)
         rows.append(
             (
                 f"{n.version} {n.alpha:g}",
+                str(n.resolution),
                 str(n.batch),
                 f"{n.mult_adds / 1e6:.2f}",
                 f"{1e3 * n.measured:.2f}",
+                f"{1e3 * alone:.2f}",
                 f"{1e3 * n.predicted:.2f}",
                 f"{n.measured / n.predicted:.2f}",
                 f"{n.rate / 1e9:.1f}",
                 f"{fastest[n.batch] / n.rate:.2f}",
             )
         )
-    header = ("network", "batch", "mult-adds, M", "measured, ms", "predicted, ms", "measured / predicted")
+    header = ("network", "pixels", "batch", "mult-adds, M", "measured, ms", "layers alone, ms", "predicted, ms")
+    header += ("measured / predicted", "G mult-adds/s", "a mult-add, to the fastest")
     note = (
         f"Roofline of {device.name}, {device.source}: {device.mult_adds_per_second / 1e9:.1f} G mult-adds/s; GB/s: "
         f"{device.bytes_per_second / 1e9:.1f} from memory, {device.cache_bytes_per_second / 1e9:.1f} from "
-        f"{device.cache_bytes / 2**20:.0f} MB of cache. The last column is the time of a mult-add over that of the "
-        "network where one takes least: what mult-adds do not tell."
+        f"{device.cache_bytes / 2**20:.0f} MB of cache. Layers alone: the sum of the layers as programs of their own, "
+        "each started for itself. The last column is the time of a mult-add over that of the network where one takes "
+        "least: what mult-adds do not tell."
     )
     if misled := _misled(found):
         few, many = misled
@@ -117,7 +159,6 @@ def _whole(found: Sequence[Network], device: Device) -> Table:
             f"mult-adds of {many.version} {many.alpha:g} and takes {few.measured / many.measured:.2f} of its time "
             f"(batch {few.batch})."
         )
-    header += ("G mult-adds/s", "time of a mult-add")
     return Table("latency", "Inference: measured beside predicted", header, tuple(rows), note)
 
 
@@ -129,8 +170,13 @@ def _misled(found: Iterable[Network]) -> tuple[Network, Network] | None:
 
 
 def distinct(found: Iterable[Network]) -> list[Alone]:
-    """Layers that are alike were measured once: each counts once."""
-    return list({(layer.measured, layer.predicted): layer for n in found for layer in n.layers}.values())
+    """Within a network, layers that are alike were measured once: each counts once."""
+    layers = {}
+    for i, network in enumerate(found):
+        for layer in network.layers:
+            row = layer.time.row
+            layers.setdefault((i, dataclasses.replace(row.layer, name=""), row.in_size), layer)
+    return list(layers.values())
 
 
 def agreement(layers: Sequence[Alone]) -> tuple[float, float]:
@@ -182,30 +228,71 @@ def _layers(network: Network) -> Table:
             )
         )
     header = ("layer", "input", "mult-adds, M", "bound by", "predicted, µs", "measured, µs", "measured / predicted")
-    title = f"Layer by layer: {network.version}, alpha {network.alpha:g}, batch {network.batch}"
-    return Table(f"latency_{network.version}", title, header, tuple(rows))
+    name = f"{network.version}, alpha {network.alpha:g}, {network.resolution} pixels"
+    title = f"Layer by layer: {name}, batch {network.batch}"
+    return Table(f"latency_{network.version}_{network.resolution}", title, header, tuple(rows))
 
 
-def pixel_1() -> Table:
-    """TF-slim's printed milliseconds of its 22 v2 networks, and the papers' of v1, on a Pixel 1 beside its roofline."""
-    printed = [("v1", row) for row in published.rows("paper_v2") if row["version"] == "v1"]
-    printed += [("v2", row) for row in published.rows("slim_v2")]
-    rows, pairs = [], []
-    for version, row in printed:
-        network, resolution = _BUILD[version](float(row["alpha"])), int(row["resolution"])
-        seconds = sum(time.seconds for time in roofline(network, resolution, PIXEL_1))
-        count, took = totals(network, resolution).mult_adds, float(row["pixel1_ms"]) / 1e3
-        pairs.append(took / seconds)
-        rows.append(
-            (
-                f"{version} {row['alpha']} {resolution}",
-                f"{count / 1e6:.2f}",
-                row["pixel1_ms"],
-                f"{1e3 * seconds:.1f}",
-                f"{took / seconds:.2f}",
-                f"{count / took / 1e9:.2f}",
-            )
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A network whose milliseconds of one image on a Pixel 1 are printed."""
+
+    source: str
+    version: str
+    alpha: float
+    resolution: int
+    mult_adds: int
+    printed: str
+    predicted: float  # seconds
+
+    @property
+    def seconds(self) -> float:
+        return float(self.printed) / 1e3
+
+
+def on_pixel_1() -> list[Timed]:
+    """The v2 paper's Table 4, of our networks, and TF-slim's 22 v2 checkpoints."""
+    rows = [("v2 paper", row["version"], row) for row in published.rows("paper_v2") if row["version"]]
+    rows += [("TF-slim", "v2", row) for row in published.rows("slim_v2")]
+    found = []
+    for source, version, row in rows:
+        network, resolution = arch.mobilenet(version, float(row["alpha"])), int(row["resolution"])
+        predicted = sum(time.seconds for time in roofline(network, resolution, PIXEL_1))
+        count = totals(network, resolution).mult_adds
+        found.append(Timed(source, version, float(row["alpha"]), resolution, count, row["pixel1_ms"], predicted))
+    return found
+
+
+def pixel_1() -> Section:
+    """Printed milliseconds beside the roofline, and against mult-adds."""
+    found = on_pixel_1()
+    rows = tuple(
+        (
+            f"{t.version} {t.alpha:g} {t.resolution}",
+            t.source,
+            f"{t.mult_adds / 1e6:.2f}",
+            t.printed,
+            f"{1e3 * t.predicted:.1f}",
+            f"{t.seconds / t.predicted:.2f}",
+            f"{t.mult_adds / t.seconds / 1e9:.2f}",
         )
-    header = ("network", "mult-adds, M", "printed, ms", "predicted, ms", "printed / predicted", "G mult-adds/s")
-    note = f"{PIXEL_1.source} Printed / predicted: {min(pairs):.2f} to {max(pairs):.2f}."
-    return Table("pixel_1", f"{PIXEL_1.name}: printed beside predicted", header, tuple(rows), note)
+        for t in found
+    )
+    header = (
+        "network",
+        "source",
+        "mult-adds, M",
+        "printed, ms",
+        "predicted, ms",
+        "printed / predicted",
+        "G mult-adds/s",
+    )
+    ratios = [t.seconds / t.predicted for t in found]
+    note = f"{PIXEL_1.source} Printed / predicted: {min(ratios):.2f} to {max(ratios):.2f}."
+    picture = Picture(
+        "pixel_1",
+        "Printed time of an image on a Pixel 1 against mult-adds, 224 pixels: v2 from TF-slim, v1 from the v2 paper",
+        lambda: _drawn().pixel_1(found),
+    )
+    table = Table("pixel_1", f"{PIXEL_1.name}: printed beside predicted", header, rows, note)
+    return Section("Time on a phone", pictures=(picture,), tables=(table,))

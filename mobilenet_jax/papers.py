@@ -1,7 +1,8 @@
 """The tables of the v1 paper, the v2 paper and TF-slim's releases: every cell on cost beside ours."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from mobilenet_jax import arch, conventions, published
@@ -42,8 +43,8 @@ def _networks(rows: Iterable[dict[str, str]], version: str, params: str) -> Iter
     for row in rows:
         count = None  # somebody else's network
         if row["alpha"]:
-            build = {"v1": arch.mobilenet_v1, "v2": arch.mobilenet_v2}[row.get("version", version)]
-            network = build(float(row["alpha"]), **({"variant": row["variant"]} if "variant" in row else {}))
+            variant = {"variant": row["variant"]} if "variant" in row else {}
+            network = arch.mobilenet(row.get("version", version), float(row["alpha"]), **variant)
             count = functools.partial(_millions, network, int(row["resolution"]))
         columns = ((MULT_ADDS, "mult_adds_m", "mult-adds"), (PARAMS, "params_m", params))
         yield (
@@ -105,12 +106,18 @@ def layers(name: str, title: str, network: Architecture, resolution: int) -> Pri
     ]
     ours.append(("Softmax", "s1", "Classifier", f"1x1x{rows[-1].layer.out_channels}"))
     printed = [row for row in published.rows("layers") if row["table"] == name]
-    ours += [("none",) * len(columns)] * (len(printed) - len(ours))
-    lines: list[Line] = [
-        (f"{i} {row['type']}", {c: (row[c], value) for c, value in zip(columns, values, strict=True)})
-        for i, (row, values) in enumerate(zip(printed, ours, strict=False), 1)
-    ]
-    return table(name, title, lines)
+    return table(name, title, _words(printed, "type", columns, ours))
+
+
+def _words(
+    printed: Sequence[Mapping[str, str]], kind: str, columns: Sequence[str], ours: Sequence[tuple[str, ...]]
+) -> Iterator[Line]:
+    """Rows of words beside ours, each labelled by its number and its `kind`; 'none' where one side has no more."""
+    none = dict.fromkeys(columns, "none"), ("none",) * len(columns)
+    for i, (row, values) in enumerate(itertools.zip_longest(printed, ours), 1):
+        theirs = row or none[0]
+        pairs = zip(columns, values or none[1], strict=True)
+        yield f"{i} {theirs[kind]}", {column: (theirs[column], value) for column, value in pairs}
 
 
 def _filter(row: LayerCost) -> str:
@@ -148,9 +155,7 @@ def _stages() -> Iterator[Line]:
     ours.append(line(pool, f"avgpool {pool.in_size}x{pool.in_size}", "-", "-", 1, "-"))
     ours.append(line(classifier, "conv2d 1x1", "-", "k", "-", ""))
     printed = published.rows("v2_stages")
-    ours += [("none",) * 6] * (len(printed) - len(ours))
-    for i, (row, values) in enumerate(zip(printed, ours, strict=False), 1):
-        yield f"{i} {row['operator']}", {c: (row[c], v) for c, v in zip(row, values, strict=True)}
+    return _words(printed, "operator", list(printed[0]), ours)
 
 
 _HELD_ROUNDING: Mapping[str, str] = {"v1 memory, kB": TWO_DIGITS, "v2 memory, kB": TWO_DIGITS}

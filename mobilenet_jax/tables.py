@@ -1,8 +1,10 @@
-"""A table of text: as Markdown for people, as CSV for programs."""
+"""What a report is made of: tables of text, pictures that are drawn when asked for, sections of both."""
 
 import csv
 import dataclasses
 import io
+from collections.abc import Callable
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +26,33 @@ class Table:
             f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows
         )
 
-    def section(self) -> str:
-        """Title, grid and note."""
-        return "\n\n".join(part for part in (f"## {self.title}", self.markdown(), self.note) if part)
+    def section(self, level: int = 2) -> str:
+        """Title, as a heading of that level, grid and note."""
+        return "\n\n".join(part for part in (f"{'#' * level} {self.title}", self.markdown(), self.note) if part)
 
     def csv(self) -> str:
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows((self.header, *self.rows))
         return out.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """`draw` makes the matplotlib figure, which takes a second to import; `name` is its file's name."""
+
+    name: str
+    caption: str
+    draw: Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs of plain text, pictures and tables below it, in this order."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 def _escape(cell: str) -> str:

@@ -240,9 +240,10 @@ class _Group:
         for m in due:
             m.finish_epoch({split: found[split][self.members.index(m)] for split in m.judges})
         self._save([m for m in due if m.save_due or m.at_end])
-        if any(m.at_end for m in due):
+        ended = [m for m in self._active if m.at_end]  # also one that was killed before its summary was written
+        if ended:
             for m, state in zip(self.members, self.program.split(self.state), strict=True):
-                if m in due and m.at_end:
+                if m in ended:
                     m.finish("finished", state)
 
     def _evaluate(self, split: str) -> list[dict[str, float]]:

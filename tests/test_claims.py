@@ -13,7 +13,7 @@ WHERE = "table", "row"
 @pytest.fixture(autouse=True)
 def misprints(monkeypatch):
     """The list of known misprints, which a test fills."""
-    known: dict[tuple[str, str, str], tuple[str, str]] = {}
+    known: dict[tuple[str, str, str], tuple[str, str, str]] = {}
     monkeypatch.setattr(claims, "_misprints", lambda: known)
     return known
 
@@ -66,14 +66,15 @@ def test_words_and_whole_numbers():
 
 
 def test_a_known_misprint_says_why(misprints):
-    misprints["table", "row", "c"] = "", "two digits swapped"
+    misprints["table", "row", "c"] = "", "1.910", "two digits swapped"
     cell = claims.cell(WHERE, "c", "1.19", Decimal("1.91"))
     assert (cell.agrees, cell.note, cell.difference) == (False, "two digits swapped", "+0.720")
     assert claims.cell(WHERE, "d", "1.19", Decimal("1.91")).note == UNEXPLAINED
+    assert claims.cell(WHERE, "c", "1.19", Decimal("1.92")).note == f"{UNEXPLAINED}: ours was 1.910"
 
 
 def test_a_reading_must_give_what_is_printed(misprints):
-    misprints["table", "row", "c"] = "without stem", "the stem is left out"
+    misprints["table", "row", "c"] = "without stem", "325.40", "the stem is left out"
 
     def count(stem):
         return lambda reading: Decimal("325.4") - (stem if reading == "without stem" else 0)
@@ -82,10 +83,13 @@ def test_a_reading_must_give_what_is_printed(misprints):
     assert claims.cell(WHERE, "c", "317", count(Decimal("9.1"))).note == f"{UNEXPLAINED}: not even without stem"
 
 
-def test_cut_off_must_give_what_is_printed(misprints):
-    misprints["table", "row", "c"] = claims.CUT_OFF, "cut off, not rounded"
+def test_a_rounding_must_give_what_is_printed(misprints):
+    misprints["table", "row", "c"] = "cut off", "290.68", "cut off, not rounded"
     assert claims.cell(WHERE, "c", "290", Decimal("290.68")).note == "cut off, not rounded"
     assert claims.cell(WHERE, "c", "289", Decimal("290.68")).note == f"{UNEXPLAINED}: not even cut off"
+    misprints["table", "row", "c"] = "rounded up", "149.20", "rounded up"
+    assert claims.cell(WHERE, "c", "150", Decimal("149.2")).note == "rounded up"
+    assert claims.cell(WHERE, "c", "151", Decimal("149.2")).note == f"{UNEXPLAINED}: not even rounded up"
 
 
 def lines():
@@ -112,8 +116,8 @@ def test_rounding_by_column():
 def test_what_is_unexplained(misprints):
     """Cells that differ without a reason, and reasons without a difference."""
     assert claims.unexplained([claims.table("table", "Title", lines())]) == ["table, ours, b"]
-    misprints["table", "ours", "b"] = "", "why"
+    misprints["table", "ours", "b"] = "", "y", "why"
     assert claims.unexplained([claims.table("table", "Title", lines())]) == []
-    misprints["table", "ours", "a"] = "", "why"
-    misprints["table", "nobody", "a"] = "", "why"
+    misprints["table", "ours", "a"] = "", "1", "why"
+    misprints["table", "nobody", "a"] = "", "1", "why"
     assert claims.unexplained([claims.table("table", "Title", lines())]) == ["table, ours, a", "table, nobody, a"]

@@ -22,7 +22,7 @@ def test_scratchpad_by_hand():
 def test_a_scratchpad_that_overflows_moves_out_and_starts_again():
     full = Scratchpad(1e3, 235, 1e2, 8, 1, 2)
     first, second = scratchpad(layer_costs(TWO, 2), full)
-    assert first.memory_bits == 236
+    assert (first.memory_bits, first.overflows, second.overflows) == (236, True, False)
     assert first.moved_bits == 96 + 24 + 236 - 12  # the maps and what was held, not the kernels just fetched
     assert (second.memory_bits, second.moved_bits) == (128 + 64 + 8, 16)
     exact = Scratchpad(1e3, 236, 1e2, 8, 1, 2)

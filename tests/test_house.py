@@ -47,16 +47,23 @@ HOUSE = {
     "claims": {"published", "tables"},
     "papers": {"arch", "claims", "conventions", "cost", "published"},
     "documents": {"arch", "claims", "cost", "device", "papers", "published"},
-    "latency": {"arch", "cost", "device", "published", "tables"},
+    "latency": {"arch", "cost", "device", "pictures", "published", "tables"},
     "figures": set(),
+    "pictures": {"arch", "cost", "figures", "latency", "published"},
+    "runs": {"tables"},
+    "noise": set(),
+    "tradeoffs": {"arch", "cost", "figures", "noise", "published", "runs", "tables"},
+    "page": {"figures", "tables"},
     "report": {
-        *("arch", "claims", "conventions", "cost", "documents", "figures", "latency", "papers", "published", "tables")
+        *("claims", "conventions", "documents", "figures", "latency", "page", "papers", "pictures", "runs", "tables"),
+        "tradeoffs",
     },
 }
 WITHOUT_JAX = (
     *("arch", "cost", "device", "datasets", "config", "errors", "writer", "published"),
     *("grid", "ledger", "crew", "board", "sweep", "report"),
-    *("tables", "conventions", "claims", "papers", "documents", "latency", "figures"),
+    *("tables", "conventions", "claims", "papers", "documents", "latency", "figures", "pictures"),
+    *("runs", "noise", "tradeoffs", "page"),
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 ONLY_IN = {"wandb": "writer", "orbax": "checkpoint", "matplotlib": "figures"}  # package -> the one module that knows it

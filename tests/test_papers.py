@@ -26,7 +26,7 @@ CELLS = {
     "v2_table3": 6 * 4 + 2 * 2,
     "v2_table4": 3 * 2,
     "slim_v2": 22 * 2,
-    "documents": 49,
+    "documents": 53,
     "document_000": 30 * 4,
     "seed004_table1": 30 * 4,
     "seed004_table3": 27 * 4,
@@ -34,7 +34,7 @@ CELLS = {
 }
 FILES = {
     **{"slim_v1": 16, "slim_v2": 22, "paper_v1": 26, "paper_v2": 6, "layers": 90, "v2_stages": 11, "v2_memory": 8},
-    **{"documents": 49, "seed004_times": 27},
+    **{"documents": 53, "seed004_times": 28},
 }
 
 
@@ -52,7 +52,9 @@ def test_no_cell_is_left_out():
 
 
 def test_others_networks_are_not_ours_to_count():
-    theirs = {label for t in printed() for label, cell in t.cells() if cell.printed and not cell.ours}
+    theirs = {
+        label for t in printed() for label, cell in t.cells() if cell.column == papers.MULT_ADDS and not cell.ours
+    }
     assert theirs == {
         *("GoogleNet", "VGG 16", "Squeezenet", "AlexNet", "ShuffleNet (1.5)", "ShuffleNet (x2)", "NasNet-A")
     }

@@ -313,6 +313,18 @@ def test_stopped_again_and_again(finished, tmp_path):
     assert result(tmp_path) == result(finished[1])
 
 
+def test_killed_before_its_summary(finished, tmp_path):
+    """All steps and rows are there, the summary is not: it is written, and no step is added."""
+    run = tmp_path / "run"
+    shutil.copytree(finished[1], run)
+    (run / "summary.json").unlink()
+    with after(67, crash):  # a step too many
+        assert train.run(spec_of(TINY), run) == 0
+    assert summary_of(run)["resumed_from"] == 66
+    assert result(run)[1] == result(finished[1])[1]
+    assert summary_of(run)["params_sha256"] == summary_of(finished[1])["params_sha256"]
+
+
 def test_a_second_signal_stops_at_once(tmp_path):
     def twice():
         signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,241 @@
+"""What differs by more than the noise between seeds: numbers in, numbers out.
+
+Accuracies are fractions (0.002 is 0.2 points); a configuration's results are a mapping from seed to accuracy.
+`difference` compares two configurations of a series: paired by seed, with the noise of the whole series. Each interval
+holds by itself: of 20 comparisons of equals about one is told apart by chance. For m that hold together, give
+`level=0.05 / m` (Bonferroni).
+"""
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Results = Mapping[int, float]  # seed -> accuracy
+Name = TypeVar("Name", bound=Hashable)
+
+_ROUNDING = 1e-12  # of accuracy: less is the rounding of floats; one image of 50,000 is 2e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A standard deviation (a fraction, as the accuracies) and its degrees of freedom, at least 1."""
+
+    sd: float
+    df: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Accuracy of b minus accuracy of a, with its confidence interval (fractions); no interval: None, and df 0.
+
+    how: 'series', paired by seed with the noise of the whole series; 'paired', with that of the pairs alone; 'pooled',
+    of two means, not paired; '' without an interval.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int  # seeds in common
+    df: int
+    how: str
+
+    @property
+    def verdict(self) -> str:
+        """What b is beside a: 'higher', 'lower' or 'cannot be told apart' (the interval has 0 in it, or is missing)."""
+        if self.low is not None and self.low > _ROUNDING:
+            return "higher"
+        if self.high is not None and self.high < -_ROUNDING:
+            return "lower"
+        return "cannot be told apart"
+
+    @property
+    def reason(self) -> str:
+        """Why there is no interval; '' if there is one."""
+        return "one seed each" if self.low is None else ""
+
+
+def pooled_sd(groups: Iterable[Results]) -> Spread | None:
+    """Of a run around its configuration's mean, pooled over configurations; None if none has two seeds.
+
+    s² = Σ (n_i - 1) s_i² / Σ (n_i - 1) over configurations of n_i ≥ 2 runs and variance s_i²; the sum below is the
+    degrees of freedom. It takes the variances as equal and the runs as independent. Source: Box, Hunter and Hunter,
+    Statistics for Experimenters, 2nd ed. (2005), section 4.1: within treatments.
+    """
+    runs = [list(_checked(group).values()) for group in groups]
+    return _spread(sum(map(_squares, runs)), sum(len(values) - 1 for values in runs if values))
+
+
+def paired_sd(series: Iterable[Results]) -> Spread | None:
+    """Of the difference between two configurations' runs of one seed, from all of a series; None if no seed repeats.
+
+    Accuracy = configuration + seed + noise, by least squares; s² = 2 × residual sum of squares / degrees of freedom
+    (runs less independent effects), 2 as a difference holds two runs' noise. It takes the noise as normal, of the same
+    variance over the series. Of k configurations that all have the same n seeds s² is the mean of the variances of all
+    pairs' differences, with (k - 1)(n - 1) degrees of freedom; of two, the variance of the paired differences. Source:
+    Box, Hunter and Hunter, Statistics for Experimenters, 2nd ed. (2005), section 4.2: randomized blocks (the seeds).
+    """
+    rows = [row for row in map(_checked, series) if len(row) > 1]  # a lone run tells of no noise
+    if not rows:
+        return None
+    from scipy.linalg import lstsq
+
+    place = {seed: i for i, seed in enumerate(sorted({seed for row in rows for seed in row}))}
+    # The normal equations of the seeds' effects, the configurations' being eliminated (their rows centred).
+    left, right = [[0.0] * len(place) for _ in place], [0.0] * len(place)
+    for row in rows:
+        centre = statistics.mean(row.values())
+        for seed, accuracy in row.items():
+            right[place[seed]] += accuracy - centre
+            left[place[seed]][place[seed]] += 1
+            for other in row:
+                left[place[seed]][place[other]] -= 1 / len(row)
+    solution: Any = lstsq(left, right, cond=1e-9)  # singular: effects are known up to a constant
+    effects, rank = solution[0], int(solution[2])
+    squares = sum(_squares([accuracy - float(effects[place[seed]]) for seed, accuracy in row.items()]) for row in rows)
+    return _spread(2 * squares, sum(len(row) - 1 for row in rows) - rank)
+
+
+def difference(series: Mapping[Name, Results], a: Name, b: Name, level: float = 0.05) -> Difference:
+    """Of two configurations of a series: paired by seed, the noise estimated from all of the series.
+
+    mean(d) ± t(1 - level / 2, df) · s / √n over the n common seeds' differences d = b - a; s and df are `paired_sd` of
+    the series with a and b cut to these seeds, so that the mean is the least-squares estimate and the interval exact
+    under that model, whatever seeds the others have. Of a series of two it is Student's paired t: honest, but very wide
+    with two or three seeds. Two seeds: df 1, t 12.7; six configurations of two seeds: df 5, t 2.6. The price is the
+    assumption that noise has the same variance in all of the series: what trains differently (other data, other epochs)
+    does not belong in it.
+
+    Where no seed is in common or that df is 0: mean(b) - mean(a) ± t · s · √(1 / n_a + 1 / n_b), s and df being
+    `pooled_sd` of the series (so each run counts as independent). Where no configuration has two seeds: no interval.
+    """
+    if not (series[a] and series[b]):
+        raise ValueError("a configuration without results cannot be compared")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1; got {level}")
+    first, second = _checked(series[a]), _checked(series[b])
+    mean = float(statistics.mean(second.values()) - statistics.mean(first.values()))
+    common = [seed for seed in first if seed in second]
+    others = [series[name] for name in series if name not in (a, b)]
+    if common and (spread := paired_sd([*({seed: x[seed] for seed in common} for x in (first, second)), *others])):
+        mean = float(statistics.mean([second[seed] - first[seed] for seed in common]))
+        error, how = spread.sd / math.sqrt(len(common)), "series" if spread.df > len(common) - 1 else "paired"
+    elif spread := pooled_sd(series.values()):
+        error, how = spread.sd * math.sqrt(1 / len(first) + 1 / len(second)), "pooled"
+    else:
+        return Difference(mean, None, None, len(common), 0, "")
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(spread.df, 1 - level / 2)) * error
+    return Difference(mean, mean - half, mean + half, len(common), spread.df, how)
+
+
+def seeds_needed(sd: float, resolve: float = 0.002, power: float = 0.8, level: float = 0.05) -> int:
+    """Seeds a configuration, at least 2, with which a true difference of `resolve` is told apart, and the right way
+    round, with probability `power`; `sd` is that of the paired differences (`paired_sd`).
+
+    The least n with P(T > t(1 - level / 2, n - 1)) ≥ power, T being noncentral t with n - 1 degrees of freedom and
+    noncentrality √n · resolve / sd: what R's `power.t.test(type = "paired")` solves. Of Student's paired t: with the
+    noise of a whole series fewer may do. Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 2nd ed.
+    (1988), chapter 2.
+    """
+    if not (sd >= 0 and math.isfinite(sd) and resolve > 0 and math.isfinite(resolve)):
+        raise ValueError(f"sd must be at least 0 and resolve above 0, both finite; got {sd} and {resolve}")
+    if not (0 < power < 1 and 0 < level < 1):
+        raise ValueError(f"power and level must lie between 0 and 1; got {power} and {level}")
+    if sd < _ROUNDING:
+        return 2
+    from scipy.stats import nct, norm, t
+
+    quantiles = float(norm.ppf(1 - level / 2) + norm.ppf(power))
+    n = max(2, math.ceil((max(0.0, quantiles) * sd / resolve) ** 2))  # were sd known: never too many
+    while nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, math.sqrt(n) * resolve / sd) < power:
+        n += 1
+    return n
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """accuracy = intercept + slope · log2(mult_adds); all are fractions of accuracy, residuals (above the line: > 0) in
+    the order of the points, their sd √(Σ r² / (n - 2)). R² is 0 where all accuracies are the same."""
+
+    slope: float
+    intercept: float
+    residuals: tuple[float, ...]
+    residual_sd: float
+    r_squared: float
+
+    @property
+    def points_per_doubling(self) -> float:
+        """The slope in points of top-1 (hundredths) per doubling of mult-adds."""
+        return 100 * self.slope
+
+    def at(self, mult_adds: float) -> float:
+        """The line's accuracy."""
+        return self.intercept + self.slope * math.log2(mult_adds)
+
+
+def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
+    """Of (mult-adds, accuracy), by least squares, as MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4:
+    "log linear". None with fewer than three different mult-adds."""
+    _check_costs(mult_adds for mult_adds, _ in points)
+    x, y = [math.log2(mult_adds) for mult_adds, _ in points], _fractions(accuracy for _, accuracy in points)
+    if len(set(x)) < 3:
+        return None
+    slope, intercept = statistics.linear_regression(x, y)
+    residuals = tuple(v - (intercept + slope * u) for u, v in zip(x, y, strict=True))
+    squares = math.fsum(r * r for r in residuals)
+    r_squared = 1 - squares / _squares(y) if min(y) < max(y) else 0.0
+    return Fit(slope, intercept, residuals, math.sqrt(squares / (len(points) - 2)), r_squared)
+
+
+def equal_cost(mult_adds: Mapping[Name, float], tolerance: float = 0.03) -> list[tuple[Name, ...]]:
+    """Configurations that cost the same, in groups of at least two, cheapest first: the largest of a group has at most
+    (1 + tolerance) times the mult-adds of its smallest, and none is in two groups.
+
+    Closest first (complete linkage): of all neighbouring groups the two whose union is narrowest are joined, the
+    cheaper ones of equals, until no union is within the tolerance.
+    """
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance must be at least 0 and finite; got {tolerance}")
+    _check_costs(mult_adds.values())
+    groups: list[tuple[Name, ...]] = [(name,) for name in sorted(mult_adds, key=lambda name: mult_adds[name])]
+    while len(groups) > 1:
+        unions = [low + high for low, high in itertools.pairwise(groups)]
+        width, i = min((mult_adds[names[-1]] / mult_adds[names[0]], i) for i, names in enumerate(unions))
+        if width > 1 + tolerance:
+            break
+        groups[i : i + 2] = [unions[i]]
+    return [names for names in groups if len(names) > 1]
+
+
+def _squares(values: Sequence[float]) -> float:
+    """The sum of squares around the mean."""
+    return (len(values) - 1) * float(statistics.variance(values)) if len(values) > 1 else 0.0
+
+
+def _spread(squares: float, df: int) -> Spread | None:
+    if df < 1:
+        return None
+    sd = math.sqrt(squares / df)
+    return Spread(sd if sd > _ROUNDING else 0.0, df)
+
+
+def _checked(results: Results) -> dict[int, float]:
+    return dict(zip(results, _fractions(results.values()), strict=True))
+
+
+def _fractions(accuracies: Iterable[float]) -> list[float]:
+    found = [float(accuracy) for accuracy in accuracies]
+    for accuracy in found:
+        if not 0 <= accuracy <= 1:  # nan too
+            raise ValueError(f"accuracies are fractions between 0 and 1; got {accuracy}")
+    return found
+
+
+def _check_costs(mult_adds: Iterable[float]) -> None:
+    for cost in mult_adds:
+        if not 0 < cost < math.inf:
+            raise ValueError(f"mult-adds must be above 0 and finite; got {cost}")

@@ -1,0 +1,151 @@
+"""Configurations set beside each other: what is comparable, fits, differences, equal cost, curves, published ones."""
+
+import pytest
+from test_runs import put
+
+from mobilenet_jax import runs, tradeoffs
+from mobilenet_jax.arch import mobilenet_v1
+from mobilenet_jax.cost import totals
+
+COST = {alpha: totals(mobilenet_v1(alpha, num_classes=10, strides="cifar"), 32).mult_adds for alpha in (0.25, 0.5, 1.0)}
+
+
+def trained(directory, settings, accuracies, **summary):
+    """A configuration's runs, seed by seed."""
+    for seed, accuracy in enumerate(accuracies):
+        name = "-".join(f"{value}" for value in settings.values())
+        put(directory / f"{name}-s{seed}", settings | {"seed": seed}, test_accuracy=accuracy, **summary)
+
+
+def sections(directory) -> dict[str, tradeoffs.Section]:
+    found, problems = runs.read([directory])
+    return {s.title: s for s in tradeoffs.sections(runs.configurations(found), problems)}
+
+
+def table(directory, name: str):
+    return next(t for s in sections(directory).values() for t in s.tables if t.name == name)
+
+
+@pytest.fixture
+def widths(tmp_path):
+    """Three widths, two seeds each; each doubling of the mult-adds gives about the same."""
+    for alpha, accuracies in {0.25: (0.78, 0.79), 0.5: (0.85, 0.86), 1.0: (0.92, 0.93)}.items():
+        trained(tmp_path, {"model.alpha": alpha, "model.strides": "cifar"}, accuracies, mult_adds=COST[alpha])
+    return tmp_path
+
+
+def test_sections_in_order(widths):
+    assert list(sections(widths)) == [
+        "Configurations",
+        "Accuracy against cost: cifar10, 3 epochs, batch 128",
+        "Over width multiplier",
+        "Beside published accuracies",
+        "Training curves",
+    ]
+    pictures = [p.name for s in sections(widths).values() for p in s.pictures]
+    assert pictures == ["accuracy_mult_adds_1", "accuracy_params_1", "over_alpha", "curves_1"]
+
+
+def test_every_picture_can_be_drawn(widths):
+    for section in sections(widths).values():
+        for picture in section.pictures:
+            assert picture.draw().axes, picture.name
+
+
+def test_what_is_drawn(widths):
+    (axes,) = sections(widths)["Accuracy against cost: cifar10, 3 epochs, batch 128"].pictures[0].draw().axes
+    points = sorted({tuple(x) for line in axes.lines for x in zip(*line.get_data(), strict=True)})
+    for alpha, mean in {0.25: 78.5, 0.5: 85.5, 1.0: 92.5}.items():
+        assert any(x == pytest.approx(COST[alpha] / 1e6) and y == pytest.approx(mean) for x, y in points)
+    assert axes.get_xlabel() == "mult-adds (millions)"
+    (axes,) = sections(widths)["Accuracy against cost: cifar10, 3 epochs, batch 128"].pictures[1].draw().axes
+    assert axes.get_xlabel() == "trainable params (millions)"
+
+
+def test_only_one_recipe_is_compared(widths):
+    """Another number of epochs, another rate, another set: a group of its own. Width, resolution, t, version: no."""
+    trained(widths, {"model.alpha": 0.25, "model.strides": "cifar", "train.epochs": 4}, (0.8,))
+    trained(widths, {"model.alpha": 0.25, "model.strides": "cifar", "optim.lr": 0.123}, (0.8,))
+    v2 = {"model.version": "v2", "model.alpha": 0.5, "model.strides": "cifar", "model.expansion": 4.0}
+    trained(widths, v2, (0.9,), mult_adds=25_000_000)
+    trained(widths, v2 | {"model.bottleneck": "relu6"}, (0.9,), mult_adds=25_000_000)
+    found, _ = runs.read([widths])
+    groups = tradeoffs.comparable(runs.configurations(found))
+    assert [[c.label for c in group] for group in groups] == [["v1 α 0.25", "v1 α 0.5", "v2 α 0.5 t 4", "v1 α 1"]]
+
+
+def test_the_fit(widths):
+    fit = table(widths, "fit_1")
+    assert [row[0] for row in fit.rows] == ["v1 α 0.25", "v1 α 0.5", "v1 α 1"]
+    assert [row[2] for row in fit.rows] == ["78.50 ± 0.71", "85.50 ± 0.71", "92.50 ± 0.71"]
+    assert all(float(row[3]) + float(row[4]) == pytest.approx(float(row[2][:5]), abs=0.011) for row in fit.rows)
+    assert "Top-1 grows by 3.69 points with each doubling" in fit.note
+
+
+def test_differences_along_a_series(widths):
+    series = table(widths, "over_alpha_1")
+    assert [row[0] for row in series.rows] == ["0.25", "0.5", "1.0"]
+    assert [row[5] for row in series.rows] == ["", "higher", "higher"]
+    assert series.rows[1][4].startswith("+7.00 [")
+    assert "To resolve 0.2 points: 2 seeds" in series.note  # these seeds differ by the same everywhere
+
+
+def test_what_cannot_be_told_apart(tmp_path):
+    trained(tmp_path, {"model.alpha": 0.25, "optim.decay_depthwise": False}, (0.786, 0.792, 0.793))
+    trained(tmp_path, {"model.alpha": 0.25, "optim.decay_depthwise": True}, (0.792, 0.791, 0.785))
+    series = table(tmp_path, "over_decay_depthwise_1")
+    assert [(row[0], row[5]) for row in series.rows] == [("False", ""), ("True", "cannot be told apart")]
+
+
+def test_one_seed_each_has_no_interval(tmp_path):
+    for alpha in (0.25, 0.5):
+        trained(tmp_path, {"model.alpha": alpha}, (alpha,), mult_adds=COST[alpha])
+    assert table(tmp_path, "over_alpha_1").rows[1][4:] == ("+25.00", "cannot be told apart: one seed each")
+
+
+def test_equal_cost(tmp_path):
+    """Within 3 %: three networks together, beside the best of them; the fourth costs more."""
+    found = {
+        "v1": ({"model.alpha": 0.5}, (0.85, 0.86), 12_171_776),
+        "v2": ({"model.version": "v2", "model.alpha": 0.52, "model.expansion": 2.0}, (0.88, 0.89), 12_180_000),
+        "rho": ({"model.alpha": 0.68, "model.rho": 0.625}, (0.84, 0.86), 11_950_000),
+        "dear": ({"model.alpha": 1.0}, (0.90, 0.91), 46_354_432),
+    }
+    for settings, accuracies, mult_adds in found.values():
+        trained(tmp_path, settings | {"model.strides": "cifar"}, accuracies, mult_adds=mult_adds)
+    rows = table(tmp_path, "equal_cost_1").rows
+    assert (rows[0][1], rows[0][5]) == ("v2 α 0.52 t 2", "best")
+    assert [row[1] for row in rows] == ["v2 α 0.52 t 2", "v1 α 0.5", "v1 α 0.68 ρ 0.625"]
+    assert [row[0] for row in rows] == ["12.18", "12.17", "11.95"]
+    assert rows[1][5].startswith("-3.00 [") and rows[1][6] == "lower"
+
+
+def test_published_accuracies_of_the_same_network(tmp_path):
+    """The same layers only: not another width, not relu6 bottlenecks, not another data set."""
+    same = {"model.alpha": 1.0, "model.strides": "cifar"}
+    trained(tmp_path, same, (0.9,), mult_adds=COST[1.0], test_loss=0.345)
+    trained(tmp_path, same | {"data.name": "cifar100"}, (0.6,), mult_adds=COST[1.0])
+    trained(tmp_path, {"model.alpha": 0.25}, (0.79,), mult_adds=COST[0.25])
+    (row,) = table(tmp_path, "beside_published").rows
+    assert row == ("v1 α 1", "90.00", "0.34", "1", "3", "92.35", "", "best epoch", "350", "wurongyuan")
+
+
+def test_curves_of_many_are_cut_and_told(tmp_path):
+    for i in range(30):
+        put(tmp_path / str(i), {"optim.lr": 0.1 + i / 100})
+    curves = sections(tmp_path)["Training curves"]
+    assert len(curves.pictures) == 4
+    assert curves.text == ("6 more configurations are not drawn: name fewer run directories to see theirs.",)
+
+
+def test_problems_have_their_section(widths):
+    (widths / "broken").mkdir()
+    (widths / "broken" / "summary.json").write_text("{")
+    section = sections(widths)["Left out, or counted in part"]
+    assert section.tables[0].rows[0][1].startswith("summary.json is damaged")
+
+
+def test_nothing_but_problems(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "summary.json").write_text("{")
+    assert list(sections(tmp_path)) == ["Configurations", "Left out, or counted in part"]
