@@ -16,7 +16,7 @@ from mobilenet_jax.cost import LayerCost, blocks, layer_costs, totals
 from mobilenet_jax.papers import expansion, layers, share
 
 _IN, _OUT, _MOVED = "input map, bits", "output map, bits", "data moved, bits"
-_USED, _TAKEN = "memory used, bits", "memory taken by the layer, bits"
+_USED, _TAKEN = "memory used, bits", "rise of memory used, bits"
 _MOVE, _COMPUTE, _TOTAL = "data movement, s", "compute, s", "total, s"
 
 
@@ -299,10 +299,10 @@ def _note_on_memory(table3: Printed) -> str:
     return (
         "Data moved: two bits a weight, and the image for the first layer. Memory is used up from layer to layer: a "
         "layer takes its output map and one bit a weight, and where memory starts empty (rows 1 and 26) its input map. "
-        f"Given the maps as they are printed, data moved is equal to the digit in {_equal(table3, _MOVED)}, memory "
-        f"taken in {_equal(table3, _TAKEN)} (by output map and weights alone in {sum(plain)}). With every map at its "
-        f"own size nothing overflows: at most {most:,} of {device.SEED004.memory_bits:,} bits are held, and {moved:,} "
-        "moved in all."
+        f"Given the maps as they are printed, data moved is equal to the digit in {_equal(table3, _MOVED)}, the rise of "
+        f"memory used in {_equal(table3, _TAKEN)} (by output map and weights alone in {sum(plain)}). With every map at "
+        f"its own size nothing overflows: at most {most:,} of {device.SEED004.memory_bits:,} bits are held, and "
+        f"{moved:,} moved in all."
     )
 
 

@@ -354,7 +354,13 @@ def _place(axes: Axes, labels: Sequence[tuple[float, Sequence[tuple[float, float
     sides = [side for side in itertools.product((1, -1, 0), (-1, 1, 0)) if any(side)]
     for number, points, colour in labels:
         label = axes.annotate(
-            str(float(number)), points[0], (0, 0), textcoords="offset points", color=colour, ha="center", va="center"
+            str(float(f"{number:.4g}")),
+            points[0],
+            (0, 0),
+            textcoords="offset points",
+            color=colour,
+            ha="center",
+            va="center",
         )
         half = np.array(label.get_window_extent(renderer).size) / 2
         best, spot = math.inf, (np.zeros(2), half)
