@@ -299,9 +299,9 @@ def _note_on_memory(table3: Printed) -> str:
     return (
         "Data moved: two bits a weight, and the image for the first layer. Memory is used up from layer to layer: a "
         "layer takes its output map and one bit a weight, and where memory starts empty (rows 1 and 26) its input map. "
-        f"Given the maps as they are printed, data moved is equal to the digit in {_equal(table3, _MOVED)}, the rise of "
-        f"memory used in {_equal(table3, _TAKEN)} (by output map and weights alone in {sum(plain)}). With every map at "
-        f"its own size nothing overflows: at most {most:,} of {device.SEED004.memory_bits:,} bits are held, and "
+        f"Given the maps as they are printed, data moved is equal to the digit in {_equal(table3, _MOVED)}, the rise "
+        f"of memory used in {_equal(table3, _TAKEN)} (by output map and weights alone in {sum(plain)}). With every map "
+        f"at its own size nothing overflows: at most {most:,} of {device.SEED004.memory_bits:,} bits are held, and "
         f"{moved:,} moved in all."
     )
 
