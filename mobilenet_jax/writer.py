@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -259,9 +260,15 @@ class Tracker:
     def finish(self, summary: dict[str, Any]) -> None:
         """Puts the summary on the run's page and waits, for a while, until all is sent."""
         self._try(lambda run: (run.summary.update(summary), run.finish()))
-        if self._failed:
-            with contextlib.suppress(Exception):  # else W&B complains once more when the process ends
-                sys.modules["wandb"].teardown()
+        if self._failed:  # else W&B complains once more when the process ends
+            ending = threading.Thread(target=self._tear_down, daemon=True)
+            ending.start()
+            ending.join(_WANDB_SECONDS)  # its service now and then never ends
+
+    @staticmethod
+    def _tear_down() -> None:
+        with contextlib.suppress(Exception):
+            sys.modules["wandb"].teardown()
 
     def _try(self, action):
         if self._run is not None:

@@ -334,10 +334,13 @@ print("wandb" in sys.modules)
 """
 
 
-def real_wandb(mode: str, directory: pathlib.Path, **env: str | None) -> subprocess.CompletedProcess[str]:
+def real_wandb(
+    mode: str, directory: pathlib.Path, first: str = "", **env: str | None
+) -> subprocess.CompletedProcess[str]:
+    """A run's tracking in a process of its own, after the lines of `first`."""
     variables: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name.startswith("WANDB_"))
     variables |= {"HOME": str(directory / "home"), "WANDB_ERROR_REPORTING": "false"} | env
-    command = python(TRACK, mode, directory)
+    command = python(first + TRACK, mode, directory)
     return subprocess.run(
         command, cwd=directory, env=environment(**variables), capture_output=True, text=True, timeout=90
     )
@@ -368,3 +371,13 @@ def test_a_dead_server_costs_one_line_and_half_a_minute(mode, tmp_path):
     assert (done.returncode, done.stdout) == (0, "True\n")
     assert done.stderr.count("W&B failed and is left out of this run: ") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_service_that_never_ends_is_left_behind(tmp_path):
+    """W&B waits for its service without a limit when it is torn down, and now and then the service goes on."""
+    never = "import time\nfrom wandb.sdk.lib.service import service_process\n"
+    never += "service_process.ServiceProcess.join = lambda self: time.sleep(1000)\n"
+    done = real_wandb("auto", tmp_path, never, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="a" * 40)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    assert done.stderr.count("W&B failed and is left out of this run: ") == 1
