@@ -15,7 +15,7 @@ import sys
 import tempfile
 from typing import Any
 
-from mobilenet_jax import claims, conventions, documents, latency, papers, runs, tradeoffs
+from mobilenet_jax import claims, conventions, documents, grouping, latency, papers, runs, tradeoffs
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.tables import Picture, Section
 
@@ -107,7 +107,7 @@ def _report(args: argparse.Namespace) -> None:
         found, problems = runs.read(args.runs)
         if not (found or problems):
             raise InputError(f"no runs in {', '.join(map(str, args.runs))}")
-        pages["runs"] = tradeoffs.sections(runs.configurations(found), problems)
+        pages["runs"] = tradeoffs.sections(grouping.configurations(found), problems)
     if args.published:
         pages["published"] = published_sections()
         pages["conventions"] = [Section("Conventions", tables=conventions.tables())]

@@ -9,8 +9,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mobilenet_jax import arch, cost, noise, published, runs
-from mobilenet_jax.runs import Configuration, Problem, Series
+from mobilenet_jax import arch, cost, grouping, noise, published, runs
+from mobilenet_jax.grouping import Configuration, Series
+from mobilenet_jax.runs import Problem
 from mobilenet_jax.tables import Picture, Section, Table
 
 _KNOBS = {
@@ -26,7 +27,7 @@ _RESOLVE = 0.002  # the difference for which the seeds needed are told
 
 def sections(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> list[Section]:
     """All that a report of runs has, in order."""
-    found = [Section("Configurations", tables=(runs.table(configurations),))]
+    found = [Section("Configurations", tables=(grouping.table(configurations),))]
     if problems:
         found.append(Section("Left out, or counted in part", tables=(runs.problems_table(problems),)))
     for i, group in enumerate(comparable(configurations), 1):
@@ -145,7 +146,7 @@ def _beside(d: noise.Difference) -> tuple[str, str]:
 def _series(configurations: Sequence[Configuration]) -> list[Section]:
     """A section a key, of all its series."""
     found = []
-    for key, of_key in itertools.groupby(runs.series(configurations), key=lambda s: s.key):
+    for key, of_key in itertools.groupby(grouping.series(configurations), key=lambda s: s.key):
         several = list(of_key)
         name = _KNOBS.get(key, key)
         tables = tuple(_one_series(s, f"{key.rpartition('.')[2]}_{i}") for i, s in enumerate(several, 1))

@@ -51,19 +51,20 @@ HOUSE = {
     "figures": set(),
     "pictures": {"arch", "cost", "figures", "latency", "published"},
     "runs": {"tables"},
+    "grouping": {"runs", "tables"},
     "noise": set(),
-    "tradeoffs": {"arch", "cost", "figures", "noise", "published", "runs", "tables"},
+    "tradeoffs": {"arch", "cost", "figures", "grouping", "noise", "published", "runs", "tables"},
     "page": {"figures", "tables"},
     "report": {
-        *("claims", "conventions", "documents", "figures", "latency", "page", "papers", "pictures", "runs", "tables"),
-        "tradeoffs",
+        *("claims", "conventions", "documents", "figures", "grouping", "latency", "page", "papers", "pictures", "runs"),
+        *("tables", "tradeoffs"),
     },
 }
 WITHOUT_JAX = (
     *("arch", "cost", "device", "datasets", "config", "errors", "writer", "published"),
     *("grid", "ledger", "crew", "board", "sweep", "report"),
     *("tables", "conventions", "claims", "papers", "documents", "latency", "figures", "pictures"),
-    *("runs", "noise", "tradeoffs", "page"),
+    *("runs", "grouping", "noise", "tradeoffs", "page"),
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 ONLY_IN = {"wandb": "writer", "orbax": "checkpoint", "matplotlib": "figures"}  # package -> the one module that knows it

@@ -12,7 +12,7 @@ from conftest import ROOT
 from test_latency import RECORD as LATENCY
 from test_latency import record
 
-from mobilenet_jax import papers, report, runs
+from mobilenet_jax import grouping, papers, report, runs
 
 RESULTS = ROOT / "results"
 
@@ -129,7 +129,7 @@ def block(name: str) -> str:
 def test_the_readme_shows_the_results():
     found, problems = runs.read([RESULTS])
     assert problems == []
-    assert block("results") == runs.table(runs.configurations(found)).markdown()
+    assert block("results") == grouping.table(grouping.configurations(found)).markdown()
 
 
 def test_the_readme_counts_the_cells():

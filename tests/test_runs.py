@@ -1,4 +1,4 @@
-"""Run directories built by hand: what is read, what is listed as a problem, how runs are grouped."""
+"""Run directories built by hand: what is read, what is listed as a problem, what differs between two."""
 
 import copy
 import itertools
@@ -11,7 +11,7 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 
 from configs import default
-from mobilenet_jax import config, runs, writer
+from mobilenet_jax import config, grouping, runs, writer
 from mobilenet_jax.errors import InputError
 
 SUMMARY = {
@@ -64,12 +64,6 @@ def read(*directories):
     return found, [(problem.directory.name, problem.what) for problem in problems]
 
 
-def grouped(*directories):
-    found, problems = runs.read(directories)
-    assert not problems
-    return runs.configurations(found)
-
-
 def test_a_finished_run(tmp_path):
     directory = put(tmp_path / "deep" / "deeper" / "run")
     (run,), problems = runs.read([tmp_path])
@@ -106,7 +100,7 @@ def test_the_identity_is_that_of_the_run_less_what_changes_no_result(tmp_path, v
 def test_a_point_is_folded_into_the_model(tmp_path):
     put(tmp_path / "a", {"model.dropout": 0.5, "model.alpha": 0.75})
     put(tmp_path / "b", {"point": "alpha=0.75, dropout=0.5,version=v1", "model.alpha": 1.0, "seed": 1}, alpha=0.75)
-    (c,) = grouped(tmp_path)
+    (c,) = grouping.configurations(runs.read([tmp_path])[0])
     assert (c.n, c.label) == (2, "v1 α 0.75")
 
 
@@ -374,150 +368,9 @@ def test_two_thousand_runs(tmp_path):
     found, problems = read(tmp_path)
     assert len(found) == 1999
     assert [directory for directory, _ in problems] == ["run0007"]
-    configurations = runs.configurations(found)
+    configurations = grouping.configurations(found)
     assert sorted(c.n for c in configurations) == [124, *[125] * 15]
-    assert len(runs.series(configurations)) == 8
-
-
-def test_a_configuration(tmp_path):
-    for seed, accuracy, seconds in ((2, 0.79, 60), (0, 0.80, 120), (1, 0.78, 90)):
-        device = "NVIDIA H200" if seed == 1 else "cpu (2 cores)"
-        figures = {"test_accuracy": accuracy, "wall_seconds": seconds, "train_images_per_second": 1000.0 + seed}
-        put(tmp_path / f"{accuracy}", {"seed": seed}, device=device, **figures)
-    put(tmp_path / "other", {"model.alpha": 0.5}, mult_adds=5_000_000, fused=4)
-    c, other = grouped(tmp_path)
-    assert [run.seed for run in c.runs] == [0, 1, 2]
-    assert (c.n, c.mean, c.sd) == (3, pytest.approx(0.79), pytest.approx(0.01))
-    assert (c.dataset, c.resolution, c.epochs, c.mult_adds, c.params) == ("cifar10", 32, 3, 3_331_072, 215_642)
-    assert (c.images_per_second, c.wall_seconds, c.device) == (1001, 90, "NVIDIA H200; cpu (2 cores)")
-    assert (other.n, other.mean, other.sd, other.device) == (1, 0.7914, None, "cpu (2 cores), 4 runs at once")
-
-
-def test_a_setting_may_be_a_list(tmp_path):
-    for seed, value in ((0, [1, 2]), (1, [1, 2]), (2, [])):
-        put(tmp_path / str(seed), {"augment.sizes": value, "seed": seed})
-    assert [(c.label, c.n) for c in grouped(tmp_path)] == [("v1 α 0.25", 2), ("v1 α 0.25, sizes []", 1)]
-
-
-def test_what_means_nothing_to_v1_does_not_tell_its_runs_apart(tmp_path):
-    meaningless = {"model.bottleneck": "relu6", "model.shortcut": "none", "model.expansion": 4.0}
-    put(tmp_path / "a")
-    put(tmp_path / "b", {"seed": 1, **meaningless}, expansion=4.0)
-    assert [c.n for c in grouped(tmp_path)] == [2]
-    put(tmp_path / "c", {"model.version": "v2"})
-    put(tmp_path / "d", {"model.version": "v2", "seed": 1, **meaningless})
-    assert [c.n for c in grouped(tmp_path)] == [2, 1, 1]
-
-
-def test_labels(tmp_path):
-    v2 = {"model.version": "v2", "model.alpha": 0.35}
-    for i, settings in enumerate(
-        (
-            {},
-            {"model.rho": 0.857},
-            {"optim.decay_depthwise": True},
-            {"augment.flip": False, "optim.lr": 0.05},
-            {"optim.name": "rmsprop"},
-            {"model.variant": "shallow"},
-            {"data.name": "digits", "train.epochs": 9},
-            v2,
-            v2 | {"train.epochs": 4},
-            v2 | {"train.epochs": 4, "model.bottleneck": "relu6"},
-            v2 | {"train.epochs": 4, "model.bottleneck": "relu6", "model.expansion": 1.5},
-        )
-    ):
-        put(tmp_path / str(i), settings, mult_adds=1000 + i)
-    assert [c.label for c in grouped(tmp_path)] == [
-        "v1 α 0.25",
-        "v1 α 0.25 ρ 0.857",
-        "v1 α 0.25, decay_depthwise",
-        "v1 α 0.25, no flip, lr 0.05",
-        "v1 α 0.25, optim rmsprop",
-        "v1 α 0.25, shallow",
-        "v2 α 0.35 t 6, epochs 3",
-        "v2 α 0.35 t 6",
-        "v2 α 0.35 t 6, bottleneck relu6",
-        "v2 α 0.35 t 1.5, bottleneck relu6",
-        "v1 α 0.25",  # alone on its data
-    ]
-
-
-def test_a_run_without_config_stays_apart(tmp_path):
-    put(tmp_path / "a")
-    for name, seed, changes in (("b", 1, {}), ("c", 2, {}), ("d", 3, {"steps": 60}), ("e", 1, {"alpha": 0.5})):
-        _unlink("config.json")(put(tmp_path / name, {"seed": seed}, **changes))
-    found, problems = read(tmp_path)
-    assert len(problems) == 4
-    assert [(c.label, [run.seed for run in c.runs]) for c in runs.configurations(found)] == [
-        ("v1 α 0.25", [0]),
-        ("v1 α 0.25, recipe unknown", [1, 2]),
-        ("v1 α 0.25, recipe unknown", [3]),
-        ("v1 α 0.5, recipe unknown", [1]),
-    ]
-    assert [(s.key, s.label) for s in runs.series(runs.configurations(found))] == [
-        ("model.alpha", "v1, recipe unknown")
-    ]
-
-
-def test_series(tmp_path):
-    """A grid of α and ρ on three seeds, weight decay on depthwise kernels at one point, and two coupled points."""
-    for alpha, rho, seed in itertools.product((0.25, 1.0, 0.5), (1.0, 0.714), range(3)):
-        settings = {"model.alpha": alpha, "model.rho": rho, "seed": seed}
-        put(tmp_path / f"{alpha}-{rho}-{seed}", settings, mult_adds=round(1e6 * alpha * rho))
-    put(tmp_path / "decay", {"model.alpha": 0.5, "optim.decay_depthwise": True}, mult_adds=500_000)
-    for t in (10.0, 2.0):
-        put(tmp_path / f"v2-{t}", {"model.version": "v2", "model.expansion": t}, mult_adds=round(1e6 * t))
-    put(tmp_path / "digits", {"data.name": "digits"})
-    put(tmp_path / "coupled", {"model.alpha": 0.68, "model.rho": 0.625})
-
-    found = runs.series(grouped(tmp_path))
-    assert [(s.key, s.label, [c.identity[s.key] for c in s.configurations]) for s in found] == [
-        ("model.alpha", "v1 ρ 0.714", [0.25, 0.5, 1.0]),
-        ("model.alpha", "v1", [0.25, 0.5, 1.0]),
-        ("model.rho", "v1 α 0.25", [0.714, 1.0]),
-        ("model.rho", "v1 α 0.5", [0.714, 1.0]),
-        ("model.rho", "v1 α 1", [0.714, 1.0]),
-        ("model.expansion", "v2 α 0.25", [2.0, 10.0]),
-        ("optim.decay_depthwise", "v1 α 0.5", [False, True]),
-    ]
-    assert [c.n for c in found[0].configurations] == [3, 3, 3]
-    assert "model.alpha" not in found[0].fixed
-    assert (found[0].fixed["model.rho"], found[0].fixed["data.name"]) == (0.714, "cifar10")
-
-
-def test_series_come_by_name_after_the_knobs_and_values_in_their_order(tmp_path):
-    for i, value in enumerate(("none", "bottleneck", "expansion")):
-        put(tmp_path / f"a{i}", {"model.version": "v2", "model.shortcut": value}, mult_adds=9 - i)
-    for i, value in enumerate((256, 32, 1024)):
-        put(tmp_path / f"b{i}", {"model.version": "v2", "train.batch_size": value}, mult_adds=9 - i)
-    put(tmp_path / "t", {"model.version": "v2", "model.expansion": 8.0})
-    found = runs.series(grouped(tmp_path))
-    assert [(s.key, [c.identity[s.key] for c in s.configurations]) for s in found] == [
-        ("model.expansion", [6.0, 8.0]),
-        ("model.shortcut", ["bottleneck", "expansion", "none"]),
-        ("train.batch_size", [32, 128, 256, 1024]),
-    ]
-
-
-def test_configurations_come_by_data_and_cost(tmp_path):
-    for name, data, cost in (("a", "digits", 5), ("b", "cifar10", 7), ("c", "cifar10", 6)):
-        put(tmp_path / name, {"data.name": data, "optim.lr": cost / 100}, mult_adds=cost)
-    assert [(c.dataset, c.mult_adds) for c in grouped(tmp_path)] == [("cifar10", 6), ("cifar10", 7), ("digits", 5)]
-
-
-def test_the_table(tmp_path):
-    put(tmp_path / "a", test_accuracy=0.79)
-    put(tmp_path / "b", {"seed": 1}, test_accuracy=0.80, wall_seconds=319.6, train_images_per_second=1711.1)
-    put(tmp_path / "c", {"model.alpha": 1.0}, mult_adds=46_354_432, params=3_217_226, device="NVIDIA H200")
-    made = runs.table(grouped(tmp_path))
-    assert made.header == (
-        *("configuration", "data", "test top-1, %", "n", "mult-adds, M", "params, M"),
-        *("epochs", "images/s", "minutes a run", "device"),
-    )
-    assert made.rows == (
-        ("v1 α 0.25", "cifar10 32x32", "79.50 ± 0.71", "2", "3.33", "0.22", "3", "1,711", "5.3", "cpu (2 cores)"),
-        ("v1 α 1", "cifar10 32x32", "79.14", "1", "46.35", "3.22", "3", "1,711", "5.3", "NVIDIA H200"),
-    )
+    assert len(grouping.series(configurations)) == 8
 
 
 def test_the_table_of_problems(tmp_path):
@@ -566,4 +419,4 @@ def test_the_committed_records():
     assert problems == []
     assert {run.directory.name for run in found} == {path.name for path in (ROOT / "results" / "cifar10").iterdir()}
     assert all(run.epochs[-1]["test_accuracy"] == run.accuracy for run in found)
-    assert len(runs.table(runs.configurations(found)).rows) >= 2
+    assert len(grouping.table(grouping.configurations(found)).rows) >= 2

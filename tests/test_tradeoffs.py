@@ -3,7 +3,7 @@
 import pytest
 from test_runs import put
 
-from mobilenet_jax import runs, tradeoffs
+from mobilenet_jax import grouping, runs, tradeoffs
 from mobilenet_jax.arch import mobilenet_v1
 from mobilenet_jax.cost import totals
 
@@ -19,7 +19,7 @@ def trained(directory, settings, accuracies, **summary):
 
 def sections(directory) -> dict[str, tradeoffs.Section]:
     found, problems = runs.read([directory])
-    return {s.title: s for s in tradeoffs.sections(runs.configurations(found), problems)}
+    return {s.title: s for s in tradeoffs.sections(grouping.configurations(found), problems)}
 
 
 def table(directory, name: str):
@@ -70,7 +70,7 @@ def test_only_one_recipe_is_compared(widths):
     trained(widths, v2, (0.9,), mult_adds=25_000_000)
     trained(widths, v2 | {"model.bottleneck": "relu6"}, (0.9,), mult_adds=25_000_000)
     found, _ = runs.read([widths])
-    groups = tradeoffs.comparable(runs.configurations(found))
+    groups = tradeoffs.comparable(grouping.configurations(found))
     assert [[c.label for c in group] for group in groups] == [["v1 α 0.25", "v1 α 0.5", "v2 α 0.5 t 4", "v1 α 1"]]
 
 
