@@ -150,6 +150,9 @@ def run() -> int:
         return 0  # three failures in a minute would end the agent, and with it the points that can be run
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python launch.py
 
-Test accuracy 0.994 (seed 0), about a minute on two cores.
+Test accuracy 0.986 (seed 0; 360 images), about a minute on two cores.
 """
 
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from configs import default
 def get_config() -> ConfigDict:
     c = default.get_config()
     c.model.alpha = 0.25
+    c.model.bn_decay = 0.9  # 22 steps an epoch: at 0.99, evaluations of the first ten epochs are near chance
     c.model.bn_epsilon = 1e-5
     c.data.name = "digits"
     c.augment.pad = 2

@@ -6,7 +6,7 @@ is marked `UNEXPLAINED`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, ROUND_UP, Decimal
 
 from mobilenet_jax import published
@@ -114,6 +114,21 @@ def as_table(printed: Printed) -> Table:
                 notes.append(f"{column}: {found.note}" if len(columns) > 1 else found.note)
         rows.append((*line, "; ".join(notes)))
     return Table(printed.name, printed.title, (*header, "note"), tuple(rows), printed.note)
+
+
+def summary(tables: Sequence[Printed]) -> Table:
+    """The cells that differ, of all tables, with their reasons."""
+    rows = [(t.title, label, cell) for t in tables for label, cell in t.cells()]
+    compared = [cell for *_, cell in rows if cell.ours]
+    differ = tuple(
+        (title, label, cell.column, cell.printed, cell.ours, cell.note)
+        for title, label, cell in rows
+        if not cell.agrees
+    )
+    agree = len(compared) - len(differ)
+    note = f"{len(compared)} cells are compared; {agree} agree within the rounding of what is printed."
+    title = f"The {len(differ)} cells that differ from what is printed"
+    return Table("differences", title, ("table", "row", "column", "printed", "ours", "note"), differ, note)
 
 
 def unexplained(tables: Iterable[Printed]) -> list[str]:

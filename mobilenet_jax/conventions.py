@@ -20,7 +20,7 @@ class Convention:
 
     name: str
     rule: str
-    of_layer: Callable[[LayerCost], int]
+    of_layer: Callable[[LayerCost], int] = dataclasses.field(repr=False)
 
     def count(self, arch: Architecture, resolution: int) -> int:
         """The figure for a square image of `resolution` pixels."""
@@ -79,30 +79,30 @@ OPERATIONS = (
         "without the first 3x3 convolution: TF-slim's v1 rows of alpha 0.75",
         lambda row: 0 if row.layer.name == "stem" else row.mult_adds,
     ),
-    Convention("with bias", "and one a class for the classifier's bias", lambda row: row.mult_adds + row.bias),
+    Convention("with bias", "plus 1 per class, for the classifier's bias", lambda row: row.mult_adds + row.bias),
     Convention("inside the image", "mult-adds without those on padded zeros", _inside),
-    Convention("with batch norm, 1", "and one a normalised value", lambda row: row.mult_adds + _normalised(row)),
+    Convention("with batch norm, 1", "plus 1 per normalised value", lambda row: row.mult_adds + _normalised(row)),
     Convention(
         "with batch norm, 2",
-        "and two a normalised value: a multiplication, an addition",
+        "plus 2 per normalised value: a multiplication, an addition",
         lambda row: row.mult_adds + 2 * _normalised(row),
     ),
     Convention(
         "fvcore 0.1.5",
-        "and two a normalised value, one a value pooled",
+        "plus 2 per normalised value, 1 per value pooled",
         lambda row: row.mult_adds + 2 * _normalised(row) + _pooled(row),
     ),
     Convention(
         "ptflops 0.7.5",
-        "and two a normalised value, one an activated value (ReLU: two), one a value pooled, one a class for the bias",
+        "plus 2 per normalised value, 1 per activated value (ReLU: 2), 1 per value pooled, 1 per class, for the bias",
         _ptflops,
     ),
-    Convention("thop 0.1.1", "and four a normalised value", lambda row: row.mult_adds + 4 * _normalised(row)),
+    Convention("thop 0.1.1", "plus 4 per normalised value", lambda row: row.mult_adds + 4 * _normalised(row)),
     Convention("FLOPs", "twice the mult-adds", lambda row: 2 * row.mult_adds),
     Convention(
         "XLA flops",
-        "two a mult-add inside the image, a normalised value and an activated value; four a batch-norm channel; one a "
-        "value pooled, a value that a shortcut adds, a class for the bias",
+        "2 per mult-add inside the image, per normalised and per activated value; 4 per batch-norm channel; 1 per "
+        "value pooled, per value that a shortcut adds, per class",
         _xla,
     ),
 )
@@ -128,7 +128,7 @@ PARAMS = (
 NAMED = {convention.name: convention for convention in (*OPERATIONS, *PARAMS)}
 
 
-def explain(figure: float, arch: Architecture, resolution: int, tolerance: float) -> list[Convention]:
+def explain(figure: float, arch: Architecture, resolution: int = 224, tolerance: float = 0.5e6) -> list[Convention]:
     """The conventions that give `figure`, plus or minus `tolerance`, the nearest first.
 
     Both are plain numbers: for a rounded 569 M, 569e6 and 0.5e6.
@@ -145,12 +145,12 @@ def tables() -> tuple[Table, Table]:
         "CIFAR v1, 32": (mobilenet_v1(num_classes=10, strides="cifar"), 32),
         "CIFAR v2, 32": (mobilenet_v2(num_classes=10, strides="cifar"), 32),
     }
-    header = ("convention", "counted", *networks, "v1, 224, to the first row")
+    header = ("convention", "counted", *networks, "v1, 224 / first row")
 
     def table(name: str, title: str, conventions: tuple[Convention, ...], note: str) -> Table:
         counts = [[c.count(*network) for network in networks.values()] for c in conventions]
         rows = tuple(
-            (c.name, c.rule, *(f"{n:,}" for n in row), f"{row[0] / counts[0][0]:.2f}")
+            (c.name, c.rule, *(f"{n:,}" for n in row), f"{row[0] / counts[0][0]:.3f}")
             for c, row in zip(conventions, counts, strict=True)
         )
         return Table(name, title, header, rows, note)
@@ -160,7 +160,7 @@ def tables() -> tuple[Table, Table]:
             "conventions_operations",
             "Operations under other conventions",
             OPERATIONS,
-            "One image; 'and' is on top of the mult-adds. Profilers: a PyTorch model in evaluation mode, built as "
+            "One image; 'plus' is on top of the mult-adds. Profilers: a PyTorch model in evaluation mode, built as "
             "torchvision's v2 (pooling by `functional.adaptive_avg_pool2d`, shortcuts by `+`). XLA: "
             "`jax.jit(f).lower(x).cost_analysis()['flops']` of the model with `depthwise='conv'`; XLA adds up in "
             "float32, so its own figure is off by about 1e-7.",

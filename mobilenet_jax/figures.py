@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mobilenet_jax.noise import pareto
+
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY, PALE = "#666666", "#C4C4C4"  # for what is derived from the data
@@ -97,15 +99,6 @@ class LayerTime:
     predicted: float
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats, in order of cost: none is as cheap and as accurate, and better in one."""
-
-    def beaten(p: Point) -> bool:
-        return any(q.x <= p.x and q.top1 >= p.top1 and (q.x < p.x or q.top1 > p.top1) for q in points)
-
-    return sorted((p for p in points if not beaten(p)), key=lambda p: p.x)
-
-
 @_styled
 def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> Figure:
     """Top-1 (%) against cost (millions, log): a line a width multiplier, over its resolutions; the Pareto front filled.
@@ -113,7 +106,7 @@ def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> 
     `x_label` says what the `x` of the points is, with its unit.
     """
     figure, axes = _figure(above=2)
-    front = pareto(points)
+    front = pareto(points, lambda p: p.x, lambda p: p.top1)
     steps = [(b.x, top1) for a, b in itertools.pairwise(front) for top1 in (a.top1, b.top1)]
     axes.plot(*zip((front[0].x, front[0].top1), *steps, strict=True), color=PALE, lw=5, zorder=1.5)
     labels = []
@@ -132,7 +125,7 @@ def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> 
     for family in sorted({p.family for p in points}):
         colour, marker = _FAMILIES[family]
         axes.plot([], [], f"{marker}-", color=colour, lw=0.9, mfc="white", mew=1.1, label=f"MobileNet {family}")
-    axes.plot([], [], "o-", color=PALE, lw=5, mec=BLACK, mfc=BLACK, label="Pareto front")
+    axes.plot([], [], "o-", color=PALE, lw=5, mec=BLACK, mfc=BLACK, label="filled: Pareto front")
     several = len({p.resolution for p in points}) > 1
     _legend(axes, f"labels: width multiplier{'; along a line: resolution' if several else ''}")
     _place(axes, labels)
@@ -241,7 +234,7 @@ def activation_memory(networks: Sequence[Memory]) -> Figure:
 
 
 @_styled
-def latency(timings: Sequence[Timing]) -> Figure:
+def latency(timings: Sequence[Timing], y_label: str = "measured time per image (ms)") -> Figure:
     """Milliseconds an image against mult-adds (both log), a line a family and batch, its points labelled with alpha.
 
     All networks would lie on the grey line if mult-adds told the time: it has the rate of the fastest one.
@@ -262,8 +255,8 @@ def latency(timings: Sequence[Timing]) -> Figure:
     _log(axes, "y", [t.milliseconds for t in timings])
     ends = np.array(axes.get_xlim())
     axes.plot(ends, ends / rate, color=GREY, lw=1.1, zorder=1.5, label=f"{rate:.3g} G mult-adds/s")
-    axes.set(xlabel="mult-adds (millions)", ylabel="measured time per image (ms)")
-    _legend(axes, "labels: width multiplier; grey: the rate of the fastest network")
+    axes.set(xlabel="mult-adds (millions)", ylabel=y_label)
+    _legend(axes, "labels: width multiplier; grey: the highest rate of them")
     _place(axes, labels)
     return figure
 

@@ -113,7 +113,11 @@ def sections(record: dict) -> tuple[Section, ...]:
     kinds = tuple(_kinds([n for n in found if n.batch == batch], batch) for batch in batches)
     each = tuple(_layers(n) for n in found if n.alpha == 1 and n.batch == 1)
     return (
-        Section("Networks", pictures=networks_drawn, tables=(_whole(found, device_of(record)),)),
+        Section(
+            "Networks",
+            pictures=networks_drawn,
+            tables=(_whole(found, device_of(record), record["device"]["launch_seconds"]),),
+        ),
         Section("Layers", pictures=layers_drawn, tables=(*kinds, *each)),
     )
 
@@ -124,7 +128,7 @@ def _drawn() -> Any:
     return pictures
 
 
-def _whole(found: Sequence[Network], device: Device) -> Table:
+def _whole(found: Sequence[Network], device: Device, launch: float) -> Table:
     fastest = {b: max(n.rate for n in found if n.batch == b) for b in {n.batch for n in found}}
     rows = []
     for n in sorted(found, key=lambda n: (n.batch, n.mult_adds)):
@@ -144,13 +148,14 @@ def _whole(found: Sequence[Network], device: Device) -> Table:
             )
         )
     header = ("network", "pixels", "batch", "mult-adds, M", "measured, ms", "layers alone, ms", "predicted, ms")
-    header += ("measured / predicted", "G mult-adds/s", "a mult-add, to the fastest")
+    header += ("measured / predicted", "G mult-adds/s", "time of a mult-add / least")
     note = (
         f"Roofline of {device.name}, {device.source}: {device.mult_adds_per_second / 1e9:.1f} G mult-adds/s; GB/s: "
         f"{device.bytes_per_second / 1e9:.1f} from memory, {device.cache_bytes_per_second / 1e9:.1f} from "
         f"{device.cache_bytes / 2**20:.0f} MB of cache. Layers alone: the sum of the layers as programs of their own, "
-        "each started for itself. The last column is the time of a mult-add over that of the network where one takes "
-        "least: what mult-adds do not tell."
+        f"each started for itself. Predicted: the sum of the layers' rooflines, and {1e6 * launch:.0f} µs to start a "
+        "program (for a layer that runs alone as well). The last column is the time of a mult-add over that of the "
+        "network where one takes least: what mult-adds do not tell."
     )
     if misled := _misled(found):
         few, many = misled
@@ -179,14 +184,19 @@ def distinct(found: Iterable[Network]) -> list[Alone]:
     return list(layers.values())
 
 
-def agreement(layers: Sequence[Alone]) -> tuple[float, float]:
-    """Spearman's rank correlation of predicted and measured seconds; the median of |predicted / measured - 1|."""
+def agreement(layers: Sequence[Alone]) -> tuple[float | None, float]:
+    """Spearman's rank correlation of predicted and measured seconds; the median of |predicted / measured - 1|.
+
+    None for the first where it says nothing: fewer than five different values on a side.
+    """
     from scipy.stats import spearmanr  # half a second that other reports have no use for
 
-    correlation: Any = spearmanr([layer.predicted for layer in layers], [layer.measured for layer in layers])
-    return float(correlation.statistic), statistics.median(
-        abs(layer.predicted / layer.measured - 1) for layer in layers
-    )
+    predicted, measured = [layer.predicted for layer in layers], [layer.measured for layer in layers]
+    error = statistics.median(abs(p / m - 1) for p, m in zip(predicted, measured, strict=True))
+    if min(len({*predicted}), len({*measured})) < 5:
+        return None, error
+    found: Any = spearmanr(predicted, measured)
+    return float(found.statistic), error
 
 
 def _kinds(found: Sequence[Network], batch: int) -> Table:
@@ -201,15 +211,21 @@ def _kinds(found: Sequence[Network], batch: int) -> Table:
                 (
                     kind,
                     str(len(chosen)),
-                    f"{correlation:.2f}",
+                    "" if correlation is None else f"{correlation:.2f}",
                     f"{error:.0%}",
                     f"{statistics.median(x.measured / x.predicted for x in chosen):.2f}",
                     *(f"{sum(map(count, here)) / sum(map(count, everywhere)):.1%}" for count in counts),
                 )
             )
-    header = ("kind", "distinct layers", "rank correlation", "median error", "measured / predicted, median")
+    header = ("kind", "distinct layers", "rank correlation", "median |predicted / measured - 1|")
+    header += ("measured / predicted, median",)
     header += ("share of mult-adds", "share of measured time", "share of predicted time")
-    return Table(f"latency_kinds_{batch}", f"Layers, batch {batch}: predicted against measured", header, tuple(rows))
+    note = (
+        "Each layer as a program of its own, in all of the networks; layers of one network that are alike count once, "
+        "but in the shares. Predicted: the roofline, and what the least program takes."
+    )
+    title = f"Layers, batch {batch}: predicted against measured"
+    return Table(f"latency_kinds_{batch}", title, header, tuple(rows), note)
 
 
 def _layers(network: Network) -> Table:

@@ -10,11 +10,12 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 Results = Mapping[int, float]  # seed -> accuracy
 Name = TypeVar("Name", bound=Hashable)
+Item = TypeVar("Item")
 
 _ROUNDING = 1e-12  # of accuracy: less is the rounding of floats; one image of 50,000 is 2e-5
 
@@ -189,6 +190,17 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     squares = math.fsum(r * r for r in residuals)
     r_squared = 1 - squares / _squares(y) if min(y) < max(y) else 0.0
     return Fit(slope, intercept, residuals, math.sqrt(squares / (len(points) - 2)), r_squared)
+
+
+def pareto(points: Sequence[Item], cost: Callable[[Item], float], value: Callable[[Item], float]) -> list[Item]:
+    """The points that no other one beats, in order of cost: none is as cheap and as good, and better in one."""
+
+    def beaten(p: Item) -> bool:
+        return any(
+            cost(q) <= cost(p) and value(q) >= value(p) and (cost(q) < cost(p) or value(q) > value(p)) for q in points
+        )
+
+    return sorted((p for p in points if not beaten(p)), key=cost)
 
 
 def equal_cost(mult_adds: Mapping[Name, float], tolerance: float = 0.03) -> list[tuple[Name, ...]]:

@@ -5,10 +5,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
-from mobilenet_jax import arch, conventions, published
+from mobilenet_jax import arch, conventions, noise, published
 from mobilenet_jax.arch import Architecture, Layer
 from mobilenet_jax.claims import DOWN, NEAREST, TWO_DIGITS, Line, Printed, Reading, table
-from mobilenet_jax.cost import LayerCost, blocks, layer_costs
+from mobilenet_jax.cost import LayerCost, blocks, layer_costs, totals
+from mobilenet_jax.tables import Table
 
 MULT_ADDS, PARAMS = "mult-adds, M", "params, M"
 _NO_BN = "without batch norm"
@@ -30,12 +31,48 @@ def tables() -> Iterator[Printed]:
     for number, title in _V1_TITLES.items():
         rows = (row for row in published.rows("paper_v1") if row["table"] == str(number))
         yield table(f"v1_table{number}", f"v1 paper, Table {number}: {title}", _networks(rows, "v1", "trainable"))
-    yield table("slim_v1", "TF-slim's 16 v1 checkpoints", _networks(published.rows("slim_v1"), "v1", "TF-slim v1"))
+    slim_v1 = _networks(published.rows("slim_v1"), "v1", "TF-slim v1")
+    yield table("slim_v1", "TF-slim's 16 v1 checkpoints", slim_v1, note="Params: TF-slim's own rule, see conventions.")
     yield table("v2_table2", "v2 paper, Table 2: the stages", _stages())
-    yield table("v2_table3", "v2 paper, Table 3: what must be held at each resolution", _held(), _HELD_ROUNDING)
-    yield table("v2_table4", "v2 paper, Table 4: ImageNet", _networks(published.rows("paper_v2"), "v2", _NO_BN), DOWN)
+    title = "v2 paper, Table 3: what must be held at each resolution"
+    yield table(
+        "v2_table3", title, _held(), _HELD_ROUNDING, "Memory: 16 bits a value; the source cuts it to two digits."
+    )
+    paper_v2 = _networks(published.rows("paper_v2"), "v2", _NO_BN)
+    note = "Params: without batch norm. The source cuts its figures to the printed digits."
+    yield table("v2_table4", "v2 paper, Table 4: ImageNet", paper_v2, DOWN, note)
     slim_v2 = _networks(published.rows("slim_v2"), "v2", _NO_BN)
-    yield table("slim_v2", "TF-slim's 22 v2 checkpoints", slim_v2, {MULT_ADDS: DOWN, PARAMS: NEAREST})
+    note = "Params: without batch norm. The source cuts mult-adds to whole millions."
+    yield table("slim_v2", "TF-slim's 22 v2 checkpoints", slim_v2, {MULT_ADDS: DOWN, PARAMS: NEAREST}, note)
+
+
+def released() -> Table:
+    """TF-slim's 38 checkpoints: printed ImageNet top-1 beside ours of mult-adds and params; what a doubling buys."""
+    found, notes = [], []
+    for version in ("v1", "v2"):
+        rows = []
+        for row in published.rows(f"slim_{version}"):
+            sums = totals(arch.mobilenet(version, float(row["alpha"])), int(row["resolution"]))
+            rows.append((f"{version} {float(row['alpha']):g}", row["resolution"], float(row["top1"]), sums))
+        line = noise.fit([(sums.mult_adds, top1 / 100) for *_, top1, sums in rows])
+        if line:
+            notes.append(f"{line.points_per_doubling:.1f} points among the {len(rows)} {version} networks")
+        found += rows
+    front = noise.pareto(found, lambda row: row[3].mult_adds, lambda row: row[2])
+    cells = tuple(
+        (
+            network,
+            pixels,
+            f"{top1:.1f}",
+            f"{sums.mult_adds / 1e6:.2f}",
+            f"{sums.params / 1e6:.2f}",
+            "yes" if (network, pixels, top1, sums) in front else "",
+        )
+        for network, pixels, top1, sums in sorted(found, key=lambda row: row[3].mult_adds)
+    )
+    header = ("network", "pixels", "ImageNet top-1, %, printed", MULT_ADDS, PARAMS, "on the Pareto front")
+    note = f"A doubling of mult-adds buys {' and '.join(notes)} (log-linear least squares)."
+    return Table("released", "TF-slim's 38 networks by mult-adds", header, cells, note)
 
 
 def _networks(rows: Iterable[dict[str, str]], version: str, params: str) -> Iterator[Line]:

@@ -73,4 +73,5 @@ def latency_layers(networks: Sequence[latency.Network]) -> Figure:
 def pixel_1(timed: Sequence[latency.Timed]) -> Figure:
     """At 224 pixels: TF-slim's v2 networks and the v2 paper's v1."""
     shown = [t for t in timed if t.resolution == 224 and (t.source == "TF-slim" or t.version == "v1")]
-    return figures.latency([figures.Timing(t.version, 1, t.alpha, t.mult_adds / 1e6, 1e3 * t.seconds) for t in shown])
+    timings = [figures.Timing(t.version, 1, t.alpha, t.mult_adds / 1e6, 1e3 * t.seconds) for t in shown]
+    return figures.latency(timings, "printed time per image (ms)")

@@ -64,14 +64,23 @@ def published_sections() -> list[Section]:
         Picture("mult_adds_by_kind", "Where the mult-adds are, at 224 pixels", lambda: draw("mult_adds_by_kind")),
         Picture(
             "activation_memory",
-            "Input and output of each layer, and what a shortcut keeps; bottlenecks only: those of a whole block",
+            "Activations held at each layer: its input, its output, a waiting shortcut; or the ends of each block",
             lambda: draw("activation_memory"),
         ),
     )
+    how = (
+        "Difference is ours less what is printed, in the column's unit; a cell agrees if ours, rounded as the source "
+        "rounds, is what is printed. Blank: not one of our networks. 'all': a formula holds for every layer it is of."
+    )
+    which = (
+        "000: the AIdventure page 'MobileNet v1'; 001: notes on v1 and v2; 002: a summary of the v1 paper; 003: course "
+        "notes; 004: a report on a 28x28 CIFAR-10 network (variant 'seed004'). This project grew from them."
+    )
     return [
-        Section("Released networks", pictures=shown),
+        Section("Released networks", pictures=shown, tables=(papers.released(),)),
+        Section("What differs", (how,), tables=(claims.summary([*from_papers, *from_documents]),)),
         Section("The papers and TF-slim", tables=tuple(map(claims.as_table, from_papers))),
-        Section("Documents", tables=tuple(map(claims.as_table, from_documents))),
+        Section("Documents", (which,), tables=tuple(map(claims.as_table, from_documents))),
         latency.pixel_1(),
     ]
 
@@ -83,8 +92,10 @@ def main() -> int:
     parser.add_argument("runs", nargs="*", type=pathlib.Path, help="directories that hold runs, at any depth")
     parser.add_argument("--compare", nargs=2, type=pathlib.Path, metavar="RUN", help="what differs between two runs")
     parser.add_argument("--published", action="store_true", help="the papers' tables of costs, every cell beside ours")
-    parser.add_argument("--latency", type=pathlib.Path, metavar="RECORD", help="of benchmarks/layer_latency.py")
-    parser.add_argument("--out", metavar="DIR", help="the same as HTML, Markdown and CSV, with figures")
+    parser.add_argument(
+        "--latency", type=pathlib.Path, metavar="RECORD", help="a JSON record that benchmarks/layer_latency.py wrote"
+    )
+    parser.add_argument("--out", metavar="DIR", help="also write HTML, Markdown, CSV and figures there")
     args = parser.parse_args()
     try:
         _report(args)
@@ -117,8 +128,12 @@ def _report(args: argparse.Namespace) -> None:
         _write(out, pages)
     for sections in pages.values():
         for section in sections:
+            for paragraph in section.text:
+                print(paragraph, end="\n\n")
             for table in section.tables:
                 print(table.section(), end="\n\n")
+    if out:
+        print("written:", *(str(out / f"{name}.html") for name in pages))
 
 
 def _place(text: str) -> pathlib.Path:

@@ -152,6 +152,8 @@ def compare(a: Run, b: Run) -> Table:
     names = [run.directory.name for run in (a, b)]
     if names[0] == names[1]:
         names = [str(run.directory) for run in (a, b)]
+    if not any(name.startswith(("config.", "env.")) for name, *_ in rows):
+        notes.append("What is compared is the same in both.")
     notes.append("The difference of two runs includes what the seed alone changes.")
     return Table("compare", " and ".join(names), ("", *names, "difference"), tuple(rows), " ".join(notes))
 
@@ -312,7 +314,10 @@ def hashable(identity: Mapping[str, Any], without: str = "") -> tuple[tuple[str,
 
 def _differences(prefix: str, a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """A row for each key in which they differ; `earlier`, of a resumed run's env.json, is about other processes."""
-    a, b = ({key: _shown(value) for key, value in _flat(each).items() if key != "earlier"} for each in (a, b))
+    a, b = (
+        {key: _shown(value) for key, value in _flat(each).items() if key != "earlier" and not key.startswith("wandb.")}
+        for each in (a, b)
+    )
     cells = [(key, a.get(key, "absent"), b.get(key, "absent")) for key in sorted({*a, *b})]
     return [(f"{prefix}{key}", x, y, "") for key, x, y in cells if x != y]
 

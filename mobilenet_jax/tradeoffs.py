@@ -27,11 +27,16 @@ _RESOLVE = 0.002  # the difference for which the seeds needed are told
 
 def sections(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> list[Section]:
     """All that a report of runs has, in order."""
-    found = [Section("Configurations", tables=(grouping.table(configurations),))]
+    groups = [group for group in comparable(configurations) if len({c.mult_adds for c in group}) > 1]
+    alone = (
+        ()
+        if groups
+        else ("No accuracy against cost: no two of these differ in version, width, resolution or t alone.",)
+    )
+    found = [Section("Configurations", alone, tables=(grouping.table(configurations),))]
     if problems:
         found.append(Section("Left out, or counted in part", tables=(runs.problems_table(problems),)))
-    for i, group in enumerate(comparable(configurations), 1):
-        found += _tradeoff(group, i)
+    found += [_tradeoff(group, i) for i, group in enumerate(groups, 1)]
     found += _series(configurations)
     found += _beside_published(configurations)
     found += _curves(configurations)
@@ -66,9 +71,7 @@ def _of(group: Sequence[Configuration]) -> str:
 # Accuracy against cost -----------------------------------------------------------------------------------------------
 
 
-def _tradeoff(group: Sequence[Configuration], number: int) -> list[Section]:
-    if len({c.mult_adds for c in group}) < 2:
-        return []
+def _tradeoff(group: Sequence[Configuration], number: int) -> Section:
     pictures = [
         Picture(
             f"accuracy_{name}_{number}",
@@ -78,7 +81,7 @@ def _tradeoff(group: Sequence[Configuration], number: int) -> list[Section]:
         for name in ("mult_adds", "params")
     ]
     tables = [table for table in (_fit(group, number), _equal_cost(group, number)) if table]
-    return [Section(f"Accuracy against cost: {_of(group)}", pictures=tuple(pictures), tables=tuple(tables))]
+    return Section(f"Accuracy against cost: {_of(group)}", pictures=tuple(pictures), tables=tuple(tables))
 
 
 def _accuracy(group: Sequence[Configuration], count: str) -> Any:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Annotation
 
-from mobilenet_jax import arch, cost, figures, published
+from mobilenet_jax import arch, cost, figures, noise, published
 from mobilenet_jax.figures import LayerTime, Memory, Point, Timing
 
 NETWORKS = {"v1": arch.mobilenet_v1, "v2": arch.mobilenet_v2}
@@ -35,6 +35,8 @@ TIMES = [
     *(LayerTime("depthwise", 100, 150), LayerTime("depthwise", 900, 400), LayerTime("dense", 80, 40)),
     *(LayerTime("pointwise", 3000, 2500), LayerTime("pool", 9, 20)),
 ]
+
+OF = (lambda p: p.x, lambda p: p.top1)  # cost and value of a point
 
 
 def slim(cost_of="mult_adds"):
@@ -94,13 +96,13 @@ def written(axes):
     ],
 )
 def test_the_pareto_front(points, front):
-    assert [(p.x, p.top1) for p in figures.pareto([Point("v1", 1, 224, *point) for point in points])] == front
+    assert [(p.x, p.top1) for p in noise.pareto([Point("v1", 1, 224, *point) for point in points], *OF)] == front
 
 
 def test_accuracy_draws_every_network():
     points = list(slim())
     (axes,) = drawn(figures.accuracy(points))
-    front = {(p.x, p.top1) for p in figures.pareto(points)}
+    front = {(p.x, p.top1) for p in noise.pareto(points, *OF)}
     assert len(points) == 38 and 1 < len(front) < 38
     marks = [line for line in axes.lines if line.get_marker() != "None" and values(line)]
     looks = {"v1": ("o", figures.BLUE), "v2": ("s", figures.VERMILLION)}
@@ -111,7 +113,7 @@ def test_accuracy_draws_every_network():
     assert front <= set(steps) and all(a[0] == b[0] or a[1] == b[1] for a, b in itertools.pairwise(steps))
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("mult-adds (millions)", "top-1 (%)", "log")
     assert ticks(axes.xaxis) == ["10", "20", "50", "100", "200", "500"]
-    assert legend(axes) == ["MobileNet v1", "MobileNet v2", "Pareto front"]
+    assert legend(axes) == ["MobileNet v1", "MobileNet v2", "filled: Pareto front"]
 
 
 def test_accuracy_joins_and_labels_each_width_multiplier():

@@ -148,4 +148,6 @@ def test_problems_have_their_section(widths):
 def test_nothing_but_problems(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "summary.json").write_text("{")
-    assert list(sections(tmp_path)) == ["Configurations", "Left out, or counted in part"]
+    found = sections(tmp_path)
+    assert list(found) == ["Configurations", "Left out, or counted in part"]
+    assert found["Configurations"].text[0].startswith("No accuracy against cost")
