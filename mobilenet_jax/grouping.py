@@ -48,7 +48,8 @@ class Series:
 def configurations(runs: Iterable[Run]) -> list[Configuration]:
     """Groups runs by what they are; by data set, then by mult-adds.
 
-    A label has every key whose value is not the most common one among the configurations of the same version and data.
+    A label has every key whose value is not the most common one among the configurations of the same data, version and
+    variant.
     """
     groups: dict[Any, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.seed, run.directory)):
@@ -133,8 +134,8 @@ def _is_setting(key: str) -> bool:
     return key != "data.name" and not key.startswith("summary.")
 
 
-def _family(identity: Mapping[str, Any]) -> tuple[Any, Any]:
-    return identity.get("data.name"), identity.get("model.version")
+def _family(identity: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return identity.get("data.name"), identity.get("model.version"), identity.get("model.variant")
 
 
 def _usual(identities: Iterable[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
