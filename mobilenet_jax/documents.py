@@ -13,7 +13,7 @@ from mobilenet_jax import arch, device, published
 from mobilenet_jax.arch import Architecture, Layer
 from mobilenet_jax.claims import Line, Printed, table
 from mobilenet_jax.cost import LayerCost, blocks, layer_costs, totals
-from mobilenet_jax.papers import expansion, layers, share
+from mobilenet_jax.papers import expansion, layers, millions, share
 
 _IN, _OUT, _MOVED = "input map, bits", "output map, bits", "data moved, bits"
 _USED, _TAKEN = "memory used, bits", "rise of memory used, bits"
@@ -122,10 +122,6 @@ def _share_of_full(count: str, alpha: float = 1.0, resolution: int = 224) -> Dec
     return Decimal(getattr(part, count)) / getattr(full, count)
 
 
-def _millions(network: Architecture, resolution: int, count: str) -> Decimal:
-    return Decimal(getattr(totals(network, resolution), count)) / 10**6
-
-
 def _cifar_widths() -> str:
     rows = [layer for layer in arch.mobilenet_v1(strides="cifar").layers if layer.kind in ("depthwise", "pointwise")]
     pairs = zip(rows[::2], rows[1::2], strict=True)
@@ -190,10 +186,10 @@ _COUNTS: dict[str, Callable[[], Decimal | str | int]] = {
     "multipliers": lambda: _separable(0.5, 4 / 7),
     "bottleneck": _bottleneck,
     "bottlenecks": lambda: len(blocks(layer_costs(arch.mobilenet_v2(), 224))),
-    "least_mult_adds": lambda: _millions(arch.mobilenet_v2(0.35), 96, "mult_adds"),
-    "most_mult_adds": lambda: _millions(arch.mobilenet_v2(1.4), 224, "mult_adds"),
-    "least_params": lambda: _millions(arch.mobilenet_v2(0.35), 96, "params_without_bn"),
-    "most_params": lambda: _millions(arch.mobilenet_v2(1.4), 224, "params_without_bn"),
+    "least_mult_adds": lambda: millions(arch.mobilenet_v2(0.35), 96, "mult-adds"),
+    "most_mult_adds": lambda: millions(arch.mobilenet_v2(1.4), 224, "mult-adds"),
+    "least_params": lambda: millions(arch.mobilenet_v2(0.35), 96, "without batch norm"),
+    "most_params": lambda: millions(arch.mobilenet_v2(1.4), 224, "without batch norm"),
     "widths": _cifar_widths,
     "pooled": lambda: layer_costs(arch.mobilenet_v1(strides="cifar"), 32)[-2].in_size,
     "classifier_inputs": lambda: arch.mobilenet_v1(strides="cifar").layers[-1].in_channels,

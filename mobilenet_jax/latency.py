@@ -94,22 +94,20 @@ def sections(record: dict) -> tuple[Section, ...]:
     """Whole networks; kinds of layers, with the rank correlation and the error of the prediction; layers of two."""
     found = networks(record)
     batches = sorted({network.batch for network in found})
-    networks_drawn = tuple(
-        Picture(
-            f"latency_{batch}",
-            f"Measured time of an image against mult-adds, batch {batch}",
-            lambda batch=batch: _drawn().latency_figure([n for n in found if n.batch == batch]),
+
+    def drawn(name: str, caption: str, draw: str) -> tuple[Picture, ...]:
+        """A picture a batch size, by the function of `pictures` that draws it."""
+        return tuple(
+            Picture(
+                f"{name}_{batch}",
+                f"{caption}, batch {batch}",
+                lambda batch=batch: getattr(_drawn(), draw)([n for n in found if n.batch == batch]),
+            )
+            for batch in batches
         )
-        for batch in batches
-    )
-    layers_drawn = tuple(
-        Picture(
-            f"latency_layers_{batch}",
-            f"Predicted against measured time of each layer, batch {batch}",
-            lambda batch=batch: _drawn().latency_layers([n for n in found if n.batch == batch]),
-        )
-        for batch in batches
-    )
+
+    networks_drawn = drawn("latency", "Measured time of an image against mult-adds", "latency_figure")
+    layers_drawn = drawn("latency_layers", "Predicted against measured time of each layer", "latency_layers")
     kinds = tuple(_kinds([n for n in found if n.batch == batch], batch) for batch in batches)
     each = tuple(_layers(n) for n in found if n.alpha == 1 and n.batch == 1)
     return (

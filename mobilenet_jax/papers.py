@@ -82,7 +82,7 @@ def _networks(rows: Iterable[dict[str, str]], version: str, params: str) -> Iter
         if row["alpha"]:
             variant = {"variant": row["variant"]} if "variant" in row else {}
             network = arch.mobilenet(row.get("version", version), float(row["alpha"]), **variant)
-            count = functools.partial(_millions, network, int(row["resolution"]))
+            count = functools.partial(millions, network, int(row["resolution"]))
         columns = ((MULT_ADDS, "mult_adds_m", "mult-adds"), (PARAMS, "params_m", params))
         yield (
             row.get("row") or f"{row['alpha']} {row['resolution']}",
@@ -90,8 +90,8 @@ def _networks(rows: Iterable[dict[str, str]], version: str, params: str) -> Iter
         )
 
 
-def _millions(network: Architecture, resolution: int, convention: str, reading: Reading) -> Decimal:
-    """A count under a convention, or under that which a reading names."""
+def millions(network: Architecture, resolution: int, convention: str, reading: Reading = "") -> Decimal:
+    """A count, in millions, under a convention (`conventions.NAMED`), or under that which a reading names."""
     return Decimal(conventions.NAMED[reading or convention].count(network, resolution)) / 10**6
 
 
@@ -125,8 +125,8 @@ def _one_layer() -> Iterator[Line]:
             size = round(14 * 0.714) if row["row"] == "rho=0.714" else 14
             pair = (Layer("dw", "depthwise", width, width, 3), Layer("pw", "pointwise", width, width))
             layer = (Layer("conv", "conv", width, width, 3),) if row["row"] == "Convolution" else pair
-            count = functools.partial(_millions, Architecture("v1", layer), size)
-            mult_adds, params = count("mult-adds", ""), count(_NO_BN, "")
+            count = functools.partial(millions, Architecture("v1", layer), size)
+            mult_adds, params = count("mult-adds"), count(_NO_BN)
             yield row["row"], {MULT_ADDS: (row["mult_adds_m"], mult_adds), PARAMS: (row["params_m"], params)}
 
 

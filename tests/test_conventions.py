@@ -8,10 +8,10 @@ import pytest
 
 from mobilenet_jax import published
 from mobilenet_jax.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
+from mobilenet_jax.conventions import NAMED as BY_NAME
 from mobilenet_jax.conventions import OPERATIONS, PARAMS, explain, tables
 from mobilenet_jax.model import MobileNet
 
-BY_NAME = {c.name: c for c in (*OPERATIONS, *PARAMS)}
 V1, V2 = (mobilenet_v1(), 224), (mobilenet_v2(), 224)
 
 # At 4x4 pixels: 4 -> 2 (padded by one after), 2 -> 2 (padded by one before and after), 2x2, pooled.
