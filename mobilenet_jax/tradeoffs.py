@@ -34,6 +34,8 @@ def sections(configurations: Sequence[Configuration], problems: Sequence[Problem
         else ("No accuracy against cost: no two of these differ in version, width, resolution or t alone.",)
     )
     found = [Section("Configurations", alone, tables=(grouping.table(configurations),))]
+    if switched := changes(configurations):
+        found.append(Section(switched.title, tables=(switched,)))
     if problems:
         found.append(Section("Left out, or counted in part", tables=(runs.problems_table(problems),)))
     found += [_tradeoff(group, i) for i, group in enumerate(groups, 1)]
@@ -177,27 +179,80 @@ def _sweep(several: Sequence[Series], key: str, name: str) -> Any:
     return figures.sweep(lines, name)
 
 
-def _one_series(s: Series, name: str) -> Table:
-    """Each value beside the one before; of a switch, beside the first."""
-    values = {str(c.identity[s.key]): c for c in s.configurations}
-    groups = {value: results(c) for value, c in values.items()}
-    spread = noise.paired_sd(groups.values())
+def changes(configurations: Sequence[Configuration]) -> Table | None:
+    """What each switch does (true or false, or named ways), everything else being the same: a row a value.
+
+    Points of top-1 against the paper's way, else against the first value; None where no configurations differ in one
+    switch alone.
+    """
     rows = []
-    before = None
-    for value, c in values.items():
-        beside = _beside(noise.difference(groups, before, value)) if before is not None else ("", "")
-        rows.append((value, _percent(c), str(c.n), f"{c.mult_adds / 1e6:.2f}", *beside))
-        before = value
-    header = (s.key, "top-1, %", "n", "mult-adds, M", "to the row above, points", "verdict")
+    for s in grouping.series(configurations):
+        usual = _usual(s)
+        for value, c in _by_value(s).items():
+            if usual not in (None, value):
+                d, needed = _difference(s, usual, value), _seeds_needed(s)
+                change = f"{s.key.rpartition('.')[2]}: {usual} → {value}"
+                rows.append((change, f"{s.label}, {c.dataset}, {c.epochs} epochs", str(d.n), *_beside(d), needed))
+    if not rows:
+        return None
+    header = (
+        "change",
+        "of",
+        "seeds in both",
+        "top-1, points",
+        "verdict",
+        f"seeds to resolve {100 * _RESOLVE:g} points",
+    )
+    note = (
+        "Intervals: 95 %, paired by seed, with the noise of all values of the switch; each for itself. Last column: "
+        f"the seeds that would tell apart what differs by {100 * _RESOLVE:g} points, four times in five."
+    )
+    return Table("changes", "One change at a time", header, tuple(rows), note)
+
+
+def _one_series(s: Series, name: str) -> Table:
+    """Each value beside the one before; of a switch, beside the usual one."""
+    rows = []
+    usual = _usual(s)
+    beside = usual
+    for value, c in _by_value(s).items():
+        cells = _beside(_difference(s, beside, value)) if beside not in (None, value) else ("", "")
+        rows.append((value, _percent(c), str(c.n), f"{c.mult_adds / 1e6:.2f}", *cells))
+        beside = usual or value
+    header = (s.key, "top-1, %", "n", "mult-adds, M", f"to {usual or 'the row above'}, points", "verdict")
     note = "Intervals: 95 %, paired by seed, with the noise of the whole series; each for itself."
-    if spread:
-        needed = noise.seeds_needed(spread.sd, _RESOLVE)
+    if spread := noise.paired_sd(_results(s).values()):
         note += (
             f" Noise of a difference between two runs: {100 * spread.sd:.2f} points ({spread.df} degrees of freedom). "
-            f"To resolve {100 * _RESOLVE:g} points: {needed} seeds."
+            f"To resolve {100 * _RESOLVE:g} points: {_seeds_needed(s)} seeds."
         )
     title = f"{s.key.rpartition('.')[2]}: {s.label}, {s.configurations[0].dataset}, {s.configurations[0].epochs} epochs"
     return Table(f"over_{name}", title, header, tuple(rows), note)
+
+
+def _by_value(s: Series) -> dict[str, Configuration]:
+    return {str(c.identity[s.key]): c for c in s.configurations}
+
+
+def _usual(s: Series) -> str | None:
+    """The value of a switch that the others are set beside; None of a number, whose values have an order."""
+    values = [c.identity[s.key] for c in s.configurations]
+    if not all(isinstance(value, bool | str) for value in values):
+        return None
+    return str(_PLAIN[s.key] if _PLAIN.get(s.key) in values else values[0])
+
+
+def _results(s: Series) -> dict[str, dict[int, float]]:
+    return {value: results(c) for value, c in _by_value(s).items()}
+
+
+def _difference(s: Series, a: str, b: str) -> noise.Difference:
+    return noise.difference(_results(s), a, b)
+
+
+def _seeds_needed(s: Series) -> str:
+    spread = noise.paired_sd(_results(s).values())
+    return str(noise.seeds_needed(spread.sd, _RESOLVE)) if spread else ""
 
 
 # Beside the published ------------------------------------------------------------------------------------------------

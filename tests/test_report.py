@@ -1,4 +1,4 @@
-"""The command: what it prints, what it writes, what it refuses; the README and `results/`, which must be made by it."""
+"""The command: what it prints, what it writes, what it refuses."""
 
 import csv
 import json
@@ -9,10 +9,9 @@ import sys
 
 import pytest
 from conftest import ROOT
-from test_latency import RECORD as LATENCY
 from test_latency import record
 
-from mobilenet_jax import grouping, papers, report, runs
+from mobilenet_jax import report
 
 RESULTS = ROOT / "results"
 
@@ -124,34 +123,3 @@ def test_two_runs_compared(run):
     status, out, _ = run("--compare", first, second)
     assert status == 0
     assert any(line.startswith("| test top-1, % ") for line in out.splitlines())
-
-
-def block(name: str) -> str:
-    """What stands between two marks of the README."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
-
-
-def test_the_readme_shows_the_results():
-    found, problems = runs.read([RESULTS])
-    assert problems == []
-    assert block("results") == grouping.table(grouping.configurations(found)).markdown()
-
-
-def test_the_readme_counts_the_cells():
-    cells = [c for t in [*papers.tables(), *report.documents.tables()] for _, c in t.cells() if c.ours]
-    differ = sum(not cell.agrees for cell in cells)
-    assert f"{len(cells)} cells, of which {differ} differ" in " ".join(
-        (ROOT / "README.md").read_text(encoding="utf-8").split()
-    )
-
-
-@pytest.mark.parametrize(("part", "args"), [("published", ["--published"]), ("latency", ["--latency", LATENCY])])
-def test_the_committed_tables_are_made_from_this_code(tmp_path, run, part, args):
-    """Byte for byte; figures depend on the fonts and the version of matplotlib, and are not compared."""
-
-    def tables(directory) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".md", ".csv")}
-
-    assert run(*args, "--out", tmp_path)[0] == 0
-    assert tables(tmp_path) == tables(RESULTS / part)

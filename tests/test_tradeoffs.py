@@ -97,6 +97,25 @@ def test_what_cannot_be_told_apart(tmp_path):
     assert [(row[0], row[5]) for row in series.rows] == [("False", ""), ("True", "cannot be told apart")]
 
 
+def test_switches_are_set_beside_the_usual_way(tmp_path):
+    v2 = {"model.version": "v2", "model.expansion": 6.0, "model.bottleneck": "linear"}
+    for shortcut, accuracies in {"none": (0.70, 0.72), "bottleneck": (0.80, 0.82), "expansion": (0.75, 0.77)}.items():
+        trained(tmp_path, v2 | {"model.shortcut": shortcut}, accuracies, version="v2", expansion=6.0)
+    rows = table(tmp_path, "changes").rows
+    assert [row[0] for row in rows] == ["shortcut: bottleneck → expansion", "shortcut: bottleneck → none"]
+    assert [row[2:5] for row in rows] == [
+        ("2", "-5.00 [-5.00, -5.00]", "lower"),
+        ("2", "-10.00 [-10.00, -10.00]", "lower"),
+    ]
+    series = table(tmp_path, "over_shortcut_1")
+    assert series.header[4] == "to bottleneck, points"
+    assert [row[4] for row in series.rows] == ["", "-5.00 [-5.00, -5.00]", "-10.00 [-10.00, -10.00]"]
+
+
+def test_numbers_are_no_switches(widths):
+    assert "One change at a time" not in sections(widths)
+
+
 def test_one_seed_each_has_no_interval(tmp_path):
     for alpha in (0.25, 0.5):
         trained(tmp_path, {"model.alpha": alpha}, (alpha,), mult_adds=COST[alpha])
