@@ -10,7 +10,7 @@ from collections.abc import Collection
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mobilenet_jax import config, cost, grid, runtime, writer
+from mobilenet_jax import config, cost, grid, listing, runtime, sweepfile, writer
 from mobilenet_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent
@@ -54,14 +54,14 @@ def main(argv: list[str]) -> int:
     return train.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))
 
 
-def run_sweep(sweep: grid.Sweep, name: str, base: ConfigDict, overridden: Collection[str]) -> int:
+def run_sweep(sweep: sweepfile.Sweep, name: str, base: ConfigDict, overridden: Collection[str]) -> int:
     budget = MIN_MULT_ADDS.value, MAX_MULT_ADDS.value
     if sweep.method == "grid":
         points = grid.points(sweep, base, name, overridden, *budget)
     else:
         points = grid.check_search(sweep, base, name, overridden)
     if DRY_RUN.value:
-        print(grid.describe(sweep, points, FORMAT.value))
+        print(listing.describe(sweep, points, FORMAT.value))
         return 0
     from mobilenet_jax import sweep as sweeps  # and Optuna with it
 
@@ -77,7 +77,7 @@ def run_sweep(sweep: grid.Sweep, name: str, base: ConfigDict, overridden: Collec
     )
 
 
-def first_look(argv: list[str]) -> grid.Sweep | None:
+def first_look(argv: list[str]) -> sweepfile.Sweep | None:
     """The sweep that is asked for, which decides on the config that the other flags are of.
 
     Raises:
@@ -97,7 +97,7 @@ def first_look(argv: list[str]) -> grid.Sweep | None:
         raise InputError("--run_dir is of one run: the runs of a sweep go to --workdir")
     if any(re.match(r"--?config(=|$)", arg) for arg in argv):
         raise InputError(f"--config does not go with --sweep: the command in {SWEEP.value} names it")
-    return grid.read(pathlib.Path(SWEEP.value))
+    return sweepfile.read(pathlib.Path(SWEEP.value))
 
 
 def beside(argument: str) -> str:

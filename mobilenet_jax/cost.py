@@ -7,9 +7,10 @@ bias, activation and pooling are not counted (the rule behind both papers' table
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from mobilenet_jax.arch import Architecture, Layer
+from mobilenet_jax.tables import columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,20 +159,9 @@ def describe(arch: Architecture, resolution: int, title: str, output_format: str
         [
             title,
             "",
-            *_columns([header, *lines, total]),
+            *columns([header, *lines, total], 2),
             "",
             f"mult-adds  {sums.mult_adds:,}",
             f"params     {sums.params:,} trainable ({sums.params_without_bn:,} without batch norm)",
         ]
     )
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Aligns cells: the first two columns to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mobilenet_jax import crew, grid, ledger, writer
+from mobilenet_jax import crew, ledger, listing, writer
 from mobilenet_jax.board import Board, Line
 from mobilenet_jax.crew import Job, Worker
 from mobilenet_jax.errors import InputError
+from mobilenet_jax.grid import Point
+from mobilenet_jax.sweepfile import Sweep
+from mobilenet_jax.tables import cell
 
 DEATHS = 5  # of workers, over which a point has failed
 DRAWS = 100  # for each point of a search within the budget
@@ -44,9 +47,9 @@ class Budget:
 
 
 def run(
-    sweep: grid.Sweep,
-    points: Sequence[grid.Point],
-    draw: Callable[[Mapping[str, Any]], grid.Point],
+    sweep: Sweep,
+    points: Sequence[Point],
+    draw: Callable[[Mapping[str, Any]], Point],
     budget: Budget,
     workdir: pathlib.Path,
     storage: str = "",
@@ -459,31 +462,8 @@ class _Coordinator:
     def _conclude(self) -> int:
         """The table of all points, wherever they were trained, and where everything is."""
         failed = [entry for entry in self.entries if entry.state == "failed"]
-        keys = [p.key for p in self.sweep.parameters if p.varies]
-        header = (
-            *(key.rpartition(".")[2] for key in keys),
-            "mult-adds",
-            "params",
-            self.sweep.metric,
-            "seconds",
-            "state",
-        )
         order = {digest: i for i, digest in enumerate(self.points)}
-        rows = []
-        for entry in sorted(self.entries, key=lambda e: order.get(e.digest, 0)):
-            s = entry.summary or {}
-            score, seconds = s.get(self.sweep.metric), s.get("wall_seconds")
-            rows.append(
-                (
-                    *(grid.cell(entry.values.get(key)) for key in keys),
-                    f"{s['mult_adds'] / 1e6:.2f} M" if s else "",
-                    f"{s['params'] / 1e6:.2f} M" if s else "",
-                    f"{score:.4f}" if score is not None else "",
-                    f"{seconds:.1f}" if seconds is not None else "",
-                    entry.state,
-                )
-            )
-        print("\n".join(grid.columns([header, *rows], 0)))
+        print(listing.results(self.sweep, sorted(self.entries, key=lambda entry: order.get(entry.digest, 0))))
         done = sum(entry.state in ("done", "diverged") for entry in self.entries)
         print(f"\n{done} of {len(self.points) or len(self.entries)} points have a result; {len(failed)} failed")
         for entry in failed:
@@ -504,4 +484,4 @@ def _signal_name(number: int) -> str:
 
 
 def _show(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={grid.cell(value)}" for key, value in values.items())
+    return ", ".join(f"{key}={cell(value)}" for key, value in values.items())

@@ -1,9 +1,9 @@
-"""What a report is made of: tables of text, pictures that are drawn when asked for, sections of both."""
+"""What a report is made of: tables of text, pictures that are drawn when asked for, sections of both; plain columns."""
 
 import csv
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -53,6 +53,22 @@ class Section:
     text: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
+
+
+def columns(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:
+    """Lines of plain text with aligned cells: the first `left` columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def cell(value: Any) -> str:
+    """A number, or anything else, as tables of plain text show it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _escape(cell: str) -> str:

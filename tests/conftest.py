@@ -7,8 +7,12 @@ import subprocess
 import sys
 import tempfile
 import termios
+from typing import Any
 
 import pytest
+import yaml
+
+from mobilenet_jax import sweepfile
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -71,3 +75,33 @@ def on_a_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
         finally:
             os.close(ours)
     return shown.returncode, output.decode()
+
+
+# Sweep files, by three test files.
+GRID = {"program": "launch.py", "method": "grid", "parameters": {"config.model.alpha": {"values": [0.25, 0.5]}}}
+SEARCH = GRID | {
+    "method": "random",
+    "run_cap": 10,
+    "metric": {"name": "val_accuracy", "goal": "maximize"},
+    "parameters": {
+        "config.data.holdout": {"value": 0.1},
+        "config.optim.lr": {"distribution": "log_uniform_values", "min": 0.01, "max": 1.0},
+    },
+}
+
+
+@pytest.fixture
+def read_sweep(tmp_path):
+    """Reads a sweep file that holds this text, or this tree."""
+
+    def run(content: Any) -> sweepfile.Sweep:
+        path = tmp_path / "some.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+        return sweepfile.read(path)
+
+    return run
+
+
+def parameters(**given: Any) -> dict[str, Any]:
+    """The smallest file with these parameters, a double underscore standing for a dot."""
+    return GRID | {"parameters": {f"config.{key.replace('__', '.')}": value for key, value in given.items()}}

@@ -17,8 +17,8 @@ HOUSE = {
     "__init__": set(),
     "errors": set(),
     "arch": set(),
-    "cost": {"arch"},
     "tables": set(),
+    "cost": {"arch", "tables"},
     "conventions": {"arch", "cost", "tables"},
     "device": {"arch", "cost"},
     "datasets": set(),
@@ -38,11 +38,13 @@ HOUSE = {
     "program": {"augment", "config", "data", "depthwise", "model", "optim", "steps"},
     "train": {"checkpoint", "config", "cost", "data", "program", "runtime", "steps", "writer"},
     "worker": {"config", "runtime", "train", "writer"},
-    "grid": {"config", "cost"},
+    "sweepfile": {"config"},
+    "grid": {"config", "cost", "sweepfile", "tables"},
     "ledger": set(),
+    "listing": {"grid", "ledger", "sweepfile", "tables"},
     "crew": {"grid", "ledger"},
     "board": set(),
-    "sweep": {"board", "crew", "grid", "ledger", "writer"},
+    "sweep": {"board", "crew", "grid", "ledger", "listing", "sweepfile", "tables", "writer"},
     "published": set(),
     "claims": {"published", "tables"},
     "papers": {"arch", "claims", "conventions", "cost", "noise", "published", "tables"},
@@ -62,7 +64,7 @@ HOUSE = {
 }
 WITHOUT_JAX = (
     *("arch", "cost", "device", "datasets", "config", "errors", "writer", "published"),
-    *("grid", "ledger", "crew", "board", "sweep", "report"),
+    *("sweepfile", "grid", "listing", "ledger", "crew", "board", "sweep", "report"),
     *("tables", "conventions", "claims", "papers", "documents", "latency", "figures", "pictures"),
     *("runs", "grouping", "noise", "tradeoffs", "page"),
 )
@@ -176,6 +178,7 @@ def test_who_sees_the_run_spec():
         "program",
         "train",
         "worker",
+        "sweepfile",
         "grid",
     }
     for module, paths in modules().items():

@@ -3,7 +3,7 @@
 import csv
 import io
 
-from mobilenet_jax.tables import Table
+from mobilenet_jax.tables import Table, columns
 
 TABLE = Table("name", "A title", ("network", "top-1"), (("v1 | wide", "70.6"), ("v2, 1.4", "9")), "A note.")
 
@@ -33,3 +33,7 @@ def test_csv_is_read_back():
         ["v1 | wide", "70.6"],
         ["v2, 1.4", "9"],
     ]
+
+
+def test_columns_of_plain_text():
+    assert columns([("a", "bb", "c"), ("dd", "e", "ffff")], left=1) == ["a   bb     c", "dd   e  ffff"]
