@@ -24,7 +24,9 @@ SWEEP = flags.DEFINE_string(
     "sweep", "", "A W&B sweep file: train all its points, each once; `wandb sweep` takes it too."
 )
 STORAGE = flags.DEFINE_string("storage", "", "--sweep: database URL that machines share; SQLite in --workdir if empty.")
-WORKERS = flags.DEFINE_integer("workers", 0, "--sweep: processes that train; 0: one for each GPU, or one.", 0)
+WORKERS = flags.DEFINE_integer(
+    "workers", 0, "--sweep: processes that train; 0: one for each GPU, or one. On a CPU, one a core is fastest.", 0
+)
 FUSE = flags.DEFINE_integer("fuse", 1, "--sweep: train up to so many points as one program, where they can be.", 1)
 MIN_MULT_ADDS = flags.DEFINE_integer("min_mult_adds", None, "--sweep: only points with at least so many.", 0)
 MAX_MULT_ADDS = flags.DEFINE_integer("max_mult_adds", None, "--sweep: only points with at most so many.", 0)

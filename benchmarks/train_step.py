@@ -54,8 +54,14 @@ class Contender:
         return json.loads(line)
 
     def run(self, seconds: float) -> None:
+        self.ask(seconds)
+        self.hear()
+
+    def ask(self, seconds: float) -> None:
         self.questions.write(f"{seconds}\n")
         self.questions.flush()
+
+    def hear(self) -> None:
         self.rounds.append(self._hear()["images_per_second"])
 
     def close(self) -> dict[str, float | list[float]]:

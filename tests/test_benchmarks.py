@@ -53,6 +53,16 @@ def test_a_contender_answers_each_line():
 
 
 @pytest.mark.slow
+def test_one_process_on_all_cores_and_one_on_each(tmp_path):
+    record = tmp_path / "record.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "workers.py"), "--cases=v1-0.25-8", f"--out={record}"]
+    done = subprocess.run([*command, "--rounds=1", "--seconds=0.1"], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(record.read_text())["cases"]["v1-0.25-8"]
+    assert found["ratio"] == pytest.approx(found["one_a_core"] / found["one"]) and len(found["peak_bytes"]) == 2
+
+
+@pytest.mark.slow
 def test_latencies_of_a_small_network(tmp_path):
     """The record has a time for the network and for each of its layers, and the report reads it."""
     record = tmp_path / "record.json"
