@@ -1,5 +1,6 @@
 """Checkpoints: saved in the background, verified leaf by leaf on restore, falling back to the one before."""
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -7,13 +8,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
+
+from mobilenet_jax.errors import InputError
 
 KEPT = 2
 
@@ -28,19 +31,28 @@ class Checkpoints:
     def __init__(self, directory: str | os.PathLike[str]):
         logging.getLogger("absl").setLevel("FATAL")  # Orbax tells each of its phases; failures are told below
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
+        self._directory = directory
+        with self._writing():
+            self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
 
     def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
-        """Copies `state` (a pytree) to the host, then writes it and `notes` (plain JSON) in the background."""
+        """Copies `state` (a pytree) to the host, then writes it and `notes` (plain JSON) in the background.
+
+        Raises:
+          InputError: it cannot be written, or the one before could not.
+        """
         tree = _plain(jax.device_get(state))
         notes = copy.deepcopy(notes)  # the caller's may change before they are written
         digests = {"leaves": leaf_digests(tree), "notes": _notes_digest(notes)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(tree), notes=ocp.args.JsonSave(notes), digests=ocp.args.JsonSave(digests)
-            ),
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(tree),
+                    notes=ocp.args.JsonSave(notes),
+                    digests=ocp.args.JsonSave(digests),
+                ),
+            )
 
     def restore(self, template: Any, say: Callable[[str], None] = print) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest checkpoint that is whole.
@@ -59,8 +71,7 @@ class Checkpoints:
             try:
                 state, notes = self._verified(step, template)
             except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
-                reason = str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
-                say(f"checkpoint of step {step:,} is damaged and dropped ({reason})")
+                say(f"checkpoint of step {step:,} is damaged and dropped ({_first_line(e)})")
                 self._manager.delete(step)
                 continue
             return step, state, notes
@@ -84,9 +95,29 @@ class Checkpoints:
         return serialization.from_state_dict(template, restored.state), restored.notes
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for what is being written.
+
+        Raises:
+          InputError: it could not be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever Orbax raises over a directory that cannot be written, as a sentence."""
+        try:
+            yield
+        except Exception as e:
+            raise InputError(
+                f"{self._directory}: a checkpoint cannot be written ({_first_line(e)}); once it can, the same command "
+                "resumes from the one before"
+            ) from e
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @functools.cache

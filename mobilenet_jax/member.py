@@ -1,5 +1,6 @@
 """One run among those that are trained together: its record, its figures, and how far it is."""
 
+import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ import numpy as np
 from mobilenet_jax import cost, data, steps, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.config import RunSpec
+from mobilenet_jax.errors import InputError
 
 SUMS = ("loss", "correct", "count")  # over images
 
@@ -37,7 +39,7 @@ class Member:
         self.first_step_seconds = 0.0
         self.images = 0.0  # seen in seconds['train']
         self.figures: dict[str, float] = {}  # of the last step
-        self.row: dict[str, Any] | None = None  # the last of metrics.jsonl
+        self.rows: list[dict[str, Any]] = []  # of metrics.jsonl
         self.record.begin(spec.config.to_dict(), device)
         self.checkpoints = Checkpoints(record.path / "checkpoints")
         self.tracker = track(spec, record.path)
@@ -49,10 +51,10 @@ class Member:
         if found is not None:
             self.step, state, notes = found
             self.tally, self.images, self.figures = notes["tally"], notes["images"], notes["figures"]
-            self.seconds = notes["seconds"]
+            self.seconds, self.rows = notes["seconds"], notes["rows"]
             self.resumed_from = self.saved = self.step
             self.display.line(f"resumed        from step {self.step:,} of {self.spec.total_steps:,}")
-        self.row = self.record.cut_back(self.step)
+        self.record.rewrite(self.rows)  # those of later steps will be made again
         self.seconds["compile"] += self.compile_seconds
         return state
 
@@ -73,7 +75,7 @@ class Member:
     @property
     def epoch_due(self) -> bool:
         """Whether an epoch has ended that is not evaluated and recorded yet."""
-        return self.at_epoch_end and (self.row is None or self.row["step"] < self.step)
+        return self.at_epoch_end and (not self.rows or self.rows[-1]["step"] < self.step)
 
     @property
     def save_due(self) -> bool:
@@ -135,7 +137,7 @@ class Member:
     def save(self, state: Any) -> None:
         """Saves `state`, on the host, as a checkpoint."""
         if self.step != self.saved:
-            notes = {"tally": self.tally, "images": self.images, "figures": self.figures}
+            notes = {"tally": self.tally, "images": self.images, "figures": self.figures, "rows": self.rows}
             self.checkpoints.save(self.step, state, notes | {"seconds": self._all_seconds()})
             self.saved = self.step
 
@@ -160,19 +162,21 @@ class Member:
         if not self.status:
             self.tracker.finish({})
             self.display.close()
-            self.checkpoints.close()
+            with contextlib.suppress(InputError):  # another error is being told
+                self.checkpoints.close()
 
     def _log(self, metrics: dict[str, float]) -> None:
-        self.row = {"step": self.step, "epoch": self.step / self.spec.steps_per_epoch, **metrics}
-        self.record.append(self.row)
-        self.display.log(self.row)
-        self.tracker.log(self.row)
+        row = {"step": self.step, "epoch": self.step / self.spec.steps_per_epoch, **metrics}
+        self.rows.append(row)
+        self.record.append(row)
+        self.display.log(row)
+        self.tracker.log(row)
 
     def _all_seconds(self) -> dict[str, float]:
         return self.seconds | {"wall": self.seconds["wall"] + self.elapsed()}
 
     def _summary(self, state: Any) -> dict[str, Any]:
-        spec, row, seconds = self.spec, self.row or {}, self._all_seconds()
+        spec, row, seconds = self.spec, self.rows[-1] if self.rows else {}, self._all_seconds()
         measured = row if self.status == "finished" else {}
         judged = ["test", "val"] if spec.config.data.holdout else ["test"]
         keys = [f"{split}_{figure}" for split in judged for figure in ("accuracy", "loss")]

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from mobilenet_jax.errors import InputError
+from mobilenet_jax.summary import SCHEMA, intact
 from mobilenet_jax.tables import Table
-
-SCHEMA = 1  # of summary.json: the one that is known here
 
 _MARKS = {"config.json", "summary.json", "metrics.jsonl"}  # any of them makes a directory a run's
 _NOT_RUNS = ("checkpoints", "wandb")  # what a run directory holds besides: many files, and no run
@@ -202,6 +201,8 @@ def _read_run(directory: pathlib.Path, names: set[str], tell: Callable[[str], No
         if summary.get("status") == "diverged":
             tell(f"diverged after {_progress(reached, summary.get('epochs'))}: left out; try a lower config.optim.lr")
             return None
+        if not intact(summary):
+            raise _Damage("summary.json is damaged: it is not what was written")
         _check(summary)
     except _Damage as e:
         tell(f"{e}: left out; mend it, or make the run again in another directory")

@@ -386,10 +386,9 @@ class _Coordinator:
     def _summary(self, job: Job) -> dict[str, Any] | None:
         """The run's summary, if it is one; whatever else stands there, the worker that gets the point speaks of."""
         try:
-            summary = writer.read_json(job.directory / "summary.json") or {}
+            return writer.read_summary(job.directory)
         except InputError:
             return None
-        return summary if summary.get("schema") == writer.SCHEMA else None
 
     def _done(self, job: Job, summary: dict[str, Any]) -> None:
         took = time.monotonic() - job.started

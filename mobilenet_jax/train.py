@@ -77,7 +77,7 @@ def finished(spec: RunSpec, directory: pathlib.Path) -> dict[str, Any] | None:
     stored = writer.read_json(directory / "config.json")
     if stored is not None:
         config.check_same_run(spec, stored, str(directory))
-    return writer.read_json(directory / "summary.json")
+    return writer.read_summary(directory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def train(
 
 def _report(directory: pathlib.Path, prefix: str) -> int:
     """Prints the result of the finished run in `directory`."""
-    summary = writer.read_json(directory / "summary.json")
+    summary = writer.read_summary(directory)
     assert summary is not None
     print(f"{prefix}{summary['status']}: {summary['title']}")
     if summary["status"] == "finished":

@@ -105,14 +105,14 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
                 displays = [writer.Display(functools.partial(_row, say, i)) for i in left]
                 train.train([specs[i] for i in left], inputs, [*left.values()], displays, asked, spent, compiled)
             for i, record in left.items():
-                say("done", point=i, summary=writer.read_json(record.path / "summary.json"))
+                say("done", point=i, summary=writer.read_summary(record.path))
     except (_Anew, train.Interrupted):
         return True
     except Exception as e:
         traceback.print_exc()
         reason = str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}".splitlines()[0]
         for i in left or range(len(specs)):
-            summary = writer.read_json(left[i].path / "summary.json") if left else None
+            summary = writer.read_summary(left[i].path) if left else None
             say("done", point=i, summary=summary) if summary else say("failed", point=i, error=reason)
         return not isinstance(e, InputError)  # who knows what a bug has left in this process
     finally:

@@ -12,15 +12,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import filelock
 from tqdm import tqdm
 
+from mobilenet_jax import summary as summaries
 from mobilenet_jax.errors import InputError
 
-SCHEMA = 1
 _PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 _LINE_SECONDS = 30.0  # between plain progress lines inside an epoch
 _TELL_SECONDS = 1.0
@@ -42,15 +42,34 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object; move it away to start afresh")
+        raise InputError(f"{path} is damaged: it holds no JSON object; move it away")
     return value
 
 
+def read_summary(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The summary of the run in `directory`; None where there is none.
+
+    Raises:
+      InputError: it is damaged, or of another version.
+    """
+    path = directory / "summary.json"
+    found = read_json(path)
+    if found is not None and (found.get("schema") != summaries.SCHEMA or not summaries.intact(found)):
+        raise InputError(
+            f"{path} is damaged, or another version wrote it; move it away, and the same command makes it anew from "
+            "the last checkpoint"
+        )
+    return found
+
+
 def check_directory(directory: pathlib.Path) -> None:
-    """Raises InputError where `directory` is a file, or holds something that is no run."""
+    """Raises InputError where `directory` is a file, or holds something that is no run, or cannot be read."""
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: a file stands where the run directory should be")
-    others = [p.name for p in directory.iterdir() if not p.name.startswith(".")] if directory.exists() else []
+    try:
+        others = [p.name for p in directory.iterdir() if not p.name.startswith(".")] if directory.exists() else []
+    except OSError as e:
+        raise InputError(f"{directory} cannot be read ({e.strerror})") from None
     if others and "config.json" not in others:
         raise InputError(f"{directory} is not empty and holds no run (no config.json); name another directory")
 
@@ -91,40 +110,50 @@ class RunDirectory:
         """Writes `config.json` once, and `env.json` for every process that works on the run."""
         if not (self.path / "config.json").exists():
             self._write("config.json", config)
-        before = read_json(self.path / "env.json")
-        earlier = [*before.pop("earlier", []), before] if before else []
+        before: dict[str, Any] | None = {"damaged": True}
+        with contextlib.suppress(InputError):  # no result hangs on it
+            before = read_json(self.path / "env.json")
+        older = before.pop("earlier", []) if before else []
+        earlier = [*(older if isinstance(older, list) else []), before] if before else []
         self._write("env.json", {**_environment(), "device": device, "earlier": earlier})
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""
-        with self._metrics.open("a") as f:
-            f.write(json.dumps(_finite(row)) + "\n")
+        with _writing(self._metrics), self._metrics.open("a") as f:
+            f.write(_line(row))
 
-    def cut_back(self, step: int) -> dict[str, Any] | None:
-        """Drops the lines past `step`, and a torn one; returns the last that is left."""
-        rows = []
-        for line in self._metrics.read_text().splitlines() if self._metrics.exists() else []:
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict) and row.get("step", step + 1) <= step:
-                    rows.append(row)
-        self._replace("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        return rows[-1] if rows else None
+    def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Makes `metrics.jsonl` hold these rows alone, whatever has become of it."""
+        self._replace("metrics.jsonl", "".join(map(_line, rows)))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all: it being there means finished."""
-        self._write("summary.json", {"schema": SCHEMA, **_finite(summary)})
+        self._write("summary.json", summaries.sealed(_finite(summary)))
 
     def _write(self, name, value):
         self._replace(name, json.dumps(value, indent=1) + "\n")
 
     def _replace(self, name, text):
         temporary = self.path / f".{name}.tmp"
-        with temporary.open("w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, self.path / name)
+        with _writing(self.path / name):
+            with temporary.open("w") as f:
+                f.write(text)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, self.path / name)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """Says which file could not be written, and why."""
+    try:
+        yield
+    except OSError as e:
+        raise InputError(f"{path} cannot be written ({e.strerror}); once it can, the same command resumes") from None
+
+
+def _line(row):
+    return json.dumps(_finite(row)) + "\n"
 
 
 def _finite(row):

@@ -14,6 +14,7 @@ import pytest
 
 from mobilenet_jax import checkpoint, optim
 from mobilenet_jax.checkpoint import Checkpoints
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.steps import TrainState
 
 KINDS = list(itertools.product(("sgd", "rmsprop"), (False, True)))
@@ -262,3 +263,17 @@ def test_digests_see_name_dtype_shape_and_bits():
     on_device = {"b": jax.device_put(base["b"]), "a": np.asfortranarray(base["a"])}
     assert checkpoint.tree_digest(on_device) == checkpoint.tree_digest(base)
     assert checkpoint.leaf_digests({"x": base}).keys() == {"x/a", "x/b"}
+
+
+def test_what_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"deep: a checkpoint cannot be written \(.+\); once it can, the same command"):
+        Checkpoints(tmp_path / "file" / "deep")
+    checkpoints = Checkpoints(tmp_path / "run")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        checkpoints.save(1, {"x": np.zeros(2)}, {})

@@ -34,7 +34,8 @@ HOUSE = {
     "steps": {"augment", "optim"},
     "checkpoint": set(),
     "runtime": set(),
-    "writer": set(),
+    "summary": set(),
+    "writer": {"summary"},
     "program": {"augment", "config", "data", "depthwise", "model", "optim", "steps"},
     "member": {"checkpoint", "config", "cost", "data", "steps", "writer"},
     "train": {"config", "cost", "data", "member", "program", "runtime", "writer"},
@@ -53,7 +54,7 @@ HOUSE = {
     "latency": {"arch", "cost", "device", "pictures", "published", "tables"},
     "figures": {"noise"},
     "pictures": {"arch", "cost", "figures", "latency", "published"},
-    "runs": {"tables"},
+    "runs": {"summary", "tables"},
     "grouping": {"runs", "tables"},
     "noise": set(),
     "tradeoffs": {"arch", "cost", "figures", "grouping", "noise", "published", "runs", "tables"},
@@ -64,7 +65,7 @@ HOUSE = {
     },
 }
 WITHOUT_JAX = (
-    *("arch", "cost", "device", "datasets", "config", "errors", "writer", "published"),
+    *("arch", "cost", "device", "datasets", "config", "errors", "summary", "writer", "published"),
     *("sweepfile", "grid", "listing", "ledger", "crew", "board", "sweep", "report"),
     *("tables", "conventions", "claims", "papers", "documents", "latency", "figures", "pictures"),
     *("runs", "grouping", "noise", "tradeoffs", "page"),

@@ -1,5 +1,6 @@
 """The run directory and its lock, what is shown, and W&B as a view that may fail."""
 
+import errno
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import types
 import pytest
 from conftest import on_a_terminal
 
-from mobilenet_jax import writer
+from mobilenet_jax import summary, writer
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.writer import Display, RunDirectory, Tracker
 
@@ -132,34 +133,36 @@ def test_metrics_are_lines_of_strict_json(record):
     )
 
 
-@pytest.mark.parametrize(
-    ("step", "tail", "left"),
-    [
-        (30, "", [10, 20, 30]),
-        (99, "", [10, 20, 30]),
-        (29, "", [10, 20]),
-        (20, "", [10, 20]),
-        (9, "", []),
-        (0, "", []),
-        (99, '{"step": 40, "loss": 0.1', [10, 20, 30]),  # torn
-        (99, "\0\0\0\0", [10, 20, 30]),
-        (99, '[1]\n{"epoch": 4}\n7\n', [10, 20, 30]),
-    ],
-)
-def test_cut_back(step, tail, left, record):
+@pytest.mark.parametrize("damage", ["", '{"step": 40, "loss": 0.1', b"\xff\xfe", "[1]\n7\n"])
+def test_rewrite(damage, record):
     for n in (10, 20, 30):
         record.append({"step": n, "loss": 1 / n})
-    with (record.path / "metrics.jsonl").open("a") as f:
-        f.write(tail)
-    last = record.cut_back(step)
-    assert rows(record) == [{"step": n, "loss": 1 / n} for n in left]
-    assert last == (rows(record) or [None])[-1]
+    with (record.path / "metrics.jsonl").open("ab") as f:
+        f.write(damage if isinstance(damage, bytes) else damage.encode())
+    record.rewrite([{"step": 10, "loss": 0.1}])
     record.append({"step": 50})
-    assert rows(record)[-1] == {"step": 50}
+    assert rows(record) == [{"step": 10, "loss": 0.1}, {"step": 50}]
 
 
-def test_cut_back_of_nothing(record):
-    assert record.cut_back(5) is None
+def test_a_damaged_environment_is_no_reason_to_stop(record):
+    record.begin({}, "one")
+    for damage in ("{", '{"device": "x", "earlier": 3}'):
+        (record.path / "env.json").write_text(damage)
+        record.begin({}, "two")
+    env = writer.read_json(record.path / "env.json")
+    assert env and env["device"] == "two" and env["earlier"] == [{"device": "x"}]
+
+
+def test_what_cannot_be_written_is_named(record, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"config.json cannot be written \(No space left on device\); once it can"):
+        record.begin({}, "one")
+    (record.path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"metrics.jsonl cannot be written \(Is a directory\); once it can, the same"):
+        record.append({"step": 1})
 
 
 def test_the_summary_is_whole_or_not_there(record, monkeypatch):
@@ -169,16 +172,29 @@ def test_the_summary_is_whole_or_not_there(record, monkeypatch):
 
     def crash(source, target):
         seen.append((json.loads(pathlib.Path(source).read_text()), path.exists()))
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(InputError, match="no space left"):
         record.finish({"status": "finished", "test_loss": float("nan")})
     assert not path.exists()
-    assert seen == [({"schema": writer.SCHEMA, "status": "finished", "test_loss": None}, False)]
+    assert seen == [(summary.sealed({"status": "finished", "test_loss": None}), False)]
     monkeypatch.setattr(os, "replace", replace)
     record.finish({"status": "finished"})
-    assert writer.read_json(path) == {"schema": writer.SCHEMA, "status": "finished"}
+    assert writer.read_summary(record.path) == summary.sealed({"status": "finished"})
+
+
+def test_a_changed_summary_is_noticed(record):
+    assert writer.read_summary(record.path) is None
+    record.finish({"status": "finished", "test_accuracy": 0.5})
+    path = record.path / "summary.json"
+    whole = path.read_text()
+    for damage in (whole.replace("0.5", "0.6"), whole.replace('"schema": 1', '"schema": 3'), whole[:-9], ""):
+        path.write_text(damage)
+        with pytest.raises(InputError, match=r"summary.json is damaged.*; move it away"):
+            writer.read_summary(record.path)
+    path.write_text('{"schema": 1, "status": "finished"}')  # of an earlier version, or another program
+    assert writer.read_summary(record.path) == {"schema": 1, "status": "finished"}
 
 
 # Progress.
