@@ -5,6 +5,7 @@ import difflib
 import math
 import pathlib
 import re
+import reprlib
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, NoReturn
@@ -104,7 +105,7 @@ class _Loader(yaml.SafeLoader):
         for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} stands there twice", problem_mark=key.start_mark
+                    problem=f"the key {_shown(key.value)} stands there twice", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -122,10 +123,10 @@ def _sweep(tree: Any, name: str) -> Sweep:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
-            raise InputError(f"unknown key {key!r}; {hint}")
+            raise InputError(f"unknown key {_shown(key)}; {hint}")
     program = tree.get("program")
     if not isinstance(program, str) or pathlib.PurePosixPath(program).name != "launch.py":
-        raise InputError(f"program={program!r}: must be launch.py")
+        raise InputError(f"program={_shown(program)}: must be launch.py")
     method = _one_of("method", tree.get("method"), METHODS)
     metric, goal = _metric(tree, method)
 
@@ -142,7 +143,7 @@ def _sweep(tree: Any, name: str) -> Sweep:
     run_cap = tree.get("run_cap")
     if ("run_cap" in tree or method != "grid") and (type(run_cap) is not int or run_cap < 1):
         needed = "" if "run_cap" in tree else f" (method {method} has no end of its own)"
-        raise InputError(f"run_cap={run_cap!r}: must be a whole number from 1{needed}")
+        raise InputError(f"run_cap={_shown(run_cap)}: must be a whole number from 1{needed}")
     arguments = _arguments(tree["command"]) if "command" in tree else ()
     for p in parameters:
         if any(argument.startswith(f"--config.{p.key}=") for argument in arguments):
@@ -150,9 +151,18 @@ def _sweep(tree: Any, name: str) -> Sweep:
     return Sweep(name, method, parameters, metric, goal, run_cap, arguments)
 
 
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxlist, _brief.maxdict, _brief.maxstring = 3, 8, 8, 100
+
+
+def _shown(value: Any) -> str:
+    """A value as a sentence shows it: a few aliases can stand for more than there is memory for."""
+    return _brief.repr(value)
+
+
 def _one_of(where: str, value: Any, allowed: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
-        raise InputError(f"{where}={value!r}: allowed are {', '.join(allowed)}")
+        raise InputError(f"{where}={_shown(value)}: allowed are {', '.join(allowed)}")
     return value
 
 
@@ -165,7 +175,7 @@ def _metric(tree: dict[str, Any], method: str) -> tuple[str, str]:
     if isinstance(metric, dict) and "target" in metric:
         raise InputError("metric.target is not supported: every point of a sweep is trained")
     if not isinstance(metric, dict) or not {"name"} <= metric.keys() <= {"name", "goal"}:
-        raise InputError(f"metric={metric!r}: must be a mapping of name and goal, such as {_METRIC_EXAMPLE}")
+        raise InputError(f"metric={_shown(metric)}: must be a mapping of name and goal, such as {_METRIC_EXAMPLE}")
     name = _one_of("metric.name", metric["name"], METRICS)
     goal = _one_of("metric.goal", metric.get("goal", "minimize"), ("maximize", "minimize"))
     if goal != METRICS[name]:
@@ -182,22 +192,25 @@ def _metric(tree: dict[str, Any], method: str) -> tuple[str, str]:
 def _parameter(name: Any, given: Any, method: str) -> Parameter:
     if isinstance(given, dict) and "parameters" in given:
         raise InputError(
-            f"parameter {name!r} is nested, and W&B would replace the whole sub-config: write flat keys, such as "
+            f"parameter {_shown(name)} is nested, and W&B would replace the whole sub-config: write flat keys, such as "
             "config.model.alpha"
         )
     if not isinstance(name, str) or not name.startswith("config."):
-        raise InputError(f"parameter {name!r}: must be named config.KEY, with a key of configs/default.py")
+        raise InputError(f"parameter {_shown(name)}: must be named config.KEY, with a key of configs/default.py")
     key = name.removeprefix("config.")
     config.check_keys([key])
     if not isinstance(given, dict):
-        raise InputError(f"parameter {name}={given!r}: must be a mapping, such as {{values: [...]}} or {{value: ...}}")
+        raise InputError(
+            f"parameter {name}={_shown(given)}: must be a mapping, such as {{values: [...]}} or {{value: ...}}"
+        )
     distribution = given.get("distribution", _inferred(given))
     allowed = tuple(_DISTRIBUTIONS) if method != "grid" else _OF_A_GRID
     if distribution is None:
         raise InputError(f"parameter {name}: must have value, values, or min and max")
     if not isinstance(distribution, str) or distribution not in allowed:
         raise InputError(
-            f"parameter {name}: a {method} sweep has no distribution {distribution!r}; allowed are {', '.join(allowed)}"
+            f"parameter {name}: a {method} sweep has no distribution {_shown(distribution)}; allowed are "
+            f"{', '.join(allowed)}"
         )
     needed = _DISTRIBUTIONS[distribution]
     may = {"distribution", *needed, *(["q"] if distribution == "q_uniform" else [])}
@@ -213,7 +226,7 @@ def _parameter(name: Any, given: Any, method: str) -> Parameter:
         raise InputError(f"parameter {name}: values must be a list that is not empty")
     for value in values:
         if not isinstance(value, bool | int | float | str):
-            raise InputError(f"parameter {name}: {value!r} must be a number, text, true or false")
+            raise InputError(f"parameter {name}: {_shown(value)} must be a number, text, true or false")
         if config.RULES[key].kind in (int, float):
             _check_not_text(name, value)
     return Parameter(key, "values", tuple({(type(value), value): value for value in values}.values()))
@@ -236,7 +249,7 @@ def _range(name: str, key: str, distribution: str, given: dict[str, Any], method
         if end in ends:
             _check_not_text(f"{name}.{end}", ends[end])
             if type(ends[end]) not in (int, float) or not math.isfinite(ends[end]):
-                raise InputError(f"parameter {name}: {end}={ends[end]!r} must be a number")
+                raise InputError(f"parameter {name}: {end}={_shown(ends[end])} must be a number")
     low, high, step = ends["min"], ends["max"], ends.get("q")
     if low >= high:
         raise InputError(f"parameter {name}: min={low} must be below max={high}")
@@ -294,7 +307,7 @@ def _check_not_text(name: str, value: Any) -> None:
         point = "" if "." in mantissa else ".0"
         sign = "" if exponent[0] in "+-" else "+"
         mantissa = f"{mantissa}{point}e{sign}{exponent}"
-    raise InputError(f"parameter {name}: {value!r} is text to YAML; write {mantissa}")
+    raise InputError(f"parameter {name}: {_shown(value)} is text to YAML; write {mantissa}")
 
 
 def _arguments(command: Any) -> tuple[str, ...]:
@@ -306,7 +319,9 @@ def _arguments(command: Any) -> tuple[str, ...]:
     at = command.index("${program}")
     for word in command[:at]:
         if word not in ("${env}", "${interpreter}"):
-            raise InputError(f"command: {word!r} stands before ${{program}}; allowed are ${{env}} and ${{interpreter}}")
+            raise InputError(
+                f"command: {_shown(word)} stands before ${{program}}; allowed are ${{env}} and ${{interpreter}}"
+            )
     words = iter(command[at + 1 :])
     arguments, brought = [], 0
     for word in words:
@@ -315,8 +330,8 @@ def _arguments(command: Any) -> tuple[str, ...]:
         elif "${" in word:
             why = " (it drops what is false)" if word == "${args_no_boolean_flags}" else ""
             raise InputError(
-                f"command: {word!r} is not supported{why}; allowed are ${{env}}, ${{interpreter}}, ${{program}} and "
-                "${args}"
+                f"command: {_shown(word)} is not supported{why}; allowed are ${{env}}, ${{interpreter}}, ${{program}} "
+                "and ${args}"
             )
         else:
             arguments.append(_argument(word, words))
@@ -327,7 +342,7 @@ def _arguments(command: Any) -> tuple[str, ...]:
 
 def _argument(word: str, following: Iterable[str]) -> str:
     def refuse(problem: str) -> NoReturn:
-        raise InputError(f"command: {word!r} {problem}")
+        raise InputError(f"command: {_shown(word)} {problem}")
 
     match = _LITERAL.fullmatch(word)
     if match is None or (match["no"] and match["key"] is None):

@@ -3,8 +3,11 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")  # a terminal would do what they say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,4 +75,4 @@ def cell(value: Any) -> str:
 
 
 def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+    return _CONTROL.sub("\ufffd", cell.replace("|", "\\|").replace("\n", " "))

@@ -35,5 +35,10 @@ def test_csv_is_read_back():
     ]
 
 
+def test_a_cell_cannot_steer_the_terminal():
+    table = Table("name", "A title", ("a",), (("\x1b[2J\x9b31mred\r",),))
+    assert table.markdown().splitlines()[2].strip("| ") == "\ufffd[2J\ufffd31mred\ufffd"
+
+
 def test_columns_of_plain_text():
     assert columns([("a", "bb", "c"), ("dd", "e", "ffff")], left=1) == ["a   bb     c", "dd   e  ffff"]

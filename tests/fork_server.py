@@ -1,0 +1,84 @@
+"""Answers each line of arguments with what a command does with them, in a child of a process that is ready for it.
+
+    python tests/fork_server.py launch      # or: report, archive
+
+Starting Python and importing takes half a second, forking a hundredth. A line is a JSON list of arguments; the answer
+is JSON as well: the exit code (negative where a signal ended it, as after LIMIT seconds), stdout and stderr.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import traceback
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+LIMIT = 60  # seconds
+
+
+def launch() -> int:
+    import launch
+
+    return launch.run()
+
+
+def report() -> int:
+    from mobilenet_jax import report
+
+    return report.main()
+
+
+def archive() -> int:
+    """Prepares CIFAR-10 from an archive: its path, and where to."""
+    from mobilenet_jax import data, datasets
+    from mobilenet_jax.errors import InputError
+
+    try:
+        data.load(datasets.describe("cifar10", sys.argv[2]), sys.argv[2], sys.argv[1])
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def child(command, arguments: list[str]) -> None:
+    signal.alarm(LIMIT)
+    sys.argv = [command.__name__, *arguments]
+    try:
+        code = command()
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    try:
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    command = {"launch": launch, "report": report, "archive": archive}[sys.argv[1]]
+
+    if command is report:
+        pass
+    for line in sys.stdin:
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            pid = os.fork()
+            if not pid:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                child(command, json.loads(line))
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            said = []
+            for file in (out, err):
+                file.seek(0)
+                said.append(file.read().decode(errors="replace"))
+        print(json.dumps([code, *said]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Whatever is typed, or lies in the files that are read: a result or one sentence, soon, and nothing half-written.
+
+FUZZ=2500 pytest tests/test_fuzz.py tries as many inputs of each of the four kinds; 25 are tried otherwise.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+
+import pytest
+import yaml
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mobilenet_jax import config
+
+SETTINGS = settings(
+    max_examples=int(os.environ.get("FUZZ", "25")),
+    deadline=None,
+    derandomize="FUZZ" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    database=None,
+)
+Answer = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> Iterator[Callable[..., Answer]]:
+    """Runs a command of `fork_server.py` with arguments."""
+    here = tmp_path_factory.mktemp("here")
+    with contextlib.ExitStack() as stack:
+        servers = {}
+
+        def run(name: str, *arguments: object) -> Answer:
+            if name not in servers:
+                line = [sys.executable, str(ROOT / "tests" / "fork_server.py"), name]
+                process = subprocess.Popen(line, cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                servers[name] = stack.enter_context(process)
+                stack.callback(process.stdin.close)  # type: ignore[union-attr]
+            process = servers[name]
+            process.stdin.write(json.dumps([*map(str, arguments)]) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            assert answer, f"{name} has ended over {arguments}"
+            return tuple(json.loads(answer))
+
+        yield run
+        assert not list(here.iterdir())
+
+
+def well(answer: Answer) -> None:
+    """A result, or one sentence alone; no traceback and no hang."""
+    code, out, err = answer
+    if code == 0:
+        assert out and not err, answer
+    else:
+        assert code == 1 and not out and re.fullmatch(r"error: [^\n]+\n", err), answer
+
+
+# What may stand where a value should.
+# fmt: off
+odd = st.sampled_from([
+    "", " ", "nan", "inf", "-inf", "-0", "0", "1", "-1", "0.5", "1e308", "1e-308", "1e999", "0x10", "1_0", "3e-4",
+    "9" * 30, "True", "false", "None", "null", "[]", "{}", "(1,)", "v1", "v2", "sgd", "linear", "cifar10", "digits",
+    "alpha", "alpha=0.5", "alpha=0.5,rho=2", ",", "=", "../..", "/", "~", "é", "\udcff", "%s%n", "${args}",
+])
+# fmt: on
+text = st.text(st.characters(exclude_characters="\0"), max_size=30)
+value = st.one_of(odd, text, st.integers().map(str), st.floats().map(str), st.sampled_from(["A" * 3000]))
+key = st.one_of(
+    st.sampled_from(sorted(config.RULES)), st.sampled_from(["", "model", "model.", "point", "x.y", "seed.a"]), text
+)
+argument = st.one_of(
+    st.tuples(key, value).map(lambda kv: f"--config.{kv[0]}={kv[1]}"),
+    st.tuples(key, value).map(lambda kv: f"-config.{kv[0]}={kv[1]}"),
+    key.map(lambda k: f"--noconfig.{k}"),
+    key.map(lambda k: f"--config.{k}"),
+    st.sampled_from(
+        ["--config=", "--config=/", "--config=nowhere.py", "--config", "--format=json", "--format=xml", "--"]
+    ),
+    st.sampled_from(
+        ["--sweep=", "--sweep=/", "--workers=x", "--fuse=0", "--run_dir=", "--dry_run=maybe", "x", "-", "--x"]
+    ),
+)
+
+
+@SETTINGS
+@given(st.lists(argument, max_size=4))
+def test_overrides(command, arguments):
+    well(command("launch", "--dry_run", *arguments))
+
+
+SWEEPS = [path.read_bytes() for path in sorted((ROOT / "sweeps").glob("*.yaml"))]
+scalar = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.floats(), st.sampled_from(["0.5", "v2", "grid", "é", ""]), odd
+)
+words = [
+    "program",
+    "launch.py",
+    "method",
+    "grid",
+    "random",
+    "metric",
+    "name",
+    "goal",
+    "parameters",
+    "command",
+    "run_cap",
+]
+words += ["value", "values", "min", "max", "q", "distribution", "config.model.alpha", "config.point", "config.seed"]
+words += ["q_uniform", "log_uniform", "int_uniform", "${args}", "${program}", "--config=configs/cifar_v1.py"]
+
+
+def nested(leaf, name):
+    """Values, lists and mappings of them, and lists and mappings of these."""
+    found = leaf
+    for _ in range(2):
+        found = st.one_of(leaf, st.lists(found, max_size=4), st.dictionaries(name, found, max_size=4))
+    return found
+
+
+tree = nested(st.one_of(scalar, st.sampled_from(words)), st.one_of(st.sampled_from(words), text))
+
+
+@st.composite
+def edited(draw, wholes):
+    """One of these, with bytes taken out, put in or exchanged in a few places."""
+    content = bytearray(draw(st.sampled_from(wholes)))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(content)))
+        content[at : at + draw(st.integers(0, 20))] = draw(st.binary(max_size=12))
+    return bytes(content)
+
+
+@st.composite
+def regrown(draw):
+    """A sweep file with parts of its tree exchanged."""
+    whole = yaml.safe_load(draw(st.sampled_from(SWEEPS)))
+    place = whole
+    for _ in range(draw(st.integers(1, 3))):
+        names = [*place] if isinstance(place, dict) else [*range(len(place))] if isinstance(place, list) else []
+        if not names:
+            break
+        name = draw(st.sampled_from(names))
+        if draw(st.booleans()) or not isinstance(place[name], dict | list):
+            place[name] = draw(tree)
+            break
+        place = place[name]
+    return yaml.safe_dump(whole, allow_unicode=True).encode()
+
+
+dumped = tree.map(lambda t: yaml.safe_dump(t, allow_unicode=True).encode())
+
+
+@SETTINGS
+@given(st.one_of(edited(SWEEPS), regrown(), dumped, st.binary(max_size=200)), st.lists(argument, max_size=1))
+def test_sweep_files(command, tmp_path_factory, content, arguments):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_bytes(content)
+    well(command("launch", "--dry_run", f"--sweep={path}", *arguments))
+
+
+RECORDS = sorted((ROOT / "results" / "cifar10").iterdir())
+json_value = nested(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), text, odd), text)
+
+
+@st.composite
+def changed(draw, content: bytes):
+    """The first object in a file of JSON, with some values exchanged."""
+    first, _, rest = content.partition(b"\n") if content.startswith(b'{"step"') else (content, b"", b"")
+    found = json.loads(first)
+    for _ in range(draw(st.integers(1, 3))):
+        found[draw(st.sampled_from([*found, "new"]))] = draw(json_value)
+    return json.dumps(found).encode() + b"\n" + rest
+
+
+@SETTINGS
+@given(st.data())
+def test_run_directories(command, tmp_path_factory, data):
+    top = tmp_path_factory.getbasetemp() / "fuzzed"
+    shutil.rmtree(top, ignore_errors=True)
+    for source in data.draw(st.lists(st.sampled_from(RECORDS), min_size=1, max_size=3, unique=True)):
+        shutil.copytree(source, top / "runs" / source.name)
+        for path in sorted((top / "runs" / source.name).iterdir()):
+            how = data.draw(st.sampled_from(["whole", "whole", "edited", "changed", "cut", "away", "a directory"]))
+            content = path.read_bytes()
+            if how == "edited":
+                path.write_bytes(data.draw(edited([content])))
+            elif how == "changed":
+                path.write_bytes(data.draw(changed(content)))
+            elif how == "cut":
+                path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+            elif how in ("away", "a directory"):
+                path.unlink()
+                if how == "a directory":
+                    path.mkdir()
+    out = top / "out"
+    written = data.draw(st.integers(0, 19)) == 0
+    answer = command("report", top / "runs", *([f"--out={out}"] if written else []))
+    well(answer)
+    if written:
+        pages = ["runs.html", "runs.md"] if answer[0] == 0 else []
+        assert [path.name for path in sorted(out.glob("runs.*"))] == pages
+    first, *others = sorted((top / "runs").iterdir())
+    well(command("report", "--compare", first, others[0] if others else first))
+
+
+@st.composite
+def archives(draw):
+    """Bytes that may pass for an archive: members with odd names, links, sizes."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for _ in range(draw(st.integers(0, 4))):
+            usual = ["cifar-10-batches-bin/data_batch_1.bin", "data_batch_2.bin", "test_batch.bin", "../test_batch.bin"]
+            member = tarfile.TarInfo(draw(st.one_of(st.sampled_from([*usual, "/etc/passwd", "../../x"]), text)) or "x")
+            member.type = draw(st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]))
+            member.linkname = "/etc/passwd"
+            content = draw(st.binary(max_size=100))
+            member.size = len(content) if member.isreg() else 0
+            with contextlib.suppress(ValueError, UnicodeEncodeError):  # a name that tar cannot hold
+                tar.addfile(member, io.BytesIO(content))
+    plain = packed.getvalue() + draw(st.binary(max_size=50))
+    whole = gzip.compress(plain) if draw(st.integers(0, 4)) else plain
+    return draw(edited([whole])) if draw(st.booleans()) else whole
+
+
+@SETTINGS
+@given(st.one_of(archives(), st.binary(max_size=300), st.binary(max_size=300).map(gzip.compress)))
+def test_archives(command, tmp_path_factory, content):
+    top = tmp_path_factory.getbasetemp() / "archive"
+    shutil.rmtree(top, ignore_errors=True)
+    (top / "data").mkdir(parents=True)
+    (top / "some.tar.gz").write_bytes(content)
+    code, out, err = command("archive", top / "some.tar.gz", top / "data")
+    assert (code, out) == (1, "") and re.fullmatch(r"error: config.data.archive=[^\n]*\n", err), (code, out, err)
+    assert [path for path in top.rglob("*") if path.is_file()] == [top / "some.tar.gz"]
+
+
+def test_an_archive_that_unpacks_to_a_gigabyte_is_left_early(command, tmp_path):
+    with gzip.open(tmp_path / "bomb.tar.gz", "wb", compresslevel=1) as packed:
+        header = tarfile.TarInfo("data_batch_1.bin")
+        header.size = 2**30
+        for piece in (header.tobuf(), *[bytes(2**20)] * 2**10):
+            packed.write(piece)  # type: ignore[arg-type]
+    (tmp_path / "data").mkdir()
+    code, _, err = command("archive", tmp_path / "bomb.tar.gz", tmp_path / "data")
+    assert code == 1 and "unpacks to more than it should" in err
+
+
+def test_a_sweep_file_of_many_aliases(command, tmp_path):
+    """Written out, what they stand for has 9**12 words."""
+    anchors = [f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    start = ["program: launch.py", "method: grid", "description:", "  - &a0 [x, x, x, x, x, x, x, x, x]", *anchors]
+    path = tmp_path / "bomb.yaml"
+    for last in (
+        "metric: *a11",
+        "metric: {name: *a11}",
+        "run_cap: *a11",
+        "command: *a11",
+        "parameters: *a11",
+        "parameters: {config.seed: *a11}",
+        "parameters: {config.seed: {values: *a11}}",
+        "parameters: {config.seed: {values: [*a11]}}",
+        "parameters: {config.seed: {min: *a11, max: 3}}",
+        "parameters: {config.seed: {distribution: *a11}}",
+        "parameters: {config.seed: {value: *a11}}",
+        "parameters: {*a11 : {value: 1}}",
+    ):
+        path.write_text("\n".join([*start, last]))
+        well(command("launch", "--dry_run", f"--sweep={path}"))
