@@ -1,7 +1,7 @@
-"""A campaign of faults: a training command is hurt, or what it has written is; then the same command is given again.
+"""A campaign of faults: a command is hurt, or what it has written is; then the same command is given again.
 
-    python benchmarks/faults.py --training 300 --out results/faults.json  # --seed, --jobs
-    python benchmarks/faults.py --only "SIGKILL" --training 20
+    python benchmarks/faults.py --out results/bench/faults.json            # 300 of training, 100 of sweeps
+    python benchmarks/faults.py --seed 1 --training 1000 --only SIGKILL
 
 A fault has a good end if the last command leaves the result that an undisturbed run has (`params_sha256`, the test
 figures, every row of metrics less its speed), at once or after one sentence that says what to do was followed; if there
@@ -29,6 +29,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import sweep_faults
+from sweep_faults import Wrong
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = "run"
 TINY = {
@@ -37,10 +40,6 @@ TINY = {
 }
 SPEEDS = ("images_per_second",)
 NOBODY = 65534
-
-
-class Wrong(Exception):
-    """A fault that did not end well."""
 
 
 class Case:
@@ -218,13 +217,18 @@ def hurt(case: Case, files: list[pathlib.Path], how: str) -> None:
     files = [path for path in files if path.stat().st_size or how == "removed"]
     top = [path for path in files if path.parent == case.run]
     path = case.chance.choice(top if top and case.chance.random() < 0.5 else files)
-    content = bytearray(path.read_bytes())
     case.said.append(f"({how}: {path.relative_to(case.work)})")
+    damage(path, how, case.chance)
+
+
+def damage(path: pathlib.Path, how: str, chance: random.Random) -> None:
+    """A bit is 'flipped', the file is 'cut', 'emptied' or 'removed'."""
+    content = bytearray(path.read_bytes())
     if how == "flipped":
-        content[case.chance.randrange(len(content))] ^= 1 << case.chance.randrange(8)
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
         path.write_bytes(content)
     elif how == "cut":
-        path.write_bytes(content[: case.chance.randrange(len(content))])
+        path.write_bytes(content[: chance.randrange(len(content))])
     elif how == "emptied":
         path.write_bytes(b"")
     else:
@@ -477,55 +481,67 @@ def one(kind: str, seed: str, models: pathlib.Path) -> dict:
     """A fault of that kind, from its seed."""
     work = pathlib.Path(tempfile.mkdtemp(prefix="fault-", dir=models.parent))
     work.chmod(0o755)
-    case, started = Case(work, models, random.Random(seed)), time.monotonic()
+    make = sweep_faults.Case if kind in sweep_faults.KINDS else Case
+    case, started = make(work, models, random.Random(seed)), time.monotonic()
     found: dict = {"kind": kind, "seed": seed}
     try:
-        found["end"] = KINDS[kind][0](case)
-        if case.runs.exists():
+        found["end"] = (KINDS | sweep_faults.KINDS)[kind][0](case)  # type: ignore[arg-type]
+        if isinstance(case, Case) and case.runs.exists():
             check_other(case)
     except NotImplementedError as e:
         found |= {"end": "left out", "why": str(e)}
-    except Exception as e:
-        found |= {"end": "wrong", "why": f"{type(e).__name__}: {e}" if not isinstance(e, Wrong) else str(e)}
+    except Wrong as e:
+        found |= {"end": "wrong", "why": str(e)}
+    except Exception as e:  # a bug of the campaign, or something that nobody thought of
+        found |= {"end": "wrong", "why": f"{type(e).__name__}: {e}"}
     clean = [re.sub(r"(/[^\s:;,()]*)+/", "…/", text).replace(str(work), "…") for text in case.said]
     found |= {"said": clean, "seconds": round(time.monotonic() - started, 1)}
     shutil.rmtree(work, ignore_errors=True)
     return found
 
 
+def chosen(kinds: dict, only: str, count: int, seed: int) -> list[tuple[str, str]]:
+    """So many kinds, in turn, each with a seed."""
+    names = [kind for kind, (_, often) in kinds.items() if only in kind for _ in range(often)]
+    return [(names[i % len(names)], f"{seed}-{i}") for i in range(count)] if names else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--training", type=int, default=300, help="faults")
+    parser.add_argument("--training", type=int, default=300, help="faults of the training command")
+    parser.add_argument("--sweeps", type=int, default=100, help="faults of sweeps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="kinds with this in their name")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="faults at a time")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
     args = parser.parse_args()
     started = time.monotonic()
-    kinds = [kind for kind, (_, often) in KINDS.items() if args.only in kind for _ in range(often)]
-    if not kinds:
-        sys.exit(f"--only={args.only}: kinds are {'; '.join(KINDS)}")
-    faults = [(kinds[i % len(kinds)], f"{args.seed}-{i}") for i in range(args.training)]
+    training = chosen(KINDS, args.only, args.training, args.seed)
+    sweeps = chosen(sweep_faults.KINDS, args.only, args.sweeps, args.seed)
+    if not training + sweeps:
+        sys.exit(f"--only={args.only}: kinds are {'; '.join(KINDS | sweep_faults.KINDS)}")
     with tempfile.TemporaryDirectory(prefix="faults-") as top:
         pathlib.Path(top).chmod(0o755)
         models = pathlib.Path(top) / "models"
-        prepare(models)
+        if training:
+            prepare(models)
+        if sweeps:
+            sweep_faults.prepare(models)
         print(f"prepared in {time.monotonic() - started:.0f} s", flush=True)
+        found = []
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            found = []
-            for each in pool.map(lambda fault: one(*fault, models), faults):
+            for each in pool.map(lambda fault: one(*fault, models), training + sweeps):
                 found.append(each)
                 if each["end"] in ("wrong", "left out"):
-                    print(
-                        f"{each['end']}  {each['kind']} (seed {each['seed']}): {each['why']} {each['said']}", flush=True
-                    )
+                    print(f"{each['end']}  {each['kind']}, {each['seed']}: {each['why']} {each['said']}", flush=True)
     ends = collections.Counter((each["kind"], each["end"]) for each in found)
     for (kind, end), count in ends.items():
-        print(f"{count:>5}  {kind:<36}  {end}")
+        print(f"{count:>5}  {kind:<42}  {end}")
     wrong = sum(each["end"] == "wrong" for each in found)
-    print(f"{len(found)} faults, {wrong} with a wrong end, {(time.monotonic() - started) / 60:.1f} minutes")
+    minutes = (time.monotonic() - started) / 60
+    print(f"{len(found)} faults, {wrong} with a wrong end, {minutes:.1f} minutes")
     if args.out:
-        args.out.write_text(json.dumps({"seed": args.seed, "faults": found}, indent=1) + "\n")
+        args.out.write_text(json.dumps({"seed": args.seed, "minutes": minutes, "faults": found}, indent=1) + "\n")
     sys.exit(wrong > 0)
 
 

@@ -132,7 +132,10 @@ class Ledger:
         except ImportError as e:
             raise InputError(f"--storage={shown}: its driver is missing ({e}); pip install '.[postgres]'") from None
         except (Lost, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError) as e:
-            raise InputError(f"--storage={shown}: cannot be opened ({_first_line(e)})") from None
+            reason = _first_line(e)
+            damaged = "malformed" in reason or "not a database" in reason  # SQLite's words for it
+            hint = "; move it away, and the same command finds in the run directories what is done" if damaged else ""
+            raise InputError(f"--storage={shown}: cannot be opened ({reason}){hint}") from None
 
     def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
         """Adds the points, `{digest: values}`, that are not there; one that failed is there no more."""

@@ -145,3 +145,14 @@ def test_no_password_is_shown(url, shown, monkeypatch):
     with pytest.raises(InputError, match="--storage=") as refused:
         opened(url)
     assert str(refused.value).startswith(f"--storage={shown}: ")
+
+
+@pytest.mark.parametrize(
+    "content", [b"SQLite format 3\0" + bytes(300), b"no database at all, but long enough to be one" * 9]
+)
+def test_a_damaged_database_is_said(content, tmp_path):
+    (tmp_path / "sweeps.db").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"sweeps.db: cannot be opened \(.*\); move it away, and the same command finds"
+    ):
+        opened(f"sqlite:///{tmp_path / 'sweeps.db'}")
