@@ -1,5 +1,6 @@
 """Trains one network or a whole sweep, or prints what it costs: `python launch.py --help`."""
 
+import contextlib
 import gc
 import os
 import pathlib
@@ -158,4 +159,8 @@ def run() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    code = run()
+    if code:  # a checkpoint that cannot be written is waited for by threads of Orbax, and they by Python, for ever
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)

@@ -39,7 +39,6 @@ TINY = {
     **{"train.epochs": 3, "train.checkpoint_epochs": 0.5, "train.batch_size": 64},
 }
 SPEEDS = ("images_per_second",)
-NOBODY = 65534
 
 
 class Case:
@@ -50,7 +49,6 @@ class Case:
         self.runs = work / "runs"
         self.env: dict[str, str] = {}
         self.options: list[str] = []
-        self.user: int | None = None
         self.mend: Callable[[], None] = lambda: None  # takes the obstacle away
         self.said: list[str] = []  # sentences, as they were printed
         shutil.copytree(models / "finished", self.runs / "other")
@@ -83,7 +81,6 @@ class Command:
                 env={k: v for k, v in env.items() if v},
                 stdout=out,
                 stderr=err,
-                user=case.user,
             )
 
     def said(self, text: str, within: float = 120.0) -> bool:
@@ -277,28 +274,44 @@ def disk_full(case: Case) -> str:
 
 def read_only(case: Case) -> str:
     """From a random moment on nothing may be written in the run directory."""
-    if have_root():
-        case.user = NOBODY
-        for path in [case.work, *case.work.rglob("*")]:
-            os.chown(path, NOBODY, NOBODY)
 
-    def allow(bits: int) -> None:
+    def forbid() -> None:
+        if have_root():  # whom permissions do not hold back
+            shut = case.work / "shut"
+            shut.mkdir()
+            for command in (
+                ["mount", "--bind", str(case.run), str(shut)],
+                ["mount", "-o", "remount,ro,bind", str(shut)],
+                ["mount", "--move", str(shut), str(case.run)],
+            ):
+                subprocess.run(command, check=True)
+        else:
+            permit(0)
+
+    def permit(bits: int) -> None:
         for path in [*case.run.rglob("*"), case.run]:
             path.chmod((0o500 if path.is_dir() else 0o400) | bits)
 
-    case.mend = lambda: allow(0o200)
+    def allow() -> None:
+        if have_root():
+            subprocess.run(["umount", "-l", str(case.run)], stderr=subprocess.DEVNULL)
+        else:
+            permit(0o200)
+
+    case.mend = allow
     command = case.start()
-    if command.said(case.chance.choice(["run  ", "first step", "epoch 1/3", "epoch 2/3"])):
-        time.sleep(0.5 * case.chance.random())
-    allow(0)
-    code = command.end()
-    if sentence := command.error():
-        case.said.append(sentence)
-    if code != (1 if sentence else 0):
-        raise Wrong(f"exit code {code}: {command.text()}")
-    ended = settle(case)
-    case.mend()
-    return ended
+    try:
+        if command.said(case.chance.choice(["run  ", "first step", "epoch 1/3", "epoch 2/3"])):
+            time.sleep(0.5 * case.chance.random())
+        forbid()
+        code = command.end()
+        if sentence := command.error():
+            case.said.append(sentence)
+        if code != (1 if sentence else 0):
+            raise Wrong(f"exit code {code}: {command.text()}")
+        return settle(case)
+    finally:
+        allow()
 
 
 def two_at_once(case: Case) -> str:
@@ -456,7 +469,7 @@ def prepare(models: pathlib.Path) -> None:
     (models / "work").mkdir(parents=True)
     case = Case.__new__(Case)
     case.work, case.models, case.runs = models / "work", models, models / "work"
-    case.env, case.options, case.user = {}, [], None
+    case.env, case.options = {}, []
     for name in ("finished", "killed", "grey"):
         if name == "grey":
             sys.path.insert(0, str(ROOT / "tests"))
