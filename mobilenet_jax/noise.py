@@ -160,9 +160,11 @@ def seeds_needed(sd: float, resolve: float = 0.002, power: float = 0.8, level: f
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """accuracy = intercept + slope · log2(mult_adds); all are fractions of accuracy, residuals (above the line: > 0) in
-    the order of the points, their sd √(Σ r² / (n - 2)). R² is 0 where all accuracies are the same."""
+    the order of the points, their sd s = √(Σ r² / (n - 2)), the slope's standard error s / √(Σ (x - x̄)²). R² is 0 where
+    all accuracies are the same."""
 
     slope: float
+    slope_error: float
     intercept: float
     residuals: tuple[float, ...]
     residual_sd: float
@@ -189,7 +191,8 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     residuals = tuple(v - (intercept + slope * u) for u, v in zip(x, y, strict=True))
     squares = math.fsum(r * r for r in residuals)
     r_squared = 1 - squares / _squares(y) if min(y) < max(y) else 0.0
-    return Fit(slope, intercept, residuals, math.sqrt(squares / (len(points) - 2)), r_squared)
+    residual_sd = math.sqrt(squares / (len(points) - 2))
+    return Fit(slope, residual_sd / math.sqrt(_squares(x)), intercept, residuals, residual_sd, r_squared)
 
 
 def pareto(points: Sequence[Item], cost: Callable[[Item], float], value: Callable[[Item], float]) -> list[Item]:

@@ -36,6 +36,8 @@ def sections(configurations: Sequence[Configuration], problems: Sequence[Problem
     found = [Section("Configurations", alone, tables=(grouping.table(configurations),))]
     if switched := changes(configurations):
         found.append(Section(switched.title, tables=(switched,)))
+    if bought := doublings(configurations):
+        found.append(Section(bought.title, tables=(bought,)))
     if problems:
         found.append(Section("Left out, or counted in part", tables=(runs.problems_table(problems),)))
     found += [_tradeoff(group, i) for i, group in enumerate(groups, 1)]
@@ -118,6 +120,30 @@ def _fit(group: Sequence[Configuration], number: int) -> Table | None:
     )
     header = ("configuration", "mult-adds, M", "top-1, %", "on the line, %", "residual, points")
     return Table(f"fit_{number}", f"Log-linear fit: {_of(group)}", header, rows, note)
+
+
+def doublings(configurations: Sequence[Configuration]) -> Table | None:
+    """What a doubling of the mult-adds buys when one knob alone spends it: a row a series of at least three costs."""
+    rows = []
+    for s in grouping.series(configurations):
+        costs = [c.mult_adds for c in s.configurations]
+        if s.key in _KNOBS and (line := noise.fit([(c.mult_adds, c.mean) for c in s.configurations])):
+            values = [f"{c.identity[s.key]:g}" for c in s.configurations]
+            rows.append(
+                (
+                    f"{_KNOBS[s.key]}, {values[0]} to {values[-1]}",
+                    f"{s.label}, {s.configurations[0].dataset}, {s.configurations[0].epochs} epochs",
+                    f"{min(costs) / 1e6:.2f} to {max(costs) / 1e6:.2f}",
+                    str(sum(c.n for c in s.configurations)),
+                    f"{line.points_per_doubling:.2f} ± {100 * line.slope_error:.2f}",
+                    f"{line.r_squared:.3f}",
+                )
+            )
+    if not rows:
+        return None
+    header = ("knob", "of", "mult-adds, M", "runs", "points a doubling", "R²")
+    note = "Least squares of top-1 on the logarithm of the mult-adds, over configurations' means; ± standard error."
+    return Table("doublings", "What a doubling of the mult-adds buys, knob by knob", header, tuple(rows), note)
 
 
 def _equal_cost(group: Sequence[Configuration], number: int) -> Table | None:

@@ -36,6 +36,7 @@ def readme(text: str) -> str:
     tables = {
         "results": grouping.table(configurations),
         "changes": tradeoffs.changes(configurations),
+        "doublings": tradeoffs.doublings(configurations),
     }
     made = {name: table.markdown() for name, table in tables.items() if table}
     made["bench"] = _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip()

@@ -1,6 +1,6 @@
 """Whatever is typed, or lies in the files that are read: a result or one sentence, soon, and nothing half-written.
 
-FUZZ=2500 pytest tests/test_fuzz.py tries as many inputs of each of the four kinds; 25 are tried otherwise.
+FUZZ=2500 pytest tests/test_fuzz.py tries as many inputs of each of the four kinds; 15 are tried otherwise.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from mobilenet_jax import config
 
 SETTINGS = settings(
-    max_examples=int(os.environ.get("FUZZ", "25")),
+    max_examples=int(os.environ.get("FUZZ", "15")),
     deadline=None,
     derandomize="FUZZ" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

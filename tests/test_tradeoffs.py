@@ -37,6 +37,7 @@ def widths(tmp_path):
 def test_sections_in_order(widths):
     assert list(sections(widths)) == [
         "Configurations",
+        "What a doubling of the mult-adds buys, knob by knob",
         "Accuracy against cost: cifar10, 3 epochs, batch 128",
         "Over width multiplier",
         "Beside published accuracies",
@@ -80,6 +81,12 @@ def test_the_fit(widths):
     assert [row[2] for row in fit.rows] == ["78.50 ± 0.71", "85.50 ± 0.71", "92.50 ± 0.71"]
     assert all(float(row[3]) + float(row[4]) == pytest.approx(float(row[2][:5]), abs=0.011) for row in fit.rows)
     assert "Top-1 grows by 3.69 points with each doubling" in fit.note
+
+
+def test_what_a_doubling_buys(widths):
+    (row,) = table(widths, "doublings").rows
+    assert row[:4] == ("width multiplier, 0.25 to 1", "v1, cifar10, 3 epochs", "3.33 to 46.35", "6")
+    assert row[4].startswith("3.69 ± ") and row[5] == "1.000"
 
 
 def test_differences_along_a_series(widths):
