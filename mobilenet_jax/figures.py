@@ -9,7 +9,7 @@ import io
 import itertools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -36,6 +36,7 @@ _KINDS = {
     "pool": ("pooling", BLACK, "x", "xxxx"),
     "dense": ("classifier", PURPLE, "P", "----"),
 }
+_POINTS = 2.0  # of top-1, that an axis shows at least: differences of single runs below are noise
 _WIDTH = 6.4  # inches, of every figure: twice a column, so that it can be read at half its size
 _STYLE = {
     **{"axes.axisbelow": True, "axes.labelsize": 12, "axes.spines.right": False, "axes.spines.top": False},
@@ -122,6 +123,7 @@ def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> 
         labels.append((alpha, [(p.x, p.top1) for p in (line[-1], line[0])], colour))
     _log(axes, "x", [p.x for p in points])
     axes.set(xlabel=x_label, ylabel="top-1 (%)", ymargin=0.09)
+    _at_least(axes, _POINTS)
     for family in sorted({p.family for p in points}):
         colour, marker = _FAMILIES[family]
         axes.plot([], [], f"{marker}-", color=colour, lw=0.9, mfc="white", mew=1.1, label=f"MobileNet {family}")
@@ -135,20 +137,24 @@ def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> 
 @_styled
 def sweep(lines: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str) -> Figure:
     """Top-1 (%) over one knob, with error bars: a line a name, of (knob, top-1, standard deviation over seeds or 0)."""
-    figure, axes = _figure(above=math.ceil(len(lines) / 3))
+    columns = _columns(lines)
+    figure, axes = _figure(above=math.ceil(len(lines) / columns))
     looks = itertools.cycle(zip((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK), "osD^vP", strict=True))
     for (name, points), (colour, marker) in zip(lines.items(), looks, strict=False):
         x, y, errors = zip(*sorted(points), strict=True)
         axes.errorbar(x, y, errors, marker=marker, color=colour, lw=1.1, capsize=3, label=name)
     axes.set(xlabel=x_label, ylabel="top-1 (%)", xticks=sorted({x for points in lines.values() for x, _, _ in points}))
-    _legend(axes)
+    _at_least(axes, _POINTS)
+    _legend(axes, columns=columns)
     return figure
 
 
 @_styled
 def curves(runs: Mapping[str, Curve]) -> Figure:
     """Accuracy (%) and loss (nats) over epochs, side by side: a colour a run, its training images dashed."""
-    figure, first = _figure(above=1 + math.ceil(len(runs) / 3))
+    columns = _columns(runs)
+    above = 1 + math.ceil(len(runs) / columns)
+    figure, first = _figure(above, height=3.5 + 0.24 * above)
     box, gap = first.get_position(), 0.75 / _WIDTH
     width = (box.width - gap) / 2
     second = figure.add_axes((0, 0, 1, 1))
@@ -164,7 +170,7 @@ def curves(runs: Mapping[str, Curve]) -> Figure:
             axes.plot(run.epochs, test, "-", color=colour, lw=1.6, label=name)
     first.set(xlabel="epoch", ylabel="accuracy (%)")
     second.set(xlabel="epoch", ylabel="loss (nats)")
-    _legend(first, "solid: test images; dashed: training images")
+    _legend(first, "solid: test images; dashed: training images", columns)
     return figure
 
 
@@ -305,11 +311,29 @@ def _figure(above: int = 0, height: float = 4.2, left: float = 0.75, right: floa
     return figure, figure.add_axes(box)
 
 
-def _legend(axes: Axes, title: str | None = None) -> None:
-    """A legend in three columns above the axes, where it can cover nothing."""
+def _columns(names: Iterable[str]) -> int:
+    """How many columns of a legend fit beside each other."""
+    names = [*names]
+    for columns in (3, 2):
+        rows = math.ceil(len(names) / columns)
+        widest = [max(map(len, names[i : i + rows])) for i in range(0, len(names), rows)]  # it fills column by column
+        if sum(0.6 + 0.089 * length for length in widest) < _WIDTH - 0.8:  # inches
+            return columns
+    return 1
+
+
+def _at_least(axes: Axes, span: float) -> None:
+    """Widens the y axis to `span`, so that the noise of a run does not look like a difference."""
+    low, high = axes.get_ylim()
+    if high - low < span:
+        axes.set_ylim((low + high - span) / 2, (low + high + span) / 2)
+
+
+def _legend(axes: Axes, title: str | None = None, columns: int = 3) -> None:
+    """A legend above the axes, where it can cover nothing."""
     figure = cast(Figure, axes.figure)
     place = {"loc": "upper left", "bbox_to_anchor": (0.75 / _WIDTH, 1 - 0.1 / figure.get_figheight())}
-    axes.legend(ncols=3, title=title, alignment="left", bbox_transform=figure.transFigure, **place)
+    axes.legend(ncols=columns, title=title, alignment="left", bbox_transform=figure.transFigure, **place)
 
 
 def _log(axes: Axes, which: str, values: Sequence[float]) -> None:

@@ -102,7 +102,9 @@ def table(configurations: Iterable[Configuration]) -> Table:
     ]
     header = ("configuration", "data", "test top-1, %", "n", "mult-adds, M", "params, M", "epochs", "images/s")
     note = "Test top-1 of the last epoch: mean ± sample standard deviation over n seeds."
-    return Table("configurations", "Configurations", (*header, "minutes a run", "device"), tuple(rows), note)
+    return Table(
+        "configurations", "Mean and spread over seeds", (*header, "minutes a run", "device"), tuple(rows), note
+    )
 
 
 def _configuration(label: str, runs: Sequence[Run]) -> Configuration:

@@ -35,9 +35,9 @@ def sections(configurations: Sequence[Configuration], problems: Sequence[Problem
     )
     found = [Section("Configurations", alone, tables=(grouping.table(configurations),))]
     if switched := changes(configurations):
-        found.append(Section(switched.title, tables=(switched,)))
+        found.append(Section("One change at a time", tables=(switched,)))
     if bought := doublings(configurations):
-        found.append(Section(bought.title, tables=(bought,)))
+        found.append(Section("Knob by knob", tables=(bought,)))
     if problems:
         found.append(Section("Left out, or counted in part", tables=(runs.problems_table(problems),)))
     found += [_tradeoff(group, i) for i, group in enumerate(groups, 1)]
@@ -143,7 +143,7 @@ def doublings(configurations: Sequence[Configuration]) -> Table | None:
         return None
     header = ("knob", "of", "mult-adds, M", "runs", "points a doubling", "R²")
     note = "Least squares of top-1 on the logarithm of the mult-adds, over configurations' means; ± standard error."
-    return Table("doublings", "What a doubling of the mult-adds buys, knob by knob", header, tuple(rows), note)
+    return Table("doublings", "What a doubling of the mult-adds buys", header, tuple(rows), note)
 
 
 def _equal_cost(group: Sequence[Configuration], number: int) -> Table | None:
@@ -233,7 +233,7 @@ def changes(configurations: Sequence[Configuration]) -> Table | None:
         "Intervals: 95 %, paired by seed, with the noise of all values of the switch; each for itself. Last column: "
         f"the seeds that would tell apart what differs by {100 * _RESOLVE:g} points, four times in five."
     )
-    return Table("changes", "One change at a time", header, tuple(rows), note)
+    return Table("changes", "What each switch does", header, tuple(rows), note)
 
 
 def _one_series(s: Series, name: str) -> Table:

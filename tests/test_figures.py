@@ -148,6 +148,25 @@ def test_nothing_is_cut_off(make):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
+@pytest.mark.parametrize("extra", ["", ", decay_depthwise", ", bottleneck relu6, shortcut none, no flip"])
+def test_long_names_of_runs_have_room(extra):
+    names = [f"v2 α 0.35 t {t}{extra}" for t in range(1, 7)]
+    curve = figures.Curve([1, 2], [2.0, 1.0], [2.1, 1.1], [30, 50], [29, 49])
+    for figure in (
+        figures.curves(dict.fromkeys(names, curve)),
+        figures.sweep(dict.fromkeys(names, ((1, 70, 0.3), (2, 71, 0))), "x"),
+    ):
+        legend = drawn(figure)[0].get_legend().get_window_extent()
+        assert figure.bbox.x1 >= legend.x1 and figure.bbox.y1 >= legend.y1
+        assert not any(legend.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def test_differences_of_single_runs_look_small():
+    (axes,) = drawn(figures.sweep({"a": [(0.75, 83.4, 0), (1, 83.7, 0)]}, "x"))
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(2) and low < 83.4 and high > 83.7
+
+
 def test_long_names_and_many_kinds_have_room():
     figure = figures.mult_adds_by_kind({f"MobileNet v2, alpha {a}": SHARES["v2 1.0"] for a in (0.5, 1.0)})
     (axes,) = drawn(figure)

@@ -37,7 +37,7 @@ def widths(tmp_path):
 def test_sections_in_order(widths):
     assert list(sections(widths)) == [
         "Configurations",
-        "What a doubling of the mult-adds buys, knob by knob",
+        "Knob by knob",
         "Accuracy against cost: cifar10, 3 epochs, batch 128",
         "Over width multiplier",
         "Beside published accuracies",
