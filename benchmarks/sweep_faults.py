@@ -264,7 +264,7 @@ def two_commands(case: Case) -> str:
 
 def file_hit(how: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
-        from faults import damage
+        from training_faults import damage
 
         command = case.start()
         moment(case)
