@@ -465,9 +465,11 @@ def prepare(models: pathlib.Path) -> None:
     for name in ("finished", "killed", "grey"):
         if name == "grey":
             sys.path.insert(0, str(ROOT / "tests"))
+            import tensorflow_datasets as tfds
             from test_data import prepare as prepare_set
             from test_data import random_splits
 
+            tfds.disable_progress_bar()
             splits = random_splits(0, {"train": 48, "test": 16}, side=28, channels=1, classes=3)
             prepare_set(models / "data", "grey", splits)
             case.options = ["--config.data.name=grey", f"--config.data.dir={models / 'data'}"]
