@@ -26,7 +26,10 @@ SWEEP = flags.DEFINE_string(
 )
 STORAGE = flags.DEFINE_string("storage", "", "--sweep: database URL that machines share; SQLite in --workdir if empty.")
 WORKERS = flags.DEFINE_integer(
-    "workers", 0, "--sweep: processes that train; 0: one for each GPU, or one. On a CPU, one a core is fastest.", 0
+    "workers",
+    0,
+    "--sweep: processes that train; 0: one for each GPU, or one. On two CPU cores, one on each was fastest.",
+    0,
 )
 FUSE = flags.DEFINE_integer("fuse", 1, "--sweep: train up to so many points as one program, where they can be.", 1)
 MIN_MULT_ADDS = flags.DEFINE_integer("min_mult_adds", None, "--sweep: only points with at least so many.", 0)

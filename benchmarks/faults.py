@@ -45,8 +45,10 @@ def one(kind: str, seed: str, models: pathlib.Path) -> dict:
         found |= {"end": "wrong", "why": str(e)}
     except Exception as e:  # a bug of the campaign, or something that nobody thought of
         found |= {"end": "wrong", "why": f"{type(e).__name__}: {e}"}
-    clean = [re.sub(r"(/[^\s:;,()]*)+/", "…/", text).replace(str(work), "…") for text in case.said]
+    clean = [re.sub(r"(/[^\s:;,()]*)+/", "…/", text) for text in case.said]
     found |= {"said": clean, "seconds": round(time.monotonic() - started, 1)}
+    for command in case.commands:
+        command.kill()
     shutil.rmtree(work, ignore_errors=True)
     return found
 

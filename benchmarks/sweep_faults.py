@@ -5,6 +5,7 @@ left running, and nobody trains on.
 """
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -52,10 +53,12 @@ class Case:
     def __init__(self, work: pathlib.Path, models: pathlib.Path, chance: random.Random):
         self.work, self.models, self.chance = work, models, chance
         self.said: list[str] = []
+        self.commands: list[Command] = []
         (work / "sweep.yaml").write_text(json.dumps(SWEEP))
 
     def start(self, runs: str = "runs", storage: str = "", workers: int = 1, alone: bool = False) -> "Command":
-        return Command(self, self.work / runs, storage, workers, alone)
+        self.commands.append(Command(self, self.work / runs, storage, workers, alone))
+        return self.commands[-1]
 
 
 class Command:
@@ -88,6 +91,12 @@ class Command:
     def group(self, number: int) -> None:
         """Sends a signal to the command and all that it has started."""
         os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """Ends whoever is left."""
+        with contextlib.suppress(ProcessLookupError):
+            self.group(signal.SIGKILL)
+        self.process.wait()
 
     def end(self, within: float = 240.0) -> int:
         try:

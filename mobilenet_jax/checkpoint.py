@@ -72,7 +72,8 @@ class Checkpoints:
                 state, notes = self._verified(step, template)
             except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
                 say(f"checkpoint of step {step:,} is damaged and dropped ({_first_line(e)})")
-                self._manager.delete(step)
+                with self._writing():
+                    self._manager.delete(step)
                 continue
             return step, state, notes
         return None

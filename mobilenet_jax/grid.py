@@ -16,7 +16,7 @@ from mobilenet_jax.tables import cell
 
 # Training on two CPU cores, in seconds: a least-squares fit to the six networks of results/bench/cpu.json (32x32,
 # batches of 128), within 4 % of each. What a step costs whatever its size is taken such that batches of 32 (v1, alpha
-# 0.25) train at the 1,711 images/s of the README's run. An evaluated image takes 0.18 to 0.22 of a trained one there.
+# 0.25) train at 1,711 images/s, as a whole run once did. An evaluated image takes 0.18 to 0.22 of a trained one there.
 SECONDS_PER_MULT_ADD = 2.18e-11
 SECONDS_PER_ACTIVATION = 3.15e-9
 SECONDS_PER_STEP = 6e-3

@@ -42,6 +42,10 @@ class Lost(Exception):
     """The database does not answer, for now."""
 
 
+class Damaged(Exception):
+    """The database is no database any more."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Parameter:
     """What a search draws from, as Optuna's distribution."""
@@ -108,6 +112,8 @@ class Ledger:
         self.shown_url = shown = re.sub(r"(?i)((?:pass\w*|pwd|sslpassword)=)[^&]*", r"\1***", shown)
         self._parameters = {p.key: p.distribution for p in parameters}
         self._lock_depth = 0
+        found = "finds in the run directories what is done" if method == "grid" else "starts the search anew"
+        self.remedy = f"move it away, and the same command {found}"  # of a damaged database
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler() if method == "bayes" else optuna.samplers.RandomSampler()
         try:
@@ -131,10 +137,9 @@ class Ledger:
                 )
         except ImportError as e:
             raise InputError(f"--storage={shown}: its driver is missing ({e}); pip install '.[postgres]'") from None
-        except (Lost, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError) as e:
+        except (Lost, Damaged, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError) as e:
             reason = _first_line(e)
-            damaged = "malformed" in reason or "not a database" in reason  # SQLite's words for it
-            hint = "; move it away, and the same command finds in the run directories what is done" if damaged else ""
+            hint = f"; {self.remedy}" if _is_damage(reason) else ""
             raise InputError(f"--storage={shown}: cannot be opened ({reason}){hint}") from None
 
     def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
@@ -360,11 +365,20 @@ def _connect_args(url):
 
 @contextlib.contextmanager
 def _answering():
-    """Turns what a database that is away makes Optuna and SQLAlchemy raise into `Lost`."""
+    """Turns what a database that is away, or damaged, makes Optuna and SQLAlchemy raise into `Lost`, or `Damaged`."""
     try:
         yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError, filelock.Timeout) as e:
-        raise Lost(_first_line(e)) from e
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DatabaseError, filelock.Timeout) as e:
+        reason = _first_line(e)
+        if _is_damage(reason):
+            raise Damaged(reason) from e
+        if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
+            raise
+        raise Lost(reason) from e
+
+
+def _is_damage(reason: str) -> bool:
+    return "malformed" in reason or "not a database" in reason  # SQLite's words for it
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """One run among those that are trained together: its record, its figures, and how far it is."""
 
-import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -32,6 +31,7 @@ class Member:
         self.spec, self.record, self.display = spec, record, display
         self.device, self.fused, self.elapsed = device, fused, elapsed
         self.status = ""  # 'finished' or 'diverged' once it is over
+        self.closed = False
         self.step = self.resumed_from = self.saved = 0
         self.tally: dict[str, float] = dict.fromkeys(SUMS, 0.0)  # of the epoch so far
         self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
@@ -51,6 +51,8 @@ class Member:
         if found is not None:
             self.step, state, notes = found
             self.tally, self.images, self.figures = notes["tally"], notes["images"], notes["figures"]
+            if "rows" not in notes:
+                raise InputError(f"{self.record.path}: an earlier version began this run; name another directory")
             self.seconds, self.rows = notes["seconds"], notes["rows"]
             self.resumed_from = self.saved = self.step
             self.display.line(f"resumed        from step {self.step:,} of {self.spec.total_steps:,}")
@@ -149,21 +151,29 @@ class Member:
         self.finish("diverged", state)
 
     def finish(self, status: str, state: Any) -> None:
-        """Writes the summary, last."""
-        self.status = status
+        """Writes the summary, last.
+
+        Raises:
+          InputError: it, or the checkpoint before it, cannot be written.
+        """
         self.display.close()
         self.checkpoints.close()
-        summary = self._summary(state)
+        summary = self._summary(status, state)
         self.record.finish(summary)
         self.tracker.finish(summary)
+        self.status, self.closed = status, True
 
     def close(self) -> None:
-        """Lets go of a run that is not over: a signal came, or an error."""
-        if not self.status:
+        """Lets go of a run that is not over, once its checkpoint is written.
+
+        Raises:
+          InputError: the checkpoint cannot be written.
+        """
+        if not self.closed:
+            self.closed = True
             self.tracker.finish({})
             self.display.close()
-            with contextlib.suppress(InputError):  # another error is being told
-                self.checkpoints.close()
+            self.checkpoints.close()
 
     def _log(self, metrics: dict[str, float]) -> None:
         row = {"step": self.step, "epoch": self.step / self.spec.steps_per_epoch, **metrics}
@@ -175,13 +185,13 @@ class Member:
     def _all_seconds(self) -> dict[str, float]:
         return self.seconds | {"wall": self.seconds["wall"] + self.elapsed()}
 
-    def _summary(self, state: Any) -> dict[str, Any]:
+    def _summary(self, status: str, state: Any) -> dict[str, Any]:
         spec, row, seconds = self.spec, self.rows[-1] if self.rows else {}, self._all_seconds()
-        measured = row if self.status == "finished" else {}
+        measured = row if status == "finished" else {}
         judged = ["test", "val"] if spec.config.data.holdout else ["test"]
         keys = [f"{split}_{figure}" for split in judged for figure in ("accuracy", "loss")]
         return {
-            "status": self.status,
+            "status": status,
             "title": spec.title,
             "config_name": spec.name,
             **_knobs(spec),

@@ -175,6 +175,13 @@ class Fit:
         """The slope in points of top-1 (hundredths) per doubling of mult-adds."""
         return 100 * self.slope
 
+    def interval(self, level: float = 0.05) -> tuple[float, float]:
+        """The confidence interval of `points_per_doubling`: ± t(1 - level / 2, n - 2) standard errors."""
+        from scipy.special import stdtrit
+
+        half = 100 * float(stdtrit(len(self.residuals) - 2, 1 - level / 2)) * self.slope_error
+        return self.points_per_doubling - half, self.points_per_doubling + half
+
     def at(self, mult_adds: float) -> float:
         """The line's accuracy."""
         return self.intercept + self.slope * math.log2(mult_adds)

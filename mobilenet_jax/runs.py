@@ -198,11 +198,11 @@ def _read_run(directory: pathlib.Path, names: set[str], tell: Callable[[str], No
             known = f"known here is {SCHEMA}"
             tell(f"summary.json: its schema is {str(schema)[:40]}, {known}: left out; read it with what wrote it")
             return None
+        if not intact(summary):
+            raise _Damage("summary.json is damaged: it is not what was written")
         if summary.get("status") == "diverged":
             tell(f"diverged after {_progress(reached, summary.get('epochs'))}: left out; try a lower config.optim.lr")
             return None
-        if not intact(summary):
-            raise _Damage("summary.json is damaged: it is not what was written")
         _check(summary)
     except _Damage as e:
         tell(f"{e}: left out; mend it, or make the run again in another directory")

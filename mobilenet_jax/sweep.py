@@ -72,7 +72,8 @@ def run(
       The exit code: 0 once every point has a result, 1 where some failed, 128 + its number where a signal came.
 
     Raises:
-      InputError: the database or the directory cannot be used; nothing was started.
+      InputError: the database or the directory cannot be used, and nothing was started; or the database was damaged
+        meanwhile, and the workers have saved.
     """
     grid_points = {point.digest: point for point in points} if sweep.method == "grid" else {}
     url = storage or f"sqlite:///{workdir / 'sweeps.db'}"
@@ -87,8 +88,17 @@ def run(
         raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
     except ledger.Lost as e:
         raise InputError(f"--storage={book.shown_url}: does not answer ({e})") from None
+    except ledger.Damaged as e:
+        raise _damaged(book, e) from None
     with _signals() as asked:
-        return _Coordinator(sweep, grid_points, draw, budget, workdir, book, workers, fuse, asked).run()
+        try:
+            return _Coordinator(sweep, grid_points, draw, budget, workdir, book, workers, fuse, asked).run()
+        except ledger.Damaged as e:
+            raise _damaged(book, e) from None
+
+
+def _damaged(book: ledger.Ledger, error: ledger.Damaged) -> InputError:
+    return InputError(f"--storage={book.shown_url}: is damaged ({error}); {book.remedy}")
 
 
 def _name(sweep, points, budget):
@@ -426,7 +436,7 @@ class _Coordinator:
         for worker in self.workers:
             worker.jobs = []
         self.held = []
-        with contextlib.suppress(ledger.Lost):
+        with contextlib.suppress(ledger.Lost, ledger.Damaged):
             self._keep_books()
             self.entries = self.book.entries()
 

@@ -129,20 +129,21 @@ def doublings(configurations: Sequence[Configuration]) -> Table | None:
         costs = [c.mult_adds for c in s.configurations]
         if s.key in _KNOBS and (line := noise.fit([(c.mult_adds, c.mean) for c in s.configurations])):
             values = [f"{c.identity[s.key]:g}" for c in s.configurations]
+            low, high = line.interval()
             rows.append(
                 (
                     f"{_KNOBS[s.key]}, {values[0]} to {values[-1]}",
                     f"{s.label}, {s.configurations[0].dataset}, {s.configurations[0].epochs} epochs",
                     f"{min(costs) / 1e6:.2f} to {max(costs) / 1e6:.2f}",
-                    str(sum(c.n for c in s.configurations)),
-                    f"{line.points_per_doubling:.2f} ± {100 * line.slope_error:.2f}",
+                    str(len(s.configurations)),
+                    f"{line.points_per_doubling:.2f} [{low:.2f}, {high:.2f}]",
                     f"{line.r_squared:.3f}",
                 )
             )
     if not rows:
         return None
-    header = ("knob", "of", "mult-adds, M", "runs", "points a doubling", "R²")
-    note = "Least squares of top-1 on the logarithm of the mult-adds, over configurations' means; ± standard error."
+    header = ("knob", "of", "mult-adds, M", "configurations", "points a doubling", "R²")
+    note = "Least squares of top-1 on the logarithm of the mult-adds, over the configurations' means; intervals: 95 %."
     return Table("doublings", "What a doubling of the mult-adds buys", header, tuple(rows), note)
 
 
@@ -168,7 +169,8 @@ def _beside(d: noise.Difference) -> tuple[str, str]:
     """A difference with its interval in points, and what it says."""
     if d.low is None or d.high is None:
         return f"{100 * d.mean:+.2f}", f"{d.verdict}: {d.reason}"
-    return f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]", d.verdict
+    how = ", not paired" if d.how == "pooled" else ""
+    return f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]{how}", d.verdict
 
 
 # One knob at a time --------------------------------------------------------------------------------------------------
@@ -230,8 +232,8 @@ def changes(configurations: Sequence[Configuration]) -> Table | None:
         f"seeds to resolve {100 * _RESOLVE:g} points",
     )
     note = (
-        "Intervals: 95 %, paired by seed, with the noise of all values of the switch; each for itself. Last column: "
-        f"the seeds that would tell apart what differs by {100 * _RESOLVE:g} points, four times in five."
+        "Intervals: 95 %, paired by seed (but where it says not), with the noise of all the switch's values; each for "
+        f"itself. Last column: the seeds that would tell {100 * _RESOLVE:g} points apart, four times in five."
     )
     return Table("changes", "What each switch does", header, tuple(rows), note)
 
@@ -246,7 +248,9 @@ def _one_series(s: Series, name: str) -> Table:
         rows.append((value, _percent(c), str(c.n), f"{c.mult_adds / 1e6:.2f}", *cells))
         beside = usual or value
     header = (s.key, "top-1, %", "n", "mult-adds, M", f"to {usual or 'the row above'}, points", "verdict")
-    note = "Intervals: 95 %, paired by seed, with the noise of the whole series; each for itself."
+    note = (
+        "Intervals: 95 %, paired by seed (but where it says not), with the noise of the whole series; each for itself."
+    )
     if spread := noise.paired_sd(_results(s).values()):
         note += (
             f" Noise of a difference between two runs: {100 * spread.sd:.2f} points ({spread.df} degrees of freedom). "

@@ -43,7 +43,8 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
       The exit code: 0 once the run's result is recorded (a diverged loss is one); 143 after SIGTERM, 130 after SIGINT.
 
     Raises:
-      InputError: the run cannot be started; nothing was written.
+      InputError: the run cannot be started, and nothing was written; or it cannot go on, as what it leaves cannot be
+        written, and the same command resumes from its last checkpoint.
     """
     if summary := finished(spec, directory):
         if writer.under_agent():  # which has a page for it
@@ -126,6 +127,7 @@ def train(
 
     Raises:
       Interrupted: a signal came.
+      InputError: what the runs leave cannot be written, or is of an earlier version.
     """
     started = time.perf_counter()
     built = program.build(specs, inputs.splits, inputs.devices)
@@ -133,11 +135,22 @@ def train(
         compiled(built.compile_seconds)
     compile_seconds = spent.compile + built.compile_seconds
     device, share = device_name(inputs.devices), compile_seconds / len(specs)
-    members = [
-        Member(spec, record, display, device, len(specs), share, lambda: spent.wall + time.perf_counter() - started)
-        for spec, record, display in zip(specs, records, displays, strict=True)
-    ]
-    _Group(members, built, asked).train()
+
+    def elapsed() -> float:
+        return spent.wall + time.perf_counter() - started
+
+    with contextlib.ExitStack() as opened:
+        members = []
+        for spec, record, display in zip(specs, records, displays, strict=True):
+            members.append(Member(spec, record, display, device, len(specs), share, elapsed))
+            opened.callback(_let_go, members[-1])
+        _Group(members, built, asked).train()
+
+
+def _let_go(member: Member) -> None:
+    """Closes a run that an error leaves open; what its checkpoint then says is not the news."""
+    with contextlib.suppress(InputError):
+        member.close()
 
 
 def _report(directory: pathlib.Path, prefix: str) -> int:
@@ -204,9 +217,10 @@ class _Group:
             while self._active:
                 self._step()
                 self._finish_epochs()
-        finally:
+        except Interrupted:
             for m in self.members:
-                m.close()
+                m.close()  # a signal's checkpoint that cannot be written is not to be passed over
+            raise
 
     @property
     def _active(self) -> list[Member]:

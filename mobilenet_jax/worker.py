@@ -112,7 +112,9 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
         traceback.print_exc()
         reason = str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}".splitlines()[0]
         for i in left or range(len(specs)):
-            summary = writer.read_summary(left[i].path) if left else None
+            summary = None
+            with contextlib.suppress(InputError):
+                summary = writer.read_summary(left[i].path) if left else None
             say("done", point=i, summary=summary) if summary else say("failed", point=i, error=reason)
         return not isinstance(e, InputError)  # who knows what a bug has left in this process
     finally:

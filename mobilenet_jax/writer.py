@@ -39,7 +39,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
         return None
     except OSError as e:
         raise InputError(f"{path} cannot be read ({e.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: it holds no JSON object; move it away")
@@ -64,9 +64,9 @@ def read_summary(directory: pathlib.Path) -> dict[str, Any] | None:
 
 def check_directory(directory: pathlib.Path) -> None:
     """Raises InputError where `directory` is a file, or holds something that is no run, or cannot be read."""
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: a file stands where the run directory should be")
     try:
+        if directory.exists() and not directory.is_dir():
+            raise InputError(f"{directory}: a file stands where the run directory should be")
         others = [p.name for p in directory.iterdir() if not p.name.startswith(".")] if directory.exists() else []
     except OSError as e:
         raise InputError(f"{directory} cannot be read ({e.strerror})") from None

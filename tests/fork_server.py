@@ -6,6 +6,7 @@ Starting Python and importing takes half a second, forking a hundredth. A line i
 is JSON as well: the exit code (negative where a signal ended it, as after LIMIT seconds), stdout and stderr.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -62,9 +63,9 @@ def child(command, arguments: list[str]) -> None:
 
 def main() -> None:
     command = {"launch": launch, "report": report, "archive": archive}[sys.argv[1]]
+    for module in ("launch", "mobilenet_jax.report", "mobilenet_jax.page", "mobilenet_jax.data"):
+        importlib.import_module(module)
 
-    if command is report:
-        pass
     for line in sys.stdin:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             pid = os.fork()

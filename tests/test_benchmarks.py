@@ -56,10 +56,11 @@ def test_a_contender_answers_each_line():
 def test_one_process_on_all_cores_and_one_on_each(tmp_path):
     record = tmp_path / "record.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "workers.py"), "--cases=v1-0.25-8", f"--out={record}"]
-    done = subprocess.run([*command, "--rounds=1", "--seconds=0.1"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "--rounds=2", "--seconds=0.1"], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(record.read_text())["cases"]["v1-0.25-8"]
-    assert found["ratio"] == pytest.approx(found["one_a_core"] / found["one"]) and len(found["peak_bytes"]) == 2
+    assert found["ratio"] == pytest.approx(sum(found["ratios"]) / 2) and found["one_a_core"] > 0
+    assert min(found["peak_bytes"]) > 1e8
 
 
 @pytest.mark.slow

@@ -295,6 +295,8 @@ def test_fit_is_scipys_regression():
     assert found is not None
     assert (found.slope, found.intercept) == pytest.approx((line.slope, line.intercept))
     assert (found.slope_error, found.r_squared) == pytest.approx((line.stderr, line.rvalue**2))
+    half = stats.t.ppf(0.975, 7) * line.stderr
+    assert found.interval() == pytest.approx((100 * (line.slope - half), 100 * (line.slope + half)))
     scatter = np.std([math.log2(m) for m, _ in points]) * 3  # √ of the sum of squares of nine
     assert found.residual_sd == pytest.approx(line.stderr * scatter)
     assert found.residuals == pytest.approx([y - found.at(m) for m, y in points])

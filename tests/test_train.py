@@ -23,6 +23,7 @@ from conftest import ROOT
 from configs import digits_v1
 from mobilenet_jax import arch, augment, config, cost, data, datasets, steps, train, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import MobileNet
 
 pytestmark = pytest.mark.usefixtures("settings")
@@ -52,7 +53,7 @@ EVERYTHING = TINY | {
     "train.label_smoothing": 0.1,
     "train.ema_decay": 0.99,
 }
-SPEEDS = {"images_per_second", "train_images_per_second", "resumed_from"}
+SPEEDS = {"images_per_second", "train_images_per_second", "resumed_from", "sha256"}  # the last is over them too
 
 SUMMARY = {
     **dict.fromkeys(("schema", "resolution", "num_classes", "seed", "epochs", "steps"), int),
@@ -311,6 +312,45 @@ def test_stopped_again_and_again(finished, tmp_path):
     assert train.run(spec_of(TINY), tmp_path) == 0
     assert summary_of(tmp_path)["resumed_from"] == 33
     assert result(tmp_path) == result(finished[1])
+
+
+def test_a_signals_checkpoint_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    def full(self):
+        raise InputError("no room for the checkpoint")
+
+    finished_with = []
+    monkeypatch.setattr(Checkpoints, "close", full)
+    monkeypatch.setattr(writer.Tracker, "finish", lambda self, summary: finished_with.append(summary))
+    with after(30, send(signal.SIGTERM)), pytest.raises(InputError, match="no room for the checkpoint"):
+        train.run(spec_of(TINY), tmp_path)
+    assert finished_with == [{}]  # W&B is told that it is over
+
+
+def test_a_summary_that_cannot_be_written_leaves_nothing_open(tmp_path, monkeypatch):
+    def full(self, summary):
+        raise InputError("no room for the summary")
+
+    finished_with = []
+    monkeypatch.setattr(writer.RunDirectory, "finish", full)
+    monkeypatch.setattr(writer.Tracker, "finish", lambda self, summary: finished_with.append(summary))
+    with pytest.raises(InputError, match="no room for the summary"):
+        train.run(spec_of(TINY), tmp_path)
+    assert finished_with == [{}]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_said(crashed, tmp_path, monkeypatch):
+    directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
+    restore = Checkpoints.restore
+
+    def without_rows(self, *args):
+        found = restore(self, *args)
+        assert found
+        step, state, notes = found
+        return step, state, {key: value for key, value in notes.items() if key != "rows"}
+
+    monkeypatch.setattr(Checkpoints, "restore", without_rows)
+    with pytest.raises(InputError, match="run: an earlier version began this run; name another directory"):
+        train.run(spec_of(TINY), directory)
 
 
 def test_killed_before_its_summary(finished, tmp_path):
