@@ -90,7 +90,8 @@ def training(command: int) -> dict[int, pathlib.Path]:
             continue
         for path in held:
             directory = path.parent
-            begun = path.name == ".lock" and list(directory.glob("checkpoints/*/commit_success.txt"))
+            saved = directory.glob("checkpoints/*/commit_success.txt") if path.name == ".lock" else ()
+            begun = any(file.parent.name.isdigit() for file in saved)  # not one that is being written
             if begun and not (directory / "summary.json").exists():
                 found[pid] = directory
     return found
