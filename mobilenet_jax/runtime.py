@@ -1,5 +1,6 @@
 """How a training process uses its machine: memory that it keeps, programs compiled once, how long since its start."""
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -80,8 +81,26 @@ def use_compilation_cache() -> None:
             return
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_compilation_cache_max_size", 1 << 30)  # bytes; the least recently used go
+        _forget_half_written(pathlib.Path(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # JAX's own limits would keep out what is
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # small alone and slow in its dozens
+
+
+def _forget_half_written(directory: pathlib.Path) -> None:
+    """Removes the programs that JAX was writing when its process was killed or the disk was full.
+
+    It writes a program in place, and then beside it when it was last used. Without the second, JAX compiles that
+    program in every process, warns of it, and keeps no other.
+    """
+    import filelock
+
+    with (
+        contextlib.suppress(OSError, filelock.Timeout),
+        filelock.FileLock(directory / ".lockfile", timeout=10),
+    ):  # JAX's
+        for program in directory.glob("*-cache"):
+            if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+                program.unlink()
 
 
 def process_seconds() -> float:

@@ -87,6 +87,17 @@ def test_a_small_program_is_kept(tmp_path):
     assert any("lambda" in path.name for path in directory.iterdir())
 
 
+def test_a_half_written_program_is_forgotten(tmp_path):
+    python(CACHED, XDG_CACHE_HOME=str(tmp_path))
+    directory = tmp_path / "mobilenet_jax" / "compiled"
+    (program,) = directory.glob("*lambda*-cache")
+    whole = program.read_bytes()
+    program.write_bytes(whole[: len(whole) // 2])  # in place, as by JAX in a process that is killed
+    program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
+    python(CACHED, XDG_CACHE_HOME=str(tmp_path))  # nothing on stderr
+    assert len(program.read_bytes()) == len(whole)
+
+
 def test_the_users_directory_is_used(tmp_path):
     assert python(CACHED, XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/own") == [
         f"{tmp_path}/own",

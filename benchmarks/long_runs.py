@@ -1,0 +1,120 @@
+"""Whether memory and open files grow: a run of 2,000 epochs, and a sweep of 300 points, watched from outside.
+
+    python benchmarks/long_runs.py --out results/bench/long_runs.json
+
+Both train a very small network on the digits, so that what an epoch or a point costs beside training stands out. Every
+process is looked at once a second: the command, and for the sweep also its worker, which starts itself anew after
+compiling. Reported for each: resident memory and open files once a twentieth of the work is done, and at the end.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+from train_step import cpu_name, keep
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = {"model.rho": 0.25, "model.variant": "shallow", "optim.warmup_epochs": 0, "train.batch_size": 512}
+START = 0.05  # of the work: what a process loads and compiles is there
+
+
+def watch(command: list[str], work: pathlib.Path, done: Callable[[], int], total: int) -> dict:
+    """What the processes of a command hold while it works; `done` counts epochs or points, `total` of them."""
+    started = time.monotonic()
+    samples: dict[str, list[dict]] = {}
+    with (work / "said").open("w") as said:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_MODE": "disabled"}
+        process = subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *command], cwd=work, env=env, stdout=said)
+    while process.poll() is None:
+        share = done() / total
+        for name, pid in {"command": process.pid, **_children(process.pid)}.items():
+            if (found := _held(pid)) is not None:
+                samples.setdefault(name, []).append({"share": round(share, 3), **found})
+        time.sleep(1)
+    if process.returncode or done() < total:
+        sys.exit(f"exit code {process.returncode}, {done()} of {total} done\n{(work / 'said').read_text()[-2000:]}")
+    record: dict = {"total": total, "minutes": (time.monotonic() - started) / 60, "processes": {}}
+    for name, held in samples.items():
+        late = [each for each in held if each["share"] >= START]
+        most = {key: max(each[key] for each in late) for key in ("resident_mb", "open_files")}
+        record["processes"][name] = {"start": late[0], "end": late[-1], "most": most}
+    return record
+
+
+def _children(pid: int) -> dict[str, int]:
+    """The workers of a sweep."""
+    found = {}
+    try:
+        for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if b"mobilenet_jax.worker" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
+                found["worker"] = int(child)
+    except FileNotFoundError:  # ended meanwhile
+        pass
+    return found
+
+
+def _held(pid: int) -> dict[str, float] | None:
+    """Resident memory and open files of a process; None where it has ended."""
+    try:
+        pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+        handles = len(os.listdir(f"/proc/{pid}/fd"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return {"resident_mb": round(pages * os.sysconf("SC_PAGESIZE") / 1e6, 1), "open_files": handles}
+
+
+def long_run(work: pathlib.Path, epochs: int) -> dict:
+    metrics = work / "run" / "metrics.jsonl"
+    command = [f"--config.{key}={value}" for key, value in TINY.items()]
+    command += [f"--config.train.epochs={epochs}", f"--run_dir={work / 'run'}"]
+    found = watch(command, work, lambda: metrics.read_bytes().count(b"\n") if metrics.exists() else 0, epochs)
+    files = {path.name: path.stat().st_size for path in (work / "run").iterdir() if path.is_file()}
+    checkpoints = sum(path.stat().st_size for path in (work / "run" / "checkpoints").rglob("*") if path.is_file())
+    return found | {"bytes": files | {"checkpoints": checkpoints}}
+
+
+def long_sweep(work: pathlib.Path, points: int) -> dict:
+    options = [f"--config.{key}={value}" for key, value in (TINY | {"train.epochs": 2}).items()]
+    sweep = {
+        "program": "launch.py",
+        "method": "grid",
+        "parameters": {"config.seed": {"values": [*range(points)]}},
+        "command": ["${env}", "${interpreter}", "${program}", "--config=configs/digits_v1.py", *options, "${args}"],
+    }
+    (work / "sweep.yaml").write_text(json.dumps(sweep))
+    finished = work / "runs"
+    return watch(
+        [f"--sweep={work / 'sweep.yaml'}", "--fuse=1", f"--workdir={finished}"],
+        work,
+        lambda: sum(1 for _ in finished.glob("*/summary.json")),
+        points,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=2000, help="of the run; 0: none")
+    parser.add_argument("--points", type=int, default=300, help="of the sweep; 0: none")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
+    args = parser.parse_args()
+    record: dict = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}
+    for name, measure, total in (("run", long_run, args.epochs), ("sweep", long_sweep, args.points)):
+        if total:
+            with tempfile.TemporaryDirectory() as work:
+                record[name] = found = measure(pathlib.Path(work), total)
+            print(f"{name}: {total} {'epochs' if name == 'run' else 'points'} in {found['minutes']:.1f} minutes")
+            for process, held in found["processes"].items():
+                for key in ("resident_mb", "open_files"):
+                    figures = (held["start"][key], held["end"][key], held["most"][key])
+                    print(f"  {process:<8} {key:<12} start {figures[0]:g}, end {figures[1]:g}, most {figures[2]:g}")
+            keep(record, args.out)
+
+
+if __name__ == "__main__":
+    main()
