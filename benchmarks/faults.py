@@ -2,6 +2,7 @@
 
     python benchmarks/faults.py --out results/bench/faults.json            # 300 of training, 100 of sweeps
     python benchmarks/faults.py --seed 1 --training 1000 --only SIGKILL
+    python benchmarks/faults.py --show results/bench/faults.json           # a record as tables
 
 `training_faults.py` and `sweep_faults.py` have the kinds, and what a good end is. Everything else is a wrong end, a
 traceback or a hang among them, and is listed with what was printed. Kinds that this machine does not allow (a full disk
@@ -24,6 +25,7 @@ import time
 import sweep_faults
 import training_faults
 from sweep_faults import Wrong
+from train_step import cpu_name, keep
 
 KINDS = training_faults.KINDS | sweep_faults.KINDS
 
@@ -59,6 +61,38 @@ def chosen(kinds: dict, only: str, count: int, seed: int) -> list[tuple[str, str
     return [(names[i % len(names)], f"{seed}-{i}") for i in range(count)] if names else []
 
 
+def tables(record: dict) -> str:
+    """A record in Markdown: how each kind ended, and every sentence that was printed."""
+    ends = collections.defaultdict(collections.Counter)
+    printed, after = collections.Counter(), collections.defaultdict(dict)
+    first: dict[str, str] = {}
+    for each in record["faults"]:
+        ends[each["kind"]][each["end"]] += 1
+        for said in each["said"]:
+            if not said.startswith("("):  # what was hurt
+                sort = re.sub(r"\d[\d,.]*", "0", re.sub(r"[0-9a-f]{8,}", "0", said))
+                first.setdefault(sort, said)
+                printed[sort] += 1
+                after[sort][each["kind"]] = None
+    columns = ("as undisturbed", "said, then as undisturbed", "wrong", "left out")
+    total = collections.Counter(each["end"] for each in record["faults"])
+    lines = [
+        f"{len(record['faults'])} faults from seed {record['seed']}, {total['wrong']} of them with a wrong end, in "
+        f"{record['minutes']:.0f} minutes on {record['machine']}, {record['jobs']} at a time.",
+        *("", "## How they ended", "", "| fault | n | " + " | ".join(columns) + " |", "| --- " * 6 + "|"),
+        *(
+            f"| {kind} | {count.total()} | " + " | ".join(str(count[c]) if count[c] else "" for c in columns) + " |"
+            for kind, count in ends.items()
+        ),
+        *("", "## What they print", "", "| printed | times | after |", "| --- | --- | --- |"),
+        *(
+            f"| {first[sort].replace('|', '&#124;')} | {count} | {'; '.join(after[sort])} |"
+            for sort, count in sorted(printed.items(), key=lambda item: first[item[0]])
+        ),
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training", type=int, default=300, help="faults of the training command")
@@ -67,7 +101,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="kinds with this in their name")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="faults at a time")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
+    parser.add_argument("--show", type=pathlib.Path, help="run nothing: print this record as tables")
     args = parser.parse_args()
+    if args.show:
+        print(tables(json.loads(args.show.read_text(encoding="utf-8"))))
+        return
     started = time.monotonic()
     training = chosen(training_faults.KINDS, args.only, args.training, args.seed)
     sweeps = chosen(sweep_faults.KINDS, args.only, args.sweeps, args.seed)
@@ -93,8 +131,9 @@ def main() -> None:
     wrong = sum(each["end"] == "wrong" for each in found)
     minutes = (time.monotonic() - started) / 60
     print(f"{len(found)} faults, {wrong} with a wrong end, {minutes:.1f} minutes")
-    if args.out:
-        args.out.write_text(json.dumps({"seed": args.seed, "minutes": minutes, "faults": found}, indent=1) + "\n")
+    machine = f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+    record = {"seed": args.seed, "jobs": args.jobs, "machine": machine, "minutes": minutes, "faults": found}
+    keep(record, args.out)
     sys.exit(wrong > 0)
 
 
