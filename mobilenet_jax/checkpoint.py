@@ -65,12 +65,16 @@ class Checkpoints:
 
         Returns:
           The step, the state as numpy arrays in the structure of `template`, and the notes; None where none is left.
+
+        Raises:
+          InputError: a file of one cannot be read, which is no damage to it.
         """
         _hush_stragglers()
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state, notes = self._verified(step, template)
             except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
+                _check_readable(os.path.join(self._directory, str(step)))
                 say(f"checkpoint of step {step:,} is damaged and dropped ({_first_line(e)})")
                 with self._writing():
                     self._manager.delete(step)
@@ -115,6 +119,25 @@ class Checkpoints:
                 f"{self._directory}: a checkpoint cannot be written ({_first_line(e)}); once it can, the same command "
                 "resumes from the one before"
             ) from e
+
+
+def _check_readable(directory: str) -> None:
+    """Raises InputError where a file in `directory` cannot be read."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    path = directory
+    try:
+        for top, _, names in os.walk(directory, onerror=stop):
+            for name in names:
+                path = os.path.join(top, name)
+                with open(path, "rb") as file:
+                    while file.read(1 << 20):
+                        pass
+    except OSError as e:
+        reason = f"{e.filename or path} cannot be read ({e.strerror})"
+        raise InputError(f"{reason}; once it can, or is moved away, the same command resumes") from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import json
 import pathlib
 import random
 import shutil
+import sys
 from collections.abc import Callable
 
 import jax
@@ -210,6 +211,20 @@ def test_plausible_json_with_another_value_is_noticed(kind, copy):
     found, said = restore(directory)
     assert found is not None and found[0] == 1
     assert ("notes" if kind == "notes" else "params/stem/kernel") in said[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc's")
+def test_what_cannot_be_read_is_not_taken_for_damaged(copy):
+    """As on a network's disk that is away, or with another user's files: nothing is deleted."""
+    directory = copy()
+    file = max((directory / "2").rglob("*"), key=lambda path: path.stat().st_size)
+    aside = file.rename(directory.parent / "aside")
+    file.symlink_to("/proc/self/mem")  # whose reading fails, for the superuser too
+    with pytest.raises(InputError, match=r"cannot be read \(.+\); once it can, or is moved away, the same command"):
+        restore(directory)
+    aside.rename(file)
+    found, said = restore(directory)
+    assert found is not None and (found[0], said) == (2, [])
 
 
 def test_all_damaged(copy):

@@ -208,3 +208,10 @@ def test_a_workdir_that_cannot_be_made(refused, tmp_path):
 def test_a_batch_that_the_devices_cannot_share(refused):
     said = refused("--config.train.batch_size=33", XLA_FLAGS="--xla_force_host_platform_device_count=2")
     assert said == "config.train.batch_size=33: must be a multiple of the 2 devices"
+
+
+def test_an_error_ends_the_process_whatever_waits_in_it(launch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(40,)).start()\n"
+    )
+    assert launch("--no_such_flag", timeout=30, PYTHONPATH=str(tmp_path)).returncode == 1
