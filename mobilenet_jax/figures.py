@@ -17,6 +17,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mobilenet_jax.noise import pareto
 
@@ -57,12 +58,22 @@ class Point:
     resolution: int  # pixels
     x: float  # mult-adds or parameters, in millions
     top1: float  # %
-    error: float = 0.0  # standard deviation over seeds, in points; 0 where there is none
+    error: float | None = None  # standard deviation over seeds, in points; None of one run
+    expansion: float | None = None  # ratio t, of v2
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """A network among others of its cost."""
+
+    name: str
+    family: str  # 'v1' or 'v2'
+    top1: Sequence[float]  # %, of each seed
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What a run's loss (nats) and accuracy (%) were at the ends of epochs, on the training and the test images."""
+    """A run's loss (nats) and accuracy (%), epoch by epoch: on test images after it, on augmented ones during it."""
 
     epochs: Sequence[float]
     train_loss: Sequence[float]
@@ -102,56 +113,107 @@ class LayerTime:
 
 @_styled
 def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> Figure:
-    """Top-1 (%) against cost (millions, log): a line a width multiplier, over its resolutions; the Pareto front filled.
+    """Top-1 (%) against cost (millions, log): a line a width multiplier and t, over resolutions; Pareto front filled.
 
     `x_label` says what the `x` of the points is, with its unit.
     """
-    figure, axes = _figure(above=2)
+    lines: dict[tuple[str, float, float], list[Point]] = {}
+    for p in sorted(points, key=lambda p: (p.resolution, p.x)):
+        lines.setdefault((p.family, p.alpha, p.expansion or 0.0), []).append(p)
+    single = any(p.error is not None for p in points) and any(p.error is None for p in points)
+    figure, axes = _figure(above=3 if single else 2)
     front = pareto(points, lambda p: p.x, lambda p: p.top1)
     steps = [(b.x, top1) for a, b in itertools.pairwise(front) for top1 in (a.top1, b.top1)]
     axes.plot(*zip((front[0].x, front[0].top1), *steps, strict=True), color=PALE, lw=5, zorder=1.5)
-    labels = []
-    for family, alpha in sorted({(p.family, p.alpha) for p in points}):
+    labels, told = [], set()
+    for (family, *knobs), line in sorted(lines.items()):
         colour, marker = _FAMILIES[family]
-        line = sorted((p for p in points if (p.family, p.alpha) == (family, alpha)), key=lambda p: (p.resolution, p.x))
         axes.plot([p.x for p in line], [p.top1 for p in line], color=colour, lw=0.9, zorder=2)
-        if any(p.error for p in line):
-            bars = {"fmt": "none", "ecolor": colour, "capsize": 3, "zorder": 2}
-            axes.errorbar([p.x for p in line], [p.top1 for p in line], [p.error for p in line], **bars)
         for p in line:
-            axes.plot(p.x, p.top1, marker, color=colour, mfc=colour if p in front else "white", mew=1.1, zorder=3)
-        labels.append((alpha, [(p.x, p.top1) for p in (line[-1], line[0])], colour))
+            if p.error is not None:
+                axes.errorbar(p.x, p.top1, p.error, fmt="none", color=colour, capsize=3, zorder=2)
+            look = {"mfc": colour if p in front else "white", "ms": 3.5 if single and p.error is None else 6}
+            axes.plot(p.x, p.top1, marker, color=colour, mew=1.1, zorder=3, **look)
+        # What tells this line from the others of its family.
+        alphas, ratios = ({other[i] for other in lines if other[0] == family} for i in (1, 2))
+        words = {"α": knobs[0]} if len(alphas) > 1 or len(ratios) == 1 else {}
+        words |= {"t": knobs[1]} if len(ratios) > 1 else {}
+        told |= {*words}
+        text = " ".join(f"t {_number(knob)}" if name == "t" else _number(knob) for name, knob in words.items())
+        labels.append((text, [(p.x, p.top1) for p in (line[-1], line[0])], colour))
     _log(axes, "x", [p.x for p in points])
     axes.set(xlabel=x_label, ylabel="top-1 (%)", ymargin=0.09)
-    _at_least(axes, _POINTS)
+    _top1(axes, "y")
     for family in sorted({p.family for p in points}):
         colour, marker = _FAMILIES[family]
         axes.plot([], [], f"{marker}-", color=colour, lw=0.9, mfc="white", mew=1.1, label=f"MobileNet {family}")
     axes.plot([], [], "o-", color=PALE, lw=5, mec=BLACK, mfc=BLACK, label="filled: Pareto front")
-    several = len({p.resolution for p in points}) > 1
-    _legend(axes, f"labels: width multiplier{'; along a line: resolution' if several else ''}")
+    if single:
+        axes.plot([], [], "o", color=BLACK, ms=3.5, mfc="white", mew=1.1, label="small: one seed")
+    meaning = " and ".join(name for key, name in (("α", "width multiplier"), ("t", "expansion ratio t")) if key in told)
+    several = any(len({p.resolution for p in line}) > 1 for line in lines.values())
+    _legend(axes, f"labels: {meaning}{'; along a line: resolution' if several else ''}")
     _place(axes, labels)
     return figure
 
 
 @_styled
-def sweep(lines: Mapping[str, Sequence[tuple[float, float, float]]], x_label: str) -> Figure:
-    """Top-1 (%) over one knob, with error bars: a line a name, of (knob, top-1, standard deviation over seeds or 0)."""
-    columns = _columns(lines)
-    figure, axes = _figure(above=math.ceil(len(lines) / columns))
+def sweep(lines: Mapping[str, Sequence[tuple[float, float, float | None]]], x_label: str) -> Figure:
+    """Top-1 (%) over one knob: a line a name, of (knob, top-1, standard deviation over seeds or, of one, None)."""
+    single = ["hollow: one seed"] if any(error is None for points in lines.values() for *_, error in points) else []
+    names = [*lines, *single]
+    columns = _columns(names)
+    figure, axes = _figure(above=math.ceil(len(names) / columns))
     looks = itertools.cycle(zip((BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK), "osD^vP", strict=True))
     for (name, points), (colour, marker) in zip(lines.items(), looks, strict=False):
-        x, y, errors = zip(*sorted(points), strict=True)
-        axes.errorbar(x, y, errors, marker=marker, color=colour, lw=1.1, capsize=3, label=name)
+        axes.plot(
+            *zip(*((x, y) for x, y, _ in sorted(points)), strict=True), f"{marker}-", color=colour, lw=1.1, label=name
+        )
+        for x, y, error in points:
+            if error is None:
+                axes.plot(x, y, marker, color=colour, mfc="white", mew=1.1)
+            else:
+                axes.errorbar(x, y, error, fmt="none", color=colour, capsize=3)
+    for name in single:
+        axes.plot([], [], "o", color=BLACK, mfc="white", mew=1.1, label=name)
     axes.set(xlabel=x_label, ylabel="top-1 (%)", xticks=sorted({x for points in lines.values() for x, _, _ in points}))
-    _at_least(axes, _POINTS)
+    _top1(axes, "y")
     _legend(axes, columns=columns)
     return figure
 
 
 @_styled
+def rivals(groups: Sequence[Sequence[Rival]]) -> Figure:
+    """Top-1 (%) of networks of the same cost, group by group from the top down: every seed, and the mean as a bar."""
+    longest = max(len(rival.name) for group in groups for rival in group)
+    rows = sum(map(len, groups)) + 0.6 * (len(groups) - 1)
+    figure, axes = _figure(1, 1.05 + 0.3 * rows, left=0.3 + 0.088 * longest)
+    place, places, names = 0.0, [], []
+    for group in groups:
+        for rival in group:
+            colour, marker = _FAMILIES[rival.family]
+            axes.plot(rival.top1, [place] * len(rival.top1), marker, color=colour, mfc="white", mew=1.1, ms=5)
+            mean = sum(rival.top1) / len(rival.top1)
+            axes.plot([mean, mean], [place - 0.32, place + 0.32], color=colour, lw=2.2)
+            places.append(place)
+            names.append(rival.name)
+            place += 1
+        place += 0.6
+    axes.set(xlabel="top-1 (%)", ylim=(places[-1] + 0.6, -0.6))
+    axes.set_yticks(places, names)
+    axes.tick_params(axis="y", length=0)
+    _top1(axes, "x")
+    for family in sorted({rival.family for group in groups for rival in group}):
+        colour, marker = _FAMILIES[family]
+        axes.plot([], [], marker, color=colour, mfc="white", mew=1.1, ms=5, label=f"MobileNet {family}, a seed")
+    axes.plot([], [], "|", color=BLACK, ms=11, mew=2.2, label="mean")
+    _legend(axes)
+    return figure
+
+
+@_styled
 def curves(runs: Mapping[str, Curve]) -> Figure:
-    """Accuracy (%) and loss (nats) over epochs, side by side: a colour a run, its training images dashed."""
+    """Accuracy (%) and loss (nats) over epochs, side by side: a colour a run, its training dashed."""
     columns = _columns(runs)
     above = 1 + math.ceil(len(runs) / columns)
     figure, first = _figure(above, height=3.5 + 0.24 * above)
@@ -170,7 +232,7 @@ def curves(runs: Mapping[str, Curve]) -> Figure:
             axes.plot(run.epochs, test, "-", color=colour, lw=1.6, label=name)
     first.set(xlabel="epoch", ylabel="accuracy (%)")
     second.set(xlabel="epoch", ylabel="loss (nats)")
-    _legend(first, "solid: test images; dashed: training images", columns)
+    _legend(first, "solid: test images; dashed: training, as the epoch went", columns)
     return figure
 
 
@@ -255,7 +317,7 @@ def latency(timings: Sequence[Timing], y_label: str = "measured time per image (
         places = [(t.mult_adds, t.milliseconds) for t in line]
         look = {"ls": ("-", "--", ":", "-.")[rank % 4], "mfc": "white" if rank % 2 else colour, "lw": 1.1}
         axes.plot(*zip(*places, strict=True), marker=marker, color=colour, label=f"{family}, batch {batch}", **look)
-        labels += [(t.alpha, [place], colour) for t, place in zip(line, places, strict=True)]
+        labels += [(_number(t.alpha), [place], colour) for t, place in zip(line, places, strict=True)]
     rate = max(t.mult_adds / t.milliseconds for t in timings)  # millions a millisecond: thousands of millions a second
     _log(axes, "x", [t.mult_adds for t in timings])
     _log(axes, "y", [t.milliseconds for t in timings])
@@ -311,6 +373,11 @@ def _figure(above: int = 0, height: float = 4.2, left: float = 0.75, right: floa
     return figure, figure.add_axes(box)
 
 
+def _number(value: float) -> str:
+    """'1.0', '0.35'."""
+    return str(float(f"{value:.4g}"))
+
+
 def _columns(names: Iterable[str]) -> int:
     """How many columns of a legend fit beside each other."""
     names = [*names]
@@ -322,11 +389,12 @@ def _columns(names: Iterable[str]) -> int:
     return 1
 
 
-def _at_least(axes: Axes, span: float) -> None:
-    """Widens the y axis to `span`, so that the noise of a run does not look like a difference."""
-    low, high = axes.get_ylim()
-    if high - low < span:
-        axes.set_ylim((low + high - span) / 2, (low + high + span) / 2)
+def _top1(axes: Axes, which: str) -> None:
+    """Widens an axis of top-1 to `_POINTS`, so that noise does not look like a difference; its ticks are short."""
+    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
+    if high - low < _POINTS:
+        axes.set(**{f"{which}lim": ((low + high - _POINTS) / 2, (low + high + _POINTS) / 2)})
+    (axes.yaxis if which == "y" else axes.xaxis).set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
 
 
 def _legend(axes: Axes, title: str | None = None, columns: int = 3) -> None:
@@ -354,8 +422,8 @@ def _log(axes: Axes, which: str, values: Sequence[float]) -> None:
     axis.set_ticks([], minor=True)
 
 
-def _place(axes: Axes, labels: Sequence[tuple[float, Sequence[tuple[float, float]], str]]) -> None:
-    """Writes labels (number, points at one of which it may stand, colour) where they cover least of lines and others.
+def _place(axes: Axes, labels: Sequence[tuple[str, Sequence[tuple[float, float]], str]]) -> None:
+    """Writes labels (text, points at one of which it may stand, colour) where they cover least of lines and others.
 
     Each tries eight sides of its points, close by and a little further off. The limits of the axes must be final.
     """
@@ -369,16 +437,9 @@ def _place(axes: Axes, labels: Sequence[tuple[float, Sequence[tuple[float, float
         covered += [path] * 10  # a marker weighs more
     lines, taken = np.concatenate(covered), []
     sides = [side for side in itertools.product((1, -1, 0), (-1, 1, 0)) if any(side)]
-    for number, points, colour in labels:
-        label = axes.annotate(
-            str(float(f"{number:.4g}")),
-            points[0],
-            (0, 0),
-            textcoords="offset points",
-            color=colour,
-            ha="center",
-            va="center",
-        )
+    for text, points, colour in labels:
+        middle = {"ha": "center", "va": "center"}
+        label = axes.annotate(text, points[0], (0, 0), textcoords="offset points", color=colour, **middle)
         half = np.array(label.get_window_extent(renderer).size) / 2
         best, spot = math.inf, (np.zeros(2), half)
         for gap, point, side in itertools.product((7, 14), points, sides):

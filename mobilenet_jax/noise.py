@@ -1,14 +1,15 @@
 """What differs by more than the noise between seeds: numbers in, numbers out.
 
 Accuracies are fractions (0.002 is 0.2 points); a configuration's results are a mapping from seed to accuracy.
-`difference` compares two configurations of a series: paired by seed, with the noise of the whole series. Each interval
-holds by itself: of 20 comparisons of equals about one is told apart by chance. For m that hold together, give
-`level=0.05 / m` (Bonferroni).
+`difference` compares two configurations of a series: paired by seed where they have the same ones, with the noise of
+the whole series. Each interval holds by itself: of 20 comparisons of equals about one is told apart by chance. For m
+that hold together, give `level=0.05 / m` (Bonferroni).
 """
 
 import dataclasses
 import itertools
 import math
+import operator
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -26,6 +27,13 @@ class Spread:
 
     sd: float
     df: int
+
+    def interval(self, level: float = 0.05) -> tuple[float, float]:
+        """The confidence interval of `sd`: sd · √(df / χ²(1 - level / 2)) to sd · √(df / χ²(level / 2))."""
+        from scipy.special import chdtri
+
+        low, high = (self.sd * math.sqrt(self.df / float(chdtri(self.df, p))) for p in (level / 2, 1 - level / 2))
+        return low, high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +53,10 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What b is beside a: 'higher', 'lower' or 'cannot be told apart' (the interval has 0 in it, or is missing)."""
-        if self.low is not None and self.low > _ROUNDING:
+        """What b is beside a: 'higher', 'lower', 'cannot be told apart' (0 lies in the interval) or 'no interval'."""
+        if self.low is None:
+            return "no interval"
+        if self.low > _ROUNDING:
             return "higher"
         if self.high is not None and self.high < -_ROUNDING:
             return "lower"
@@ -100,17 +110,17 @@ def paired_sd(series: Iterable[Results]) -> Spread | None:
 
 
 def difference(series: Mapping[Name, Results], a: Name, b: Name, level: float = 0.05) -> Difference:
-    """Of two configurations of a series: paired by seed, the noise estimated from all of the series.
+    """Of two configurations of a series: mean(b) - mean(a), the noise estimated from all of the series.
 
-    mean(d) ± t(1 - level / 2, df) · s / √n over the n common seeds' differences d = b - a; s and df are `paired_sd` of
-    the series with a and b cut to these seeds, so that the mean is the least-squares estimate and the interval exact
-    under that model, whatever seeds the others have. Of a series of two it is Student's paired t: honest, but very wide
-    with two or three seeds. Two seeds: df 1, t 12.7; six configurations of two seeds: df 5, t 2.6. The price is the
-    assumption that noise has the same variance in all of the series: what trains differently (other data, other epochs)
-    does not belong in it.
+    Where both have the same n seeds, paired: mean(d) ± t(1 - level / 2, df) · s / √n over the seeds' differences
+    d = b - a, s and df being `paired_sd` of the series. Of a series of two it is Student's paired t: honest, but very
+    wide with two or three seeds. Two seeds: df 1, t 12.7; six configurations of two seeds: df 5, t 2.6. The price is
+    the assumption that noise has the same variance in all of the series: what trains differently (other data, other
+    epochs) does not belong in it.
 
-    Where no seed is in common or that df is 0: mean(b) - mean(a) ± t · s · √(1 / n_a + 1 / n_b), s and df being
-    `pooled_sd` of the series (so each run counts as independent). Where no configuration has two seeds: no interval.
+    Else, or where that df is 0: mean(b) - mean(a) ± t · s · √(1 / n_a + 1 / n_b), s and df being `pooled_sd` of the
+    series. Each run counts as independent: too wide rather than too narrow, if some seeds are in both and a seed is
+    good or bad for all. Where no configuration has two seeds: no interval.
     """
     if not (series[a] and series[b]):
         raise ValueError("a configuration without results cannot be compared")
@@ -118,19 +128,18 @@ def difference(series: Mapping[Name, Results], a: Name, b: Name, level: float = 
         raise ValueError(f"level must lie between 0 and 1; got {level}")
     first, second = _checked(series[a]), _checked(series[b])
     mean = float(statistics.mean(second.values()) - statistics.mean(first.values()))
-    common = [seed for seed in first if seed in second]
-    others = [series[name] for name in series if name not in (a, b)]
-    if common and (spread := paired_sd([*({seed: x[seed] for seed in common} for x in (first, second)), *others])):
-        mean = float(statistics.mean([second[seed] - first[seed] for seed in common]))
-        error, how = spread.sd / math.sqrt(len(common)), "series" if spread.df > len(common) - 1 else "paired"
+    n = len(first.keys() & second.keys())
+    if first.keys() == second.keys() and (spread := paired_sd(series.values())):
+        mean = float(statistics.mean([second[seed] - first[seed] for seed in first]))
+        error, how = spread.sd / math.sqrt(n), "series" if spread.df > n - 1 else "paired"
     elif spread := pooled_sd(series.values()):
         error, how = spread.sd * math.sqrt(1 / len(first) + 1 / len(second)), "pooled"
     else:
-        return Difference(mean, None, None, len(common), 0, "")
+        return Difference(mean, None, None, n, 0, "")
     from scipy.special import stdtrit
 
     half = float(stdtrit(spread.df, 1 - level / 2)) * error
-    return Difference(mean, mean - half, mean + half, len(common), spread.df, how)
+    return Difference(mean, mean - half, mean + half, n, spread.df, how)
 
 
 def seeds_needed(sd: float, resolve: float = 0.002, power: float = 0.8, level: float = 0.05) -> int:
@@ -159,12 +168,16 @@ def seeds_needed(sd: float, resolve: float = 0.002, power: float = 0.8, level: f
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """accuracy = intercept + slope · log2(mult_adds); all are fractions of accuracy, residuals (above the line: > 0) in
-    the order of the points, their sd s = √(Σ r² / (n - 2)), the slope's standard error s / √(Σ (x - x̄)²). R² is 0 where
-    all accuracies are the same."""
+    """accuracy = intercept + slope · log2(mult_adds), over configurations of n_i runs and mean y_i at x_i.
+
+    All are fractions of accuracy: the residuals y_i - ŷ_i (above the line: > 0) in the order of the configurations and
+    their sd √(Σ r_i² / (k - 2)), which is the line's misfit; the slope's standard error s / √(Σ n_i (x_i - x̄)²), which
+    is the seeds' alone, s being `noise` (None where no configuration has two). R² is 0 where all means are the same.
+    """
 
     slope: float
-    slope_error: float
+    slope_error: float | None
+    noise: Spread | None
     intercept: float
     residuals: tuple[float, ...]
     residual_sd: float
@@ -175,11 +188,13 @@ class Fit:
         """The slope in points of top-1 (hundredths) per doubling of mult-adds."""
         return 100 * self.slope
 
-    def interval(self, level: float = 0.05) -> tuple[float, float]:
-        """The confidence interval of `points_per_doubling`: ± t(1 - level / 2, n - 2) standard errors."""
+    def interval(self, level: float = 0.05) -> tuple[float, float] | None:
+        """The confidence interval of `points_per_doubling` over seeds: ± t(1 - level / 2, df) standard errors."""
+        if self.noise is None or self.slope_error is None:
+            return None
         from scipy.special import stdtrit
 
-        half = 100 * float(stdtrit(len(self.residuals) - 2, 1 - level / 2)) * self.slope_error
+        half = 100 * float(stdtrit(self.noise.df, 1 - level / 2)) * self.slope_error
         return self.points_per_doubling - half, self.points_per_doubling + half
 
     def at(self, mult_adds: float) -> float:
@@ -187,19 +202,32 @@ class Fit:
         return self.intercept + self.slope * math.log2(mult_adds)
 
 
-def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
-    """Of (mult-adds, accuracy), by least squares, as MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4:
-    "log linear". None with fewer than three different mult-adds."""
+def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
+    """Of (mult-adds, results), by least squares over all runs, as MobileNets (arXiv:1704.04861, section 4.2) reads its
+    Figure 4: "log linear". None with fewer than three different mult-adds."""
     _check_costs(mult_adds for mult_adds, _ in points)
-    x, y = [math.log2(mult_adds) for mult_adds, _ in points], _fractions(accuracy for _, accuracy in points)
+    results = [_checked(each) for _, each in points]
+    x, y = [math.log2(mult_adds) for mult_adds, _ in points], [statistics.mean(each.values()) for each in results]
     if len(set(x)) < 3:
         return None
-    slope, intercept = statistics.linear_regression(x, y)
-    residuals = tuple(v - (intercept + slope * u) for u, v in zip(x, y, strict=True))
-    squares = math.fsum(r * r for r in residuals)
-    r_squared = 1 - squares / _squares(y) if min(y) < max(y) else 0.0
-    residual_sd = math.sqrt(squares / (len(points) - 2))
-    return Fit(slope, residual_sd / math.sqrt(_squares(x)), intercept, residuals, residual_sd, r_squared)
+    n = [len(each) for each in results]
+    middle, level = (math.fsum(map(operator.mul, n, each)) / sum(n) for each in (x, y))
+    spread_x = math.fsum(w * (u - middle) ** 2 for w, u in zip(n, x, strict=True))
+    spread_y = math.fsum(w * (v - level) ** 2 for w, v in zip(n, y, strict=True))
+    slope = math.fsum(w * (u - middle) * (v - level) for w, u, v in zip(n, x, y, strict=True)) / spread_x
+    residuals = tuple(v - level - slope * (u - middle) for u, v in zip(x, y, strict=True))
+    noise = pooled_sd(results)
+    return Fit(
+        slope=slope,
+        slope_error=noise and noise.sd / math.sqrt(spread_x),
+        noise=noise,
+        intercept=level - slope * middle,
+        residuals=residuals,
+        residual_sd=math.sqrt(math.fsum(r * r for r in residuals) / (len(points) - 2)),
+        r_squared=1 - math.fsum(w * r * r for w, r in zip(n, residuals, strict=True)) / spread_y
+        if min(y) < max(y)
+        else 0.0,
+    )
 
 
 def pareto(points: Sequence[Item], cost: Callable[[Item], float], value: Callable[[Item], float]) -> list[Item]:

@@ -54,7 +54,7 @@ def released() -> Table:
         for row in published.rows(f"slim_{version}"):
             sums = totals(arch.mobilenet(version, float(row["alpha"])), int(row["resolution"]))
             rows.append((f"{version} {float(row['alpha']):g}", row["resolution"], float(row["top1"]), sums))
-        line = noise.fit([(sums.mult_adds, top1 / 100) for *_, top1, sums in rows])
+        line = noise.fit([(sums.mult_adds, {0: top1 / 100}) for *_, top1, sums in rows])
         if line:
             notes.append(f"{line.points_per_doubling:.1f} points among the {len(rows)} {version} networks")
         found += rows

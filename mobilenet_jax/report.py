@@ -147,7 +147,7 @@ def _place(text: str) -> pathlib.Path:
 def _one_run(directory: pathlib.Path) -> runs.Run:
     found, problems = runs.read([directory])
     if len(found) != 1:
-        reason = problems[0].what if problems else "no run" if not found else f"{len(found)} runs"
+        reason = f"{len(found)} runs" if found else problems[0].what if problems else "no run"
         raise InputError(f"--compare: {directory} is not the directory of one finished run ({reason})")
     return found[0]
 
@@ -185,7 +185,7 @@ def _write(out: pathlib.Path, pages: dict[str, list[Section]]) -> None:
                 drawn = {p.name: p.draw() for section in sections for p in section.pictures}
                 for picture, figure in drawn.items():
                     figures.save(figure, work / picture)
-                for table in (table for section in sections for table in section.tables):
+                for table in (table for section in sections for table in (*section.tables, *section.data)):
                     (work / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
                 title = _TITLES.get(name, "Two runs")
                 (work / f"{name}.md").write_text(_markdown(title, sections), encoding="utf-8")

@@ -215,11 +215,12 @@ def _read_run(directory: pathlib.Path, names: set[str], tell: Callable[[str], No
         stops = f"counted, but its curve has {_progress(reached, summary['epochs'])}"
         tell(f"{no_curve or 'metrics.jsonl ends early'}: {stops}")
     env: dict[str, Any] = {}
-    if "env.json" in names:
-        try:
-            env = _load(directory / "env.json")
-        except _Damage as e:
-            tell(f"{e}: counted, but without its environment")
+    try:
+        if "env.json" not in names:
+            raise _Damage("env.json is missing")
+        env = _load(directory / "env.json")
+    except _Damage as e:
+        tell(f"{e}: counted, but without its environment")
     return Run(directory, summary, config, env, rows)
 
 

@@ -50,12 +50,13 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs of plain text, pictures and tables below it, in this order."""
+    """A heading with paragraphs of plain text, pictures and tables below it, in this order; `data` are files alone."""
 
     title: str
     text: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
+    data: tuple[Table, ...] = ()
 
 
 def columns(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:

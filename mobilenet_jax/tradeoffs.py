@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilenet_jax import arch, cost, grouping, noise, published, runs
-from mobilenet_jax.grouping import Configuration, Series
+from mobilenet_jax.grouping import Configuration, Series, percent
 from mobilenet_jax.runs import Problem
 from mobilenet_jax.tables import Picture, Section, Table
 
@@ -22,6 +22,7 @@ _KNOBS = {
 _NETWORK = ("model.version", *_KNOBS)  # what may differ among comparable configurations
 _PLAIN = {"model.bottleneck": "linear", "model.shortcut": "bottleneck", "model.variant": "paper"}
 _CURVES = 6  # runs to a figure of curves: more cannot be told apart
+_FIGURES = 8  # of curves
 _RESOLVE = 0.002  # the difference for which the seeds needed are told
 
 
@@ -33,14 +34,22 @@ def sections(configurations: Sequence[Configuration], problems: Sequence[Problem
         if groups
         else ("No accuracy against cost: no two of these differ in version, width, resolution or t alone.",)
     )
-    found = [Section("Configurations", alone, tables=(grouping.table(configurations),))]
+    found = [
+        Section(
+            "Configurations",
+            alone,
+            tables=(grouping.table(configurations), grouping.recipes(configurations)) if configurations else (),
+            data=(grouping.data(configurations),),
+        )
+    ]
     if switched := changes(configurations):
         found.append(Section("One change at a time", tables=(switched,)))
     if bought := doublings(configurations):
         found.append(Section("Knob by knob", tables=(bought,)))
     if problems:
         found.append(Section("Left out, or counted in part", tables=(runs.problems_table(problems),)))
-    found += [_tradeoff(group, i) for i, group in enumerate(groups, 1)]
+    titles = _titles(groups)
+    found += [_tradeoff(group, title, i) for i, (group, title) in enumerate(zip(groups, titles, strict=True), 1)]
     found += _series(configurations)
     found += _beside_published(configurations)
     found += _curves(configurations)
@@ -61,31 +70,45 @@ def results(c: Configuration) -> dict[int, float]:
     return {run.seed: run.accuracy for run in c.runs}
 
 
-def _percent(c: Configuration) -> str:
-    return f"{100 * c.mean:.2f}" + (f" ± {100 * c.sd:.2f}" if c.sd is not None else "")
-
-
-def _of(group: Sequence[Configuration]) -> str:
-    """What the configurations of a comparable group share, for titles."""
-    first = group[0]
-    batch = first.identity.get("train.batch_size")
-    return f"{first.dataset}, {first.epochs} epochs" + (f", batch {batch}" if batch else "")
+def _titles(groups: Sequence[Sequence[Configuration]]) -> list[str]:
+    """What the configurations of each comparable group share: epochs, batch, variant, and what tells it from others."""
+    plain, shared = [], []
+    for group in groups:
+        identity = group[0].identity
+        parts = [f"{group[0].dataset}, {group[0].epochs} epochs"]
+        parts += [f"batch {identity['train.batch_size']}"] if "train.batch_size" in identity else []
+        parts += [identity["model.variant"]] if identity["model.variant"] != "paper" else []
+        plain.append(", ".join(parts))
+        shared.append({key: value for key, value in identity.items() if key not in _NETWORK})
+    found = []
+    for title, mine in zip(plain, shared, strict=True):
+        alike = [other for name, other in zip(plain, shared, strict=True) if name == title]
+        differ = [key for key in mine if len({other.get(key, "") for other in alike}) > 1]
+        found.append(", ".join([title, *(grouping.setting(key, mine[key]) for key in differ)]))
+    return found
 
 
 # Accuracy against cost -----------------------------------------------------------------------------------------------
 
 
-def _tradeoff(group: Sequence[Configuration], number: int) -> Section:
+def _tradeoff(group: Sequence[Configuration], title: str, number: int) -> Section:
+    seeds = "bars: standard deviation over seeds" if any(c.n > 1 for c in group) else "one seed each"
     pictures = [
         Picture(
             f"accuracy_{name}_{number}",
-            f"Test top-1 against {name.replace('_', '-')}: {_of(group)}; bars: standard deviation over seeds",
+            f"Test top-1 against {name.replace('_', '-')}: {title}; {seeds}",
             lambda name=name: _accuracy(group, name),
         )
         for name in ("mult_adds", "params")
     ]
-    tables = [table for table in (_fit(group, number), _equal_cost(group, number)) if table]
-    return Section(f"Accuracy against cost: {_of(group)}", pictures=tuple(pictures), tables=tuple(tables))
+    tables = _fits(group, title, number)
+    text = ()
+    if rivals := _rivals(group):
+        text = tuple(map(_best, rivals))
+        tables.append(_equal_cost(rivals, title, number))
+        caption = f"At equal cost, top-1 of every seed: {title}"
+        pictures.append(Picture(f"equal_cost_{number}", caption, lambda: _draw_rivals(rivals)))
+    return Section(f"Accuracy against cost: {title}", text, tuple(pictures), tuple(tables))
 
 
 def _accuracy(group: Sequence[Configuration], count: str) -> Any:
@@ -98,28 +121,45 @@ def _accuracy(group: Sequence[Configuration], count: str) -> Any:
             c.resolution,
             getattr(c, count) / 1e6,
             100 * c.mean,
-            100 * (c.sd or 0.0),
+            None if c.sd is None else 100 * c.sd,
+            c.identity["model.expansion"],
         )
         for c in group
     ]
     return figures.accuracy(points, "mult-adds (millions)" if count == "mult_adds" else "trainable params (millions)")
 
 
-def _fit(group: Sequence[Configuration], number: int) -> Table | None:
-    line = noise.fit([(c.mult_adds, c.mean) for c in group])
-    if line is None:
-        return None
-    rows = tuple(
-        (c.label, f"{c.mult_adds / 1e6:.2f}", _percent(c), f"{100 * line.at(c.mult_adds):.2f}", f"{100 * r:+.2f}")
-        for c, r in zip(group, line.residuals, strict=True)
-    )
-    note = (
-        f"Top-1 grows by {line.points_per_doubling:.2f} points with each doubling of the mult-adds (least squares; "
-        f"R² {line.r_squared:.3f}, residuals {100 * line.residual_sd:.2f} points). Residuals of one sign at an end say "
-        "that the relation is not log-linear there."
-    )
-    header = ("configuration", "mult-adds, M", "top-1, %", "on the line, %", "residual, points")
-    return Table(f"fit_{number}", f"Log-linear fit: {_of(group)}", header, rows, note)
+def _fits(group: Sequence[Configuration], title: str, number: int) -> list[Table]:
+    """A log-linear fit of each version that has three costs."""
+    found = []
+    for version in sorted({c.identity["model.version"] for c in group}):
+        fitted = [c for c in group if c.identity["model.version"] == version]
+        line = _line(fitted)
+        if line is None:
+            continue
+        rows = tuple(
+            (c.label, f"{c.mult_adds / 1e6:.2f}", percent(c), f"{100 * line.at(c.mult_adds):.2f}", f"{100 * r:+.2f}")
+            for c, r in zip(fitted, line.residuals, strict=True)
+        )
+        note = (
+            f"Top-1 grows by {_slope(line)} points with each doubling of the mult-adds (least squares; R² "
+            f"{line.r_squared:.3f}; interval: 95 %, over seeds). The networks lie {100 * line.residual_sd:.2f} points "
+            "off the line (standard deviation); residuals of one sign at an end say that the relation is not "
+            "log-linear there."
+        )
+        header = ("configuration", "mult-adds, M", "top-1, %", "on the line, %", "residual, points")
+        found.append(Table(f"fit_{version}_{number}", f"Log-linear fit, {version}: {title}", header, rows, note))
+    return found
+
+
+def _line(configurations: Sequence[Configuration]) -> noise.Fit | None:
+    return noise.fit([(c.mult_adds, results(c)) for c in configurations])
+
+
+def _slope(line: noise.Fit) -> str:
+    """In points a doubling, with its interval."""
+    interval = line.interval()
+    return f"{line.points_per_doubling:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
 def doublings(configurations: Sequence[Configuration]) -> Table | None:
@@ -127,42 +167,106 @@ def doublings(configurations: Sequence[Configuration]) -> Table | None:
     rows = []
     for s in grouping.series(configurations):
         costs = [c.mult_adds for c in s.configurations]
-        if s.key in _KNOBS and (line := noise.fit([(c.mult_adds, c.mean) for c in s.configurations])):
+        if s.key in _KNOBS and (line := _line(s.configurations)):
             values = [f"{c.identity[s.key]:g}" for c in s.configurations]
-            low, high = line.interval()
             rows.append(
                 (
                     f"{_KNOBS[s.key]}, {values[0]} to {values[-1]}",
-                    f"{s.label}, {s.configurations[0].dataset}, {s.configurations[0].epochs} epochs",
+                    _of(s),
                     f"{min(costs) / 1e6:.2f} to {max(costs) / 1e6:.2f}",
                     str(len(s.configurations)),
-                    f"{line.points_per_doubling:.2f} [{low:.2f}, {high:.2f}]",
-                    f"{line.r_squared:.3f}",
+                    _slope(line),
+                    f"{100 * line.residual_sd:.2f}",
                 )
             )
     if not rows:
         return None
-    header = ("knob", "of", "mult-adds, M", "configurations", "points a doubling", "R²")
-    note = "Least squares of top-1 on the logarithm of the mult-adds, over the configurations' means; intervals: 95 %."
+    header = ("knob", "of", "mult-adds, M", "configurations", "points a doubling", "off the line, points")
+    note = (
+        "Least squares of top-1 on the logarithm of the mult-adds; intervals: 95 %, over seeds; last column: the "
+        "standard deviation of the configurations around the line. Slopes over different mult-adds do not compare, as "
+        "a doubling buys less the more there are: for that, look at networks of equal cost."
+    )
     return Table("doublings", "What a doubling of the mult-adds buys", header, tuple(rows), note)
 
 
-def _equal_cost(group: Sequence[Configuration], number: int) -> Table | None:
-    """Within each group of equal cost, everything beside the best."""
+def _of(s: Series) -> str:
+    """What a series shares, for tables and titles."""
+    first = s.configurations[0]
+    epochs = [] if s.key == "train.epochs" else [f"{first.epochs} epochs"]
+    return ", ".join([s.label, first.dataset, *epochs])
+
+
+def equal_cost(configurations: Sequence[Configuration]) -> list[Table]:
+    """A table for each comparable group in which networks cost the same: everything beside the best of its cost."""
+    groups = comparable(configurations)
+    found = zip(groups, _titles(groups), strict=True)
+    return [_equal_cost(rivals, title, i) for i, (g, title) in enumerate(found, 1) if (rivals := _rivals(g))]
+
+
+def _rivals(group: Sequence[Configuration]) -> list[list[Configuration]]:
+    """Networks that cost the same, the best first; cheapest groups first."""
     by_name = {c.label: c for c in group}
-    series = {name: results(c) for name, c in by_name.items()}
+    groups = noise.equal_cost({name: c.mult_adds for name, c in by_name.items()})
+    return [sorted((by_name[name] for name in names), key=lambda c: -c.mean) for names in groups]
+
+
+def _to_the_best(networks: Sequence[Configuration], series: Mapping[str, dict[int, float]]) -> list[noise.Difference]:
+    """Of each but the first, which has the highest mean, to the first: the truly best is called lower in 5 of 100 cases
+    at most, though the first was picked by looking.
+
+    Each is at one side of 0 with 1 - 0.05 / (k - 1). Source: Hsu, Constrained simultaneous confidence intervals for
+    multiple comparisons with the best, Annals of Statistics 12 (1984), with Bonferroni's bound of Dunnett's t.
+    """
+    level = 2 * 0.05 / (len(networks) - 1)
+    return [noise.difference(series, networks[0].label, c.label, level) for c in networks[1:]]
+
+
+def _series_of(rivals: Sequence[Sequence[Configuration]]) -> dict[str, dict[int, float]]:
+    return {c.label: results(c) for networks in rivals for c in networks}
+
+
+def _best(networks: Sequence[Configuration]) -> str:
+    """The answer, in a sentence."""
+    best, lower = networks[0], [d for d in _to_the_best(networks, _series_of([networks])) if d.verdict == "lower"]
+    costs = [c.mult_adds / 1e6 for c in networks]
+    return (
+        f"At {min(costs):.2f} to {max(costs):.2f} M mult-adds the best of {len(networks)} is {best.label} "
+        f"({percent(best)} %); {len(lower)} of the others can be told apart from it."
+    )
+
+
+def _equal_cost(rivals: Sequence[Sequence[Configuration]], title: str, number: int) -> Table:
     rows = []
-    for names in noise.equal_cost({name: c.mult_adds for name, c in by_name.items()}):
-        best = max(names, key=lambda name: by_name[name].mean)
-        for name in sorted(names, key=lambda name: -by_name[name].mean):
-            c = by_name[name]
-            beside = ("best", "") if name == best else _beside(noise.difference(series, best, name))
-            rows.append((f"{c.mult_adds / 1e6:.2f}", name, f"{c.params / 1e6:.2f}", _percent(c), str(c.n), *beside))
-    if not rows:
-        return None
+    for networks in rivals:
+        beside = [("best", ""), *map(_beside, _to_the_best(networks, _series_of([networks])))]
+        for c, cells in zip(networks, beside, strict=True):
+            cost, params = f"{c.mult_adds / 1e6:.2f}", f"{c.params / 1e6:.2f}"
+            rows.append((cost, c.label, params, percent(c), str(c.n), *cells))
     header = ("mult-adds, M", "configuration", "params, M", "top-1, %", "n", "to the best of its cost", "verdict")
-    note = "Mult-adds of a group lie within 3 % of each other. Intervals: 95 %, each for itself."
-    return Table(f"equal_cost_{number}", f"At equal cost: {_of(group)}", header, tuple(rows), note)
+    note = (
+        "Mult-adds of a group lie within 3 % of each other. A network is lower where its interval ends below 0: that "
+        "befalls the truly best in at most 5 of 100 cases (multiple comparisons with the best, Hsu 1984)."
+    )
+    return Table(f"equal_cost_{number}", f"At equal cost: {title}", header, tuple(rows), note)
+
+
+def _draw_rivals(groups: Sequence[Sequence[Configuration]]) -> Any:
+    from mobilenet_jax import figures
+
+    return figures.rivals(
+        [
+            [
+                figures.Rival(
+                    f"{c.label} ({c.mult_adds / 1e6:.1f} M)",
+                    c.identity["model.version"],
+                    [100 * run.accuracy for run in c.runs],
+                )
+                for c in networks
+            ]
+            for networks in groups
+        ]
+    )
 
 
 def _beside(d: noise.Difference) -> tuple[str, str]:
@@ -200,7 +304,7 @@ def _sweep(several: Sequence[Series], key: str, name: str) -> Any:
 
     lines = {
         f"{s.label}, {s.configurations[0].epochs} epochs": [
-            (c.identity[key], 100 * c.mean, 100 * (c.sd or 0.0)) for c in s.configurations
+            (c.identity[key], 100 * c.mean, None if c.sd is None else 100 * c.sd) for c in s.configurations
         ]
         for s in several[:_CURVES]
     }
@@ -216,11 +320,11 @@ def changes(configurations: Sequence[Configuration]) -> Table | None:
     rows = []
     for s in grouping.series(configurations):
         usual = _usual(s)
-        for value, c in _by_value(s).items():
+        for value in _by_value(s):
             if usual not in (None, value):
                 d, needed = _difference(s, usual, value), _seeds_needed(s)
                 change = f"{s.key.rpartition('.')[2]}: {usual} → {value}"
-                rows.append((change, f"{s.label}, {c.dataset}, {c.epochs} epochs", str(d.n), *_beside(d), needed))
+                rows.append((change, _of(s), str(d.n), *_beside(d), needed))
     if not rows:
         return None
     header = (
@@ -233,7 +337,8 @@ def changes(configurations: Sequence[Configuration]) -> Table | None:
     )
     note = (
         "Intervals: 95 %, paired by seed (but where it says not), with the noise of all the switch's values; each for "
-        f"itself. Last column: the seeds that would tell {100 * _RESOLVE:g} points apart, four times in five."
+        f"itself. Last column: the seeds for each that would tell {100 * _RESOLVE:g} points apart, four times in five, "
+        "and what that is at either end of the 95 % interval of the noise."
     )
     return Table("changes", "What each switch does", header, tuple(rows), note)
 
@@ -245,7 +350,7 @@ def _one_series(s: Series, name: str) -> Table:
     beside = usual
     for value, c in _by_value(s).items():
         cells = _beside(_difference(s, beside, value)) if beside not in (None, value) else ("", "")
-        rows.append((value, _percent(c), str(c.n), f"{c.mult_adds / 1e6:.2f}", *cells))
+        rows.append((value, percent(c), str(c.n), f"{c.mult_adds / 1e6:.2f}", *cells))
         beside = usual or value
     header = (s.key, "top-1, %", "n", "mult-adds, M", f"to {usual or 'the row above'}, points", "verdict")
     note = (
@@ -254,9 +359,10 @@ def _one_series(s: Series, name: str) -> Table:
     if spread := noise.paired_sd(_results(s).values()):
         note += (
             f" Noise of a difference between two runs: {100 * spread.sd:.2f} points ({spread.df} degrees of freedom). "
-            f"To resolve {100 * _RESOLVE:g} points: {_seeds_needed(s)} seeds."
+            f"To resolve {100 * _RESOLVE:g} points: {_seeds_needed(s)} seeds each (in brackets: at either end of the "
+            "95 % interval of that noise)."
         )
-    title = f"{s.key.rpartition('.')[2]}: {s.label}, {s.configurations[0].dataset}, {s.configurations[0].epochs} epochs"
+    title = f"{s.key.rpartition('.')[2]}: {_of(s)}"
     return Table(f"over_{name}", title, header, tuple(rows), note)
 
 
@@ -266,10 +372,10 @@ def _by_value(s: Series) -> dict[str, Configuration]:
 
 def _usual(s: Series) -> str | None:
     """The value of a switch that the others are set beside; None of a number, whose values have an order."""
-    values = [c.identity[s.key] for c in s.configurations]
-    if not all(isinstance(value, bool | str) for value in values):
+    if not all(isinstance(c.identity[s.key], bool | str) for c in s.configurations):
         return None
-    return str(_PLAIN[s.key] if _PLAIN.get(s.key) in values else values[0])
+    by_value = _by_value(s)
+    return str(_PLAIN[s.key]) if _PLAIN.get(s.key) in by_value else max(by_value, key=lambda value: by_value[value].n)
 
 
 def _results(s: Series) -> dict[str, dict[int, float]]:
@@ -281,8 +387,12 @@ def _difference(s: Series, a: str, b: str) -> noise.Difference:
 
 
 def _seeds_needed(s: Series) -> str:
+    """'91 (26 to 3,482)', '' where no seed repeats."""
     spread = noise.paired_sd(_results(s).values())
-    return str(noise.seeds_needed(spread.sd, _RESOLVE)) if spread else ""
+    if spread is None:
+        return ""
+    best, low, high = (noise.seeds_needed(sd, _RESOLVE) for sd in (spread.sd, *spread.interval()))
+    return f"{best:,} ({low:,} to {high:,})"
 
 
 # Beside the published ------------------------------------------------------------------------------------------------
@@ -302,7 +412,7 @@ def _beside_published(configurations: Sequence[Configuration]) -> list[Section]:
                 theirs = (row["top1"], row["loss"], row["which"], row["epochs"], row["source"])
                 losses = [x for run in c.runs if isinstance(x := run.summary.get("test_loss"), int | float)]
                 ours_loss = f"{statistics.mean(losses):.2f}" if len(losses) == c.n else ""
-                rows.append((c.label, _percent(c), ours_loss, str(c.n), str(c.epochs), *theirs))
+                rows.append((c.label, percent(c), ours_loss, str(c.n), str(c.epochs), *theirs))
     if not rows:
         return []
     header = ("configuration", "ours, top-1, %", "loss", "n", "epochs", "theirs, top-1, %", "loss", "which", "epochs")
@@ -328,19 +438,21 @@ def _matches(identity: Mapping[str, Any], row: Mapping[str, str]) -> bool:
 
 
 def _curves(configurations: Sequence[Configuration]) -> list[Section]:
-    """Loss and accuracy over the epochs of each configuration's first run, a few to a figure."""
-    drawn = [c for c in configurations if len(c.runs[0].epochs) > 1]
-    shown = drawn[: 4 * _CURVES]
-    batches = [tuple(shown[i : i + _CURVES]) for i in range(0, len(shown), _CURVES)]
+    """Loss and accuracy over the epochs of each configuration's first run, a few that train for as long to a figure."""
+    alike: dict[tuple, list[Configuration]] = {}
+    for c in configurations:
+        if len(c.runs[0].epochs) > 1:
+            alike.setdefault((c.dataset, c.identity["model.variant"], c.epochs), []).append(c)
+    batches = [group[i : i + _CURVES] for group in alike.values() for i in range(0, len(group), _CURVES)]
     pictures = tuple(
         Picture(
             f"curves_{i}",
             "Accuracy and loss over the epochs, of the lowest seed: " + "; ".join(c.label for c in batch),
             lambda batch=batch: _draw_curves(batch),
         )
-        for i, batch in enumerate(batches, 1)
+        for i, batch in enumerate(batches[:_FIGURES], 1)
     )
-    left = len(drawn) - len(shown)
+    left = sum(map(len, batches[_FIGURES:]))
     text = (f"{left} more configurations are not drawn: name fewer run directories to see theirs.",) if left else ()
     return [Section("Training curves", text, pictures)] if pictures else []
 

@@ -37,6 +37,7 @@ def readme(text: str) -> str:
         "results": grouping.table(configurations),
         "changes": tradeoffs.changes(configurations),
         "doublings": tradeoffs.doublings(configurations),
+        **{table.name: table for table in tradeoffs.equal_cost(configurations)},
     }
     made = {name: table.markdown() for name, table in tables.items() if table}
     made["bench"] = _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip()
@@ -54,6 +55,8 @@ def _python(*args: str) -> str:
 
 def main() -> None:
     for name in PAGES:
+        for path in (HERE / name).glob("*"):
+            path.unlink()  # some may be of what is no more
         pages(name, HERE / name)
     README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
 

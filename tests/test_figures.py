@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Annotation
 
 from mobilenet_jax import arch, cost, figures, noise, published
-from mobilenet_jax.figures import LayerTime, Memory, Point, Timing
+from mobilenet_jax.figures import LayerTime, Memory, Point, Rival, Timing
 
 NETWORKS = {"v1": arch.mobilenet_v1, "v2": arch.mobilenet_v2}
 COLOURS = {figures.BLACK, figures.ORANGE, figures.SKY, figures.GREEN, figures.YELLOW, figures.BLUE, figures.VERMILLION}
@@ -36,6 +36,14 @@ TIMES = [
     *(LayerTime("pointwise", 3000, 2500), LayerTime("pool", 9, 20)),
 ]
 
+RATIOS = [Point("v2", 0.35, 32, 4 + 2 * t, 70 + t, 0.4 if t > 2 else None, t) for t in (1.0, 2.0, 4.0, 6.0)]
+RIVALS = [
+    [
+        Rival("v2 α 0.52 t 2 (12.2 M)", "v2", (78.1, 78.9, 77.7)),
+        Rival("v1 α 0.68 ρ 0.625 (12.2 M)", "v1", (77.0, 76.9)),
+    ],
+    [Rival("v1 α 0.75 (26.5 M)", "v1", (81.2,)), Rival("v1 α 0.96 ρ 0.75 (26.8 M)", "v1", (80.2,))],
+]
 OF = (lambda p: p.x, lambda p: p.top1)  # cost and value of a point
 
 
@@ -52,6 +60,10 @@ EVERY = {
     "accuracy": lambda: figures.accuracy(list(slim())),
     "accuracy of params": lambda: figures.accuracy(list(slim("params")), "parameters (millions)"),
     "accuracy of one": lambda: figures.accuracy([Point("v2", 1, 224, 300, 72)]),
+    "accuracy, hardly different": lambda: figures.accuracy([*(Point("v1", a, 28, 90 * a, 83 + a) for a in (0.75, 1))]),
+    "accuracy over t": lambda: figures.accuracy(RATIOS),
+    "sweep": lambda: figures.sweep({"v1, 10 epochs": [(0.5, 83.75, None), (1, 83.8, 0.1)]}, "width multiplier"),
+    "rivals": lambda: figures.rivals(RIVALS),
     "mult_adds_by_kind": lambda: figures.mult_adds_by_kind(SHARES),
     "activation_memory": lambda: figures.activation_memory(MEMORY),
     "latency": lambda: figures.latency(TIMINGS),
@@ -140,11 +152,45 @@ def test_labels_cover_nothing(make):
         assert frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
 
 
+def test_expansion_ratios_are_no_resolutions():
+    """Networks of one width and several t: not joined, each with its t; those of one seed small, without a bar."""
+    (axes,) = drawn(figures.accuracy(RATIOS))
+    assert sorted(text for text, _ in written(axes)) == ["t 1.0", "t 2.0", "t 4.0", "t 6.0"]
+    assert all(len({x for x, _ in values(line)}) <= 1 for line in axes.lines if line.get_color() == figures.VERMILLION)
+    assert axes.get_legend().get_title().get_text() == "labels: expansion ratio t"
+    assert legend(axes) == ["MobileNet v2", "filled: Pareto front", "small: one seed"]
+    sizes = {
+        values(line)[0][1]: line.get_markersize() for line in axes.lines if line.get_marker() == "s" and values(line)
+    }
+    assert sizes[71] == sizes[72] < sizes[74] == sizes[76]
+    mixed = [
+        *RATIOS,
+        Point("v2", 0.5, 32, 30, 80, None, 6.0),
+        Point("v1", 0.5, 32, 12, 78),
+        Point("v1", 0.5, 27, 9, 75),
+    ]
+    (axes,) = drawn(figures.accuracy(mixed))
+    assert {"0.35 t 1.0", "0.5 t 6.0", "0.5"} <= {text for text, _ in written(axes)}
+    title = "labels: width multiplier and expansion ratio t; along a line: resolution"
+    assert axes.get_legend().get_title().get_text() == title
+
+
+def test_rivals_show_every_seed_and_the_mean():
+    (axes,) = drawn(figures.rivals(RIVALS))
+    assert ticks(axes.yaxis) == [rival.name for group in RIVALS for rival in group] and axes.yaxis_inverted()
+    seeds = [sorted(x for x, _ in values(line)) for line in axes.lines if line.get_marker() in "os" and values(line)]
+    assert seeds == [sorted(rival.top1) for group in RIVALS for rival in group]
+    means = [line.get_xdata() for line in axes.lines if line.get_marker() == "None"]
+    assert [list(m) for m in means] == [[pytest.approx(np.mean(r.top1))] * 2 for group in RIVALS for r in group]
+    assert axes.get_xlabel() == "top-1 (%)"
+
+
 @every
 def test_nothing_is_cut_off(make):
     figure = make()
     for axes in drawn(figure):
         box = axes.get_tightbbox()
+        assert not axes.get_legend() or axes.get_legend().get_window_extent().x1 <= figure.bbox.x1
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
@@ -154,7 +200,7 @@ def test_long_names_of_runs_have_room(extra):
     curve = figures.Curve([1, 2], [2.0, 1.0], [2.1, 1.1], [30, 50], [29, 49])
     for figure in (
         figures.curves(dict.fromkeys(names, curve)),
-        figures.sweep(dict.fromkeys(names, ((1, 70, 0.3), (2, 71, 0))), "x"),
+        figures.sweep(dict.fromkeys(names, ((1, 70, 0.3), (2, 71, None))), "x"),
     ):
         legend = drawn(figure)[0].get_legend().get_window_extent()
         assert figure.bbox.x1 >= legend.x1 and figure.bbox.y1 >= legend.y1

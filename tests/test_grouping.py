@@ -1,6 +1,7 @@
 """Runs grouped by what they are; series; labels; the table."""
 
 import itertools
+import json
 
 import pytest
 from test_runs import put
@@ -24,8 +25,45 @@ def test_a_configuration(tmp_path):
     assert [run.seed for run in c.runs] == [0, 1, 2]
     assert (c.n, c.mean, c.sd) == (3, pytest.approx(0.79), pytest.approx(0.01))
     assert (c.dataset, c.resolution, c.epochs, c.mult_adds, c.params) == ("cifar10", 32, 3, 3_331_072, 215_642)
-    assert (c.images_per_second, c.wall_seconds, c.device) == (1001, 90, "NVIDIA H200; cpu (2 cores)")
-    assert (other.n, other.mean, other.sd, other.device) == (1, 0.7914, None, "cpu (2 cores), 4 runs at once")
+    assert (other.n, other.mean, other.sd) == (1, 0.7914, None)
+    rows = grouping.table([c, other]).rows  # speeds and times device by device: their mean would be that of neither
+    assert rows[0][-3:] == ("1,001; 1,001", "1.5; 1.5", "NVIDIA H200; cpu (2 cores)")
+    assert rows[1][-1] == "cpu (2 cores), 4 runs at once"
+
+
+def test_what_labels_leave_out_is_told(tmp_path):
+    put(tmp_path / "a", {"optim.lr": 0.1})
+    put(tmp_path / "b", {"optim.lr": 0.1, "seed": 1})
+    put(tmp_path / "c", {"optim.lr": 0.2, "model.alpha": 0.5}, mult_adds=5_000_000)
+    put(tmp_path / "d", {"optim.lr": 0.1, "model.alpha": 1.0}, mult_adds=46_000_000)
+    put(tmp_path / "e", {"model.version": "v2", "model.bottleneck": "relu6"}, mult_adds=60_000_000)
+    found = grouped(tmp_path)
+    assert [c.label for c in found][:3] == ["v1 α 0.25", "v1 α 0.5, lr 0.2", "v1 α 1"]
+    made = grouping.recipes(found)
+    assert made.header == ("setting", "cifar10, v1", "cifar10, v2")
+    rows = {key: values for key, *values in made.rows}
+    assert rows["optim.lr"][0] == "0.1" and rows["model.bottleneck"] == ["", "relu6"]
+    assert "model.alpha" not in rows and "seed" not in rows and "train.batch_size" in rows
+
+
+def test_a_config_of_another_version_says_what_it_has_not(tmp_path):
+    put(tmp_path / "a")
+    put(tmp_path / "b", {"seed": 1})
+    path = put(tmp_path / "c", {"seed": 2}) / "config.json"
+    tree = json.loads(path.read_text())
+    del tree["optim"]["clip_norm"]
+    path.write_text(json.dumps(tree))
+    assert [(c.label, c.n) for c in grouped(tmp_path)] == [("v1 α 0.25", 2), ("v1 α 0.25, clip_norm not recorded", 1)]
+
+
+def test_runs_as_data(tmp_path):
+    put(tmp_path / "a", test_accuracy=0.79125)
+    put(tmp_path / "b", {"seed": 1, "model.alpha": 0.5}, mult_adds=5_000_000)
+    made = grouping.data(grouped(tmp_path))
+    first, second = (dict(zip(made.header, row, strict=True)) for row in made.rows)
+    assert (first["run"], first["configuration"], first["seed"], first["git_commit"]) == ("a", "v1 α 0.25", "0", "0123")
+    assert (first["test_accuracy"], first["mult_adds"], first["expansion"]) == ("0.79125", "3331072", "")
+    assert (second["alpha"], second["mult_adds"]) == ("0.5", "5000000")
 
 
 def test_a_setting_may_be_a_list(tmp_path):

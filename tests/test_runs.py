@@ -297,10 +297,10 @@ def test_a_last_line_without_its_end_and_blank_lines_are_no_damage(tmp_path):
     assert (list(run.epochs), problems) == (rows(3), [])
 
 
-def test_no_environment_is_no_problem(tmp_path):
+def test_without_its_environment_a_run_counts(tmp_path):
     _unlink("env.json")(put(tmp_path / "run"))
     (run,), problems = read(tmp_path)
-    assert (run.env, problems) == ({}, [])
+    assert (run.env, problems) == ({}, [("run", "env.json is missing: counted, but without its environment")])
 
 
 @pytest.mark.parametrize("name", ["nothing", "file"])
