@@ -438,8 +438,8 @@ def _place(axes: Axes, labels: Sequence[tuple[str, Sequence[tuple[float, float]]
     lines, taken = np.concatenate(covered), []
     sides = [side for side in itertools.product((1, -1, 0), (-1, 1, 0)) if any(side)]
     for text, points, colour in labels:
-        middle = {"ha": "center", "va": "center"}
-        label = axes.annotate(text, points[0], (0, 0), textcoords="offset points", color=colour, **middle)
+        label = axes.annotate(text, points[0], (0, 0), textcoords="offset points", color=colour, ha="center")
+        label.set_verticalalignment("center")
         half = np.array(label.get_window_extent(renderer).size) / 2
         best, spot = math.inf, (np.zeros(2), half)
         for gap, point, side in itertools.product((7, 14), points, sides):

@@ -28,7 +28,7 @@ _RESOLVE = 0.002  # the difference for which the seeds needed are told
 
 def sections(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> list[Section]:
     """All that a report of runs has, in order."""
-    groups = [group for group in comparable(configurations) if len({c.mult_adds for c in group}) > 1]
+    groups = _groups(configurations)
     alone = (
         ()
         if groups
@@ -63,6 +63,11 @@ def comparable(configurations: Iterable[Configuration]) -> list[list[Configurati
         same = {k: v for k, v in c.identity.items() if k not in _NETWORK and _PLAIN.get(k) != v}
         groups.setdefault(tuple(sorted(same.items(), key=str)), []).append(c)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _groups(configurations: Iterable[Configuration]) -> list[list[Configuration]]:
+    """The comparable ones that differ in cost."""
+    return [group for group in comparable(configurations) if len({c.mult_adds for c in group}) > 1]
 
 
 def results(c: Configuration) -> dict[int, float]:
@@ -199,7 +204,7 @@ def _of(s: Series) -> str:
 
 def equal_cost(configurations: Sequence[Configuration]) -> list[Table]:
     """A table for each comparable group in which networks cost the same: everything beside the best of its cost."""
-    groups = comparable(configurations)
+    groups = _groups(configurations)
     found = zip(groups, _titles(groups), strict=True)
     return [_equal_cost(rivals, title, i) for i, (g, title) in enumerate(found, 1) if (rivals := _rivals(g))]
 

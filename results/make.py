@@ -37,7 +37,7 @@ def readme(text: str) -> str:
         "results": grouping.table(configurations),
         "changes": tradeoffs.changes(configurations),
         "doublings": tradeoffs.doublings(configurations),
-        **{table.name: table for table in tradeoffs.equal_cost(configurations)},
+        "equal_cost": max(tradeoffs.equal_cost(configurations), key=lambda table: len(table.rows), default=None),
     }
     made = {name: table.markdown() for name, table in tables.items() if table}
     made["bench"] = _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip()
