@@ -5,13 +5,17 @@ import gc
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Collection
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while modules are imported, there is nothing to undo
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mobilenet_jax import config, cost, grid, listing, runtime, sweepfile, writer
+from mobilenet_jax import config, cost, grid, listing, process, runtime, sweepfile, writer
 from mobilenet_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent
@@ -147,7 +151,9 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
 
 def run() -> int:
     try:
-        return main(sys.argv)
+        code = main(sys.argv)
+        sys.stdout.flush()
+        return code
     except InputError as e:
         print(f"error: {e}", file=sys.stderr, flush=True)
         if not writer.under_agent() or not isinstance(e, (ImpossiblePoint, writer.Busy)):
@@ -156,12 +162,18 @@ def run() -> int:
         return 0  # three failures in a minute would end the agent, and with it the points that can be run
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever reads a table has seen enough; training goes on without readers
+        process.mute()
         return 0
+    except OSError as e:
+        process.mute()
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        return 1
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run()
     if code:  # a checkpoint that cannot be written is waited for by threads of Orbax, and they by Python, for ever
         with contextlib.suppress(OSError):

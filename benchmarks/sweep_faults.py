@@ -33,8 +33,10 @@ SWEEP = {
 }
 # The command of a machine whose death is soon known, and known by its silence alone where `alone` is said.
 HASTY = """
-import sys
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
 import launch
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from mobilenet_jax import ledger
 ledger.HEARTBEAT, ledger.GRACE = 1, 5
 if sys.argv.pop(1) == "alone":

@@ -1,14 +1,17 @@
 """What a sweep shows while it goes: a table that renews itself on a terminal, plain lines when piped."""
 
+import contextlib
 import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+
+from mobilenet_jax import process
 
 _LINE_SECONDS = 30.0  # between two plain lines of progress
 _ORDER = ("running", "waiting", "failed", "diverged", "done")
@@ -37,9 +40,10 @@ class Board:
     def line(self, text: str) -> None:
         """Something happened that should stay to be read."""
         if self._live is not None:
-            self._live.console.print(text, markup=False)
+            with self._terminal():
+                self._live.console.print(text, markup=False)
         else:
-            print(text, flush=True)
+            process.say(text)
         self._last = time.monotonic()
 
     def show(self, lines: Sequence[Line], eta: float | None) -> None:
@@ -56,16 +60,26 @@ class Board:
             return
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
+            with self._terminal():
+                self._live.start()
         table = Table("state", "run", "accuracy", "progress", "machine", box=None, pad_edge=False)
         room = max(3, self._console.height - 4)
         for line in sorted(lines, key=lambda line: _ORDER.index(line.state))[:room]:
             accuracy = "" if line.accuracy is None else f"{line.accuracy:.4f}"
             table.add_row(line.state, line.name, accuracy, line.progress, line.host)
-        self._live.update(Group(table, totals), refresh=True)
+        with self._terminal():
+            self._live.update(Group(table, totals), refresh=True)
 
     def close(self) -> None:
         """Takes the table away; the lines stay."""
         if self._live is not None:
-            self._live.stop()
+            with self._terminal():
+                self._live.stop()
             self._live = None
+
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # it was closed
+            process.mute()

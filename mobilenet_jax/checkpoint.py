@@ -25,7 +25,8 @@ class Checkpoints:
     """The newest `KEPT` checkpoints of one run.
 
     Orbax restores damaged data without a word, so beside each checkpoint lie the SHA-256 of every leaf and of the
-    notes kept with it, and a restore that does not match them counts as damage.
+    notes kept with it, and a restore that does not match them counts as damage. A whole checkpoint of other leaves than
+    those asked for is of another version of the program, and is left alone.
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
@@ -43,7 +44,7 @@ class Checkpoints:
         """
         tree = _plain(jax.device_get(state))
         notes = copy.deepcopy(notes)  # the caller's may change before they are written
-        digests = {"leaves": leaf_digests(tree), "notes": _notes_digest(notes)}
+        digests = _sealed({"leaves": leaf_digests(tree), "shapes": _shapes(tree), "notes": _notes_digest(notes)})
         with self._writing():
             self._manager.save(
                 step,
@@ -67,12 +68,14 @@ class Checkpoints:
           The step, the state as numpy arrays in the structure of `template`, and the notes; None where none is left.
 
         Raises:
-          InputError: a file of one cannot be read, which is no damage to it.
+          InputError: a file of one cannot be read, which is no damage to it; or another version wrote it.
         """
         _hush_stragglers()
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state, notes = self._verified(step, template)
+            except (InputError, MemoryError):
+                raise
             except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
                 _check_readable(os.path.join(self._directory, str(step)))
                 say(f"checkpoint of step {step:,} is damaged and dropped ({_first_line(e)})")
@@ -84,13 +87,16 @@ class Checkpoints:
 
     def _verified(self, step, template):
         tree = _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
-        restored: Any = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(tree), notes=ocp.args.JsonRestore(), digests=ocp.args.JsonRestore()
-            ),
-        )
+        restored: Any = self._manager.restore(step, args=ocp.args.Composite(digests=ocp.args.JsonRestore()))
         digests = restored.digests
+        version = digests.keys() == {"leaves", "notes"}  # the first one
+        if not version and digests != _sealed(digests):
+            raise ValueError("the digests do not match their own")
+        if version or digests["shapes"] != _shapes(tree):
+            raise InputError(f"{self._directory}: another version of this program wrote it; name another run directory")
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(tree), notes=ocp.args.JsonRestore())
+        )
         found = leaf_digests(restored.state)
         for name in sorted(found.keys() | digests["leaves"].keys()):
             if found.get(name) != digests["leaves"].get(name):
@@ -180,3 +186,18 @@ def _plain(state):
 
 def _notes_digest(notes):
     return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
+
+
+def _shapes(tree) -> dict[str, str]:
+    """What a leaf is, by its path: 'float32 (3, 3, 8)'."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} {np.shape(leaf)}"
+        for path, leaf in leaves
+    }
+
+
+def _sealed(digests: dict[str, Any]) -> dict[str, Any]:
+    """The digests with one of their own."""
+    rest = {key: value for key, value in digests.items() if key != "digests"}
+    return rest | {"digests": _notes_digest(rest)}

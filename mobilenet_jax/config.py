@@ -207,16 +207,14 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
     )
 
 
-def check_same_run(spec: RunSpec, stored: dict[str, Any], where: str) -> None:
-    """Raises InputError, showing the differences, where `stored` (a `config.json`) is the config of another run."""
+def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
+    """In what `stored` (a `config.json`) is the config of another run; [] where it is that of this one."""
     there = _flatten(stored)
-    differences = [
+    return [
         f"config.{key} is {there.get(key, 'absent')!r} there and {value!r} here"
         for key, value in spec.identity.items()
         if there.get(key, "absent") != value
     ]
-    if differences:
-        raise InputError(f"{where} holds another run: {'; '.join(differences)}")
 
 
 def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:

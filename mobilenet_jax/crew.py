@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mobilenet_jax import grid, ledger
+from mobilenet_jax.errors import InputError
 
 _END = 30.0  # seconds that a worker may take to end
 
@@ -97,17 +98,22 @@ class Worker:
         root = str(pathlib.Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
         command = [sys.executable, "-m", "mobilenet_jax.worker", str(theirs), ",".join(map(str, self._cores))]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs],
-                env={**os.environ, **self._env, "PYTHONPATH": path},
-                start_new_session=True,  # a terminal's Ctrl-C is for the sweep, which stops its workers itself
-            )
-        os.close(theirs)
+        try:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[theirs],
+                    env={**os.environ, **self._env, "PYTHONPATH": path},
+                    start_new_session=True,  # a terminal's Ctrl-C is for the sweep, which stops its workers itself
+                )
+        except OSError as e:
+            os.close(ours)
+            raise InputError(f"{self.log}: a worker cannot be started with this log ({e.strerror})") from None
+        finally:
+            os.close(theirs)
         self.pipe, self._text = ours, b""
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:

@@ -43,7 +43,7 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
     """Loads the splits 'train' and 'test' of a set.
 
     CIFAR-10 is prepared first where it is absent. What had to be decoded is kept beside the prepared set, so that the
-    next start maps it into memory.
+    next start reads it at once.
 
     Args:
       dataset: what `datasets.describe` says of it.
@@ -76,7 +76,7 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
         was, must = (dataclasses.asdict(described) for described in (actual, dataset))
         wrong = ", ".join(f"{key} {was[key]} instead of {must[key]}" for key in must if was[key] != must[key])
         raise InputError(f"data set {name!r} in {directory} is another one: {wrong}")
-    return _load_prepared(dataset, directory)
+    return _load_prepared(dataset, directory, datasets.prepare_again(name, directory, root))
 
 
 def holdout(split: Split, fraction: float) -> tuple[Split, Split]:
@@ -103,8 +103,13 @@ def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.nd
         yield np.where(mask, positions, 0), mask
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def _digits(dataset: Dataset) -> dict[str, Split]:
@@ -126,7 +131,7 @@ def _digits(dataset: Dataset) -> dict[str, Split]:
 # Prepared sets, and the cache of their decoded arrays.
 
 
-def _load_prepared(dataset: Dataset, directory: pathlib.Path) -> dict[str, Split]:
+def _load_prepared(dataset: Dataset, directory: pathlib.Path, again: str) -> dict[str, Split]:
     cache = directory / _CACHE
     splits = _read_cache(cache)
     if splits is not None:
@@ -135,14 +140,15 @@ def _load_prepared(dataset: Dataset, directory: pathlib.Path) -> dict[str, Split
         with _alone(cache, f"decodes {dataset.name}") as waited:
             splits = _read_cache(cache) if waited else None
             if splits is None:
-                splits = _decode(dataset, directory)
+                splits = _decode(dataset, directory, again)
                 _write_cache(splits, cache)
     except OSError as error:
         _say(f"data set {dataset.name!r} will be decoded again at each start: {cache} cannot be written ({error})")
-    return splits or _decode(dataset, directory)
+    return splits or _decode(dataset, directory, again)
 
 
-def _decode(dataset: Dataset, directory: pathlib.Path) -> dict[str, Split]:
+def _decode(dataset: Dataset, directory: pathlib.Path, again: str) -> dict[str, Split]:
+    """Reads the prepared files; `again` says how to make them anew."""
     import tensorflow_datasets as tfds
     from PIL import Image
     from tqdm import tqdm
@@ -150,7 +156,10 @@ def _decode(dataset: Dataset, directory: pathlib.Path) -> dict[str, Split]:
     def refuse(problem: str) -> InputError:
         return InputError(f"data set {dataset.name!r} in {directory}: {problem}")
 
-    builder: Any = tfds.builder_from_directory(directory)
+    try:
+        builder: Any = tfds.builder_from_directory(directory)
+    except Exception as error:  # TFDS reads JSON, protocol buffers and names of classes
+        raise refuse(f"its metadata cannot be read ({_first_line(error)}): {again}") from error
     raw = {"image": tfds.decode.SkipDecoding()}  # TFDS decodes with whichever of OpenCV and Pillow it finds
     side = dataset.resolution
     splits = {}
@@ -165,8 +174,8 @@ def _decode(dataset: Dataset, directory: pathlib.Path) -> dict[str, Split]:
                 example = source[i]
                 images[i] = np.asarray(Image.open(io.BytesIO(example["image"])).convert("RGB"))
                 labels[i] = example["label"]
-        except (RuntimeError, ValueError, OSError) as error:  # what the readers raise over damaged files
-            raise refuse(f"split {name!r} cannot be read: {error}") from error
+        except Exception as error:  # TFDS and the readers raise many kinds over damaged files
+            raise refuse(f"split {name!r} cannot be read ({_first_line(error)}): {again}") from error
         if labels.min() < 0 or labels.max() >= dataset.num_classes:
             raise refuse(f"split {name!r} has labels {labels.min()}..{labels.max()} for {dataset.num_classes} classes")
         splits[key] = Split(images, labels)
@@ -199,7 +208,7 @@ def _read_cache(cache: pathlib.Path) -> dict[str, Split] | None:
             path = cache / f"{name}.npy"
             if _file_sha256(path) != index["sha256"][path.name]:
                 raise ValueError(f"{path.name} has another sha256")
-            return np.load(path, mmap_mode="r")
+            return np.load(path)  # no map of the file: what becomes of it while a run trains is not to be seen there
 
         return {split: Split(array(f"{split}_images"), array(f"{split}_labels")) for split in ("train", "test")}
     except (FileNotFoundError, NotADirectoryError):
@@ -270,6 +279,10 @@ def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> None
         with _alone(root, "prepares cifar10"):
             if datasets.prepared(dataset.name, str(root)) is not None:
                 return  # by the process that was waited for
+            for place in (root / dataset.name).glob("*.*.*"):
+                if any(place.iterdir()):
+                    again = datasets.prepare_again(dataset.name, place, root)
+                    raise InputError(f"{place} holds no whole prepared set: {again}")
             published = cifar10.read(dataset, archive)
             _say(f"preparing cifar10 in {root}: once, in about 15 seconds")
             try:

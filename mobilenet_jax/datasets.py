@@ -103,6 +103,16 @@ def _versions(home: pathlib.Path, pattern: str | None) -> list[pathlib.Path]:
 
 
 def _read_metadata(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
+    try:
+        return _understood(name, directory, root)
+    except InputError:
+        raise
+    except (LookupError, ValueError, TypeError, AttributeError) as error:  # damage can make it anything
+        again = prepare_again(name, directory, root)
+        raise InputError(f"data set {name!r} in {directory} has damaged metadata ({error}): {again}") from error
+
+
+def _understood(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
     def refuse(problem: str) -> InputError:
         return InputError(f"data set {name!r} in {directory} {problem}")
 
@@ -137,7 +147,14 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"TFDS's metadata {path} cannot be read: {error}") from error
+        raise ValueError(f"{path.name}: {error}") from None
+
+
+def prepare_again(name: str, directory: pathlib.Path, root: pathlib.Path) -> str:
+    """What to do about a prepared set that is damaged."""
+    if name == "cifar10":
+        return f"move {directory} away, and the next start prepares it again"
+    return f"prepare it again with `{build_command(name, root, overwrite=True)}`, where TensorFlow is installed"
 
 
 def build_command(name: str, root: pathlib.Path, overwrite: bool = False) -> str:

@@ -27,7 +27,7 @@ from mobilenet_jax.errors import InputError
 
 HEARTBEAT = 10  # seconds between two of a claimer
 GRACE = 60  # seconds after which it counts as dead
-RETRIES = 5  # times that a point is put back after its claimer died
+RETRIES = 5  # times in a row that a point is put back after its claimer died in its first epoch there
 
 # Statements that take a lock which goes with the connection.
 _LOCKS = {
@@ -108,16 +108,20 @@ class Ledger:
           InputError: the database cannot be opened.
         """
         self.url, self.name, self.metric = url, name, metric
-        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)  # without a password
+        shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)  # without a password
         self.shown_url = shown = re.sub(r"(?i)((?:pass\w*|pwd|sslpassword)=)[^&]*", r"\1***", shown)
         self._parameters = {p.key: p.distribution for p in parameters}
         self._lock_depth = 0
+        self._file: int | None = None
         found = "finds in the run directories what is done" if method == "grid" else "starts the search anew"
         self.remedy = f"move it away, and the same command {found}"  # of a damaged database
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler() if method == "bayes" else optuna.samplers.RandomSampler()
         try:
-            dialect = sqlalchemy.make_url(url).get_dialect().name
+            parsed = sqlalchemy.make_url(url)
+            dialect = parsed.get_dialect().name
+            if "@" in (parsed.host or ""):
+                raise InputError(f"--storage={shown}: an @ in a user's name or password is written %40")
             if dialect != "sqlite" and dialect not in _LOCKS:
                 raise InputError(f"--storage={shown}: allowed are databases of SQLite, PostgreSQL and MySQL")
             with self._alone(), _experimental():
@@ -135,11 +139,14 @@ class Ledger:
                     direction=StudyDirection[goal.upper()],
                     load_if_exists=True,
                 )
+            self._file = _inode(url)
         except ImportError as e:
             raise InputError(f"--storage={shown}: its driver is missing ({e}); pip install '.[postgres]'") from None
-        except (Lost, Damaged, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError) as e:
+        except InputError:
+            raise
+        except (Lost, Damaged, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError, ValueError) as e:
             reason = _first_line(e)
-            hint = f"; {self.remedy}" if _is_damage(reason) else ""
+            hint = f"; {self.remedy}" if isinstance(e, Damaged) else ""
             raise InputError(f"--storage={shown}: cannot be opened ({reason}){hint}") from None
 
     def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
@@ -200,15 +207,16 @@ class Ledger:
         trial.set_user_attr("host", platform.node())
         return trial
 
-    def resolved(self, claim: Claim, digest: str) -> Claim:
-        """Notes what a drawn point came to."""
-        with _answering():
+    def resolved(self, claim: Claim, digest: str) -> Claim | None:
+        """Notes what a drawn point came to; None where the claim was taken away meanwhile."""
+        with self._answering(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             claim.trial.set_user_attr("digest", digest)
-        return dataclasses.replace(claim, digest=digest)
+            return dataclasses.replace(claim, digest=digest)
+        return None
 
     def beat(self, claims: Iterable[Claim]) -> list[Claim]:
         """Says that the claims are being worked on; returns those that were taken away meanwhile."""
-        with _answering():
+        with self._answering():
             lost = []
             for claim in claims:
                 self._storage.record_heartbeat(claim.trial._trial_id)
@@ -231,7 +239,11 @@ class Ledger:
 
     def report(self, claim: Claim, value: float, epoch: int) -> None:
         """A figure of a point on its way, for Optuna's dashboard."""
-        with _answering(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), warnings.catch_warnings():
+        with (
+            self._answering(),
+            contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore", UserWarning)  # a resumed run reports an epoch again
             claim.trial.report(value, epoch)
 
@@ -252,13 +264,13 @@ class Ledger:
 
     def fail(self, claim: Claim, error: str) -> None:
         """The point cannot be trained; a later start of the sweep tries it again."""
-        with _answering(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        with self._answering(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             claim.trial.set_user_attr("error", error)
             self._end(claim.trial.number, state=TrialState.FAIL)
 
     def reject(self, claim: Claim) -> None:
         """A drawn point is not for this sweep: it does not count."""
-        with _answering():
+        with self._answering():
             self._end(claim.trial.number, state=TrialState.FAIL)
 
     def give_back(self, claim: Claim) -> None:
@@ -271,7 +283,7 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """Every point once, by its best trial, in the order in which they came."""
-        with _answering():
+        with self._answering():
             trials = self._study.get_trials(deepcopy=False)
         best: dict[str, FrozenTrial] = {}
         for trial in trials:
@@ -302,11 +314,12 @@ class Ledger:
             self._study.tell(number, value, state)
 
     def _put_back(self, trial: FrozenTrial) -> None:
-        """Optuna has ended the trial of a dead claimer: the point waits again, unless it keeps killing them."""
-        if trial.user_attrs.get("deaths", 0) < RETRIES:
-            self._enqueue_again(trial, deaths=trial.user_attrs.get("deaths", 0) + 1)
+        """Optuna has ended the trial of a dead claimer: the point waits again, unless it keeps killing them at once."""
+        deaths = 1 if trial.intermediate_values else trial.user_attrs.get("deaths", 0) + 1
+        if deaths <= RETRIES:
+            self._enqueue_again(trial, deaths=deaths)
         else:
-            error = f"{RETRIES + 1} processes died over it"
+            error = f"{deaths} processes died over it, none of which came to the end of an epoch"
             attributes = {**trial.user_attrs, "error": error}
             self._study.add_trial(
                 optuna.create_trial(  # the dead one's is closed
@@ -321,7 +334,7 @@ class Ledger:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Keeps out all other processes that use this method, on any machine, until the end of this one's at most."""
-        with contextlib.ExitStack() as held, _answering():
+        with contextlib.ExitStack() as held, self._answering():
             self._lock_depth += 1
             held.callback(self._unnest)
             if self._lock_depth == 1:
@@ -330,6 +343,27 @@ class Ledger:
 
     def _unnest(self):
         self._lock_depth -= 1
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turns what Optuna and SQLAlchemy raise over a database that is away, or damaged, into `Lost` or `Damaged`."""
+        try:
+            yield
+        except (Lost, Damaged, InputError, optuna.exceptions.UpdateFinishedTrialError):
+            raise
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DatabaseError, filelock.Timeout, OSError) as e:
+            reason = _first_line(e)
+            if _is_damage(reason) or self._replaced():
+                raise Damaged(reason) from e
+            if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
+                raise
+            raise Lost(reason) from e
+        except (LookupError, ValueError, RuntimeError) as e:  # of what Optuna reads and can make nothing of
+            raise Damaged(f"{type(e).__name__}: {_first_line(e)}") from e
+
+    def _replaced(self) -> bool:
+        """Whether the file of an SQLite database is not the one any more that was opened."""
+        return self._file is not None and self._file != _inode(self.url)
 
 
 @contextlib.contextmanager
@@ -363,22 +397,18 @@ def _connect_args(url):
     return {"connect_timeout": 10, **seconds, "options": " ".join(f"-c {k}={v}" for k, v in options.items())}
 
 
-@contextlib.contextmanager
-def _answering():
-    """Turns what a database that is away, or damaged, makes Optuna and SQLAlchemy raise into `Lost`, or `Damaged`."""
+def _inode(url: str) -> int | None:
+    """What tells the file of an SQLite database from another in its place; None where there is none."""
+    parsed = sqlalchemy.make_url(url)
     try:
-        yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DatabaseError, filelock.Timeout) as e:
-        reason = _first_line(e)
-        if _is_damage(reason):
-            raise Damaged(reason) from e
-        if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
-            raise
-        raise Lost(reason) from e
+        return os.stat(parsed.database).st_ino if parsed.get_dialect().name == "sqlite" and parsed.database else None
+    except OSError:
+        return None
 
 
 def _is_damage(reason: str) -> bool:
-    return "malformed" in reason or "not a database" in reason  # SQLite's words for it
+    """By SQLite's words for it."""
+    return any(words in reason for words in ("malformed", "not a database", "no such table"))
 
 
 @contextlib.contextmanager

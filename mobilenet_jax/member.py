@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mobilenet_jax import cost, data, steps, writer
+from mobilenet_jax import config, cost, data, steps, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.errors import InputError
 
 SUMS = ("loss", "correct", "count")  # over images
 
@@ -40,7 +39,7 @@ class Member:
         self.images = 0.0  # seen in seconds['train']
         self.figures: dict[str, float] = {}  # of the last step
         self.rows: list[dict[str, Any]] = []  # of metrics.jsonl
-        self.record.begin(spec.config.to_dict(), device)
+        self.record.begin(spec.config.to_dict(), device, lambda stored: not config.differences(spec, stored))
         self.checkpoints = Checkpoints(record.path / "checkpoints")
         self.tracker = track(spec, record.path)
         self.order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
@@ -51,8 +50,6 @@ class Member:
         if found is not None:
             self.step, state, notes = found
             self.tally, self.images, self.figures = notes["tally"], notes["images"], notes["figures"]
-            if "rows" not in notes:
-                raise InputError(f"{self.record.path}: an earlier version began this run; name another directory")
             self.seconds, self.rows = notes["seconds"], notes["rows"]
             self.resumed_from = self.saved = self.step
             self.display.line(f"resumed        from step {self.step:,} of {self.spec.total_steps:,}")
@@ -171,9 +168,11 @@ class Member:
         """
         if not self.closed:
             self.closed = True
-            self.tracker.finish({})
-            self.display.close()
-            self.checkpoints.close()
+            try:
+                self.checkpoints.close()  # first: W&B may take its time, and who asked to stop may not wait for that
+            finally:
+                self.tracker.finish({})
+                self.display.close()
 
     def _log(self, metrics: dict[str, float]) -> None:
         row = {"step": self.step, "epoch": self.step / self.spec.steps_per_epoch, **metrics}

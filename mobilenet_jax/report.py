@@ -15,7 +15,7 @@ import sys
 import tempfile
 from typing import Any
 
-from mobilenet_jax import claims, conventions, documents, grouping, latency, papers, runs, tradeoffs
+from mobilenet_jax import claims, conventions, documents, grouping, latency, papers, process, runs, tradeoffs
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.tables import Picture, Section
 
@@ -99,11 +99,18 @@ def main() -> int:
     args = parser.parse_args()
     try:
         _report(args)
+        sys.stdout.flush()
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        process.mute()
+    except OSError as e:
+        process.mute()
+        print(f"error: {e}", file=sys.stderr)
+        return 1
     return 0
 
 

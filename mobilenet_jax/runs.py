@@ -189,7 +189,7 @@ def _read_run(directory: pathlib.Path, names: set[str], tell: Callable[[str], No
     rows, no_curve = _read_metrics(directory, names)
     reached = rows[-1]["epoch"] if rows else 0
     if "summary.json" not in names:
-        hope = f"{no_config}, so nothing can resume it" if no_config else "the same command resumes it"
+        hope = f"{no_config + '; ' if no_config else ''}the same command resumes it"
         tell(f"unfinished, or running: {_progress(reached, config.get('train.epochs'))}; {hope}")
         return None
     try:
@@ -205,7 +205,7 @@ def _read_run(directory: pathlib.Path, names: set[str], tell: Callable[[str], No
             return None
         _check(summary)
     except _Damage as e:
-        tell(f"{e}: left out; mend it, or make the run again in another directory")
+        tell(f"{e}: left out; move it away, and the run's command makes it anew from the last checkpoint")
         return None
     if config and (other := _disagreement(config, summary)):
         config, no_config = {}, other

@@ -14,10 +14,10 @@ import selectors
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mobilenet_jax import crew, ledger, listing, writer
+from mobilenet_jax import crew, ledger, listing, process, writer
 from mobilenet_jax.board import Board, Line
 from mobilenet_jax.crew import Job, Worker
 from mobilenet_jax.errors import InputError
@@ -90,7 +90,7 @@ def run(
         raise InputError(f"--storage={book.shown_url}: does not answer ({e})") from None
     except ledger.Damaged as e:
         raise _damaged(book, e) from None
-    with _signals() as asked:
+    with process.signals(again=True) as asked:
         try:
             return _Coordinator(sweep, grid_points, draw, budget, workdir, book, workers, fuse, asked).run()
         except ledger.Damaged as e:
@@ -132,19 +132,6 @@ def _order(points, fuse):
         nth = seen[point.program] = seen.get(point.program, -1) + 1
         ranks.append((list(seen).index(point.program), nth) if fuse > 1 else (nth, list(seen).index(point.program)))
     return [point.digest for _, point in sorted(zip(ranks, points, strict=True), key=lambda pair: pair[0])]
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    asked: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # by nohup, say
-    before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in numbers}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Coordinator:
@@ -327,7 +314,10 @@ class _Coordinator:
                 else:
                     self._tell(lambda: self.book.reject(claim))
                 return None
-            claim = self.book.resolved(claim, point.digest)
+            resolved = self.book.resolved(claim, point.digest)
+            if resolved is None:
+                return None  # this machine slept, and another has it
+            claim = resolved
         return Job(claim, point, self.workdir / point.run_name)
 
     # Workers.
@@ -472,15 +462,15 @@ class _Coordinator:
         """The table of all points, wherever they were trained, and where everything is."""
         failed = [entry for entry in self.entries if entry.state == "failed"]
         order = {digest: i for i, digest in enumerate(self.points)}
-        print(listing.results(self.sweep, sorted(self.entries, key=lambda entry: order.get(entry.digest, 0))))
+        process.say(listing.results(self.sweep, sorted(self.entries, key=lambda entry: order.get(entry.digest, 0))))
         done = sum(entry.state in ("done", "diverged") for entry in self.entries)
-        print(f"\n{done} of {len(self.points) or len(self.entries)} points have a result; {len(failed)} failed")
+        process.say(f"\n{done} of {len(self.points) or len(self.entries)} points have a result; {len(failed)} failed")
         for entry in failed:
-            print(f"failed  {_show(entry.values)}: {entry.error}")
-        print(f"runs      {self.workdir}  (python -m mobilenet_jax.report {self.workdir})")
-        print(f"database  {self.book.shown_url}", flush=True)
+            process.say(f"failed  {_show(entry.values)}: {entry.error}")
+        process.say(f"runs      {self.workdir}  (python -m mobilenet_jax.report {self.workdir})")
+        process.say(f"database  {self.book.shown_url}")
         if self.stopping:
-            print(f"stopped by {signal.Signals(self.asked[0]).name}; the same command resumes", flush=True)
+            process.say(f"stopped by {signal.Signals(self.asked[0]).name}; the same command resumes")
             return 128 + self.asked[0]
         return 1 if failed else 0
 

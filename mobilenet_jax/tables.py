@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")  # a terminal would do what they say
+# A terminal would do what control characters say; halves of a character (surrogates) cannot be written at all.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Table:
 
     def csv(self) -> str:
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows((self.header, *self.rows))
+        rows = [[_CONTROL.sub("\ufffd", cell) for cell in row] for row in (self.header, *self.rows)]
+        csv.writer(out, lineterminator="\n").writerows(rows)
         return out.getvalue()
 
 

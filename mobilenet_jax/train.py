@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mobilenet_jax import config, cost, data, program, runtime, writer
+from mobilenet_jax import config, cost, data, process, program, runtime, writer
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.member import SUMS, Member, track
@@ -40,7 +40,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     """Trains the run that `spec` describes in `directory`, or resumes it, or says that it is finished.
 
     Returns:
-      The exit code: 0 once the run's result is recorded (a diverged loss is one); 143 after SIGTERM, 130 after SIGINT.
+      The exit code: 0 once the run's result is recorded (a diverged loss is one); 128 + its number after a signal.
 
     Raises:
       InputError: the run cannot be started, and nothing was written; or it cannot go on, as what it leaves cannot be
@@ -52,18 +52,18 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
         return _report(directory, "already ")
     inputs = prepare(spec)
     record, compiled = writer.RunDirectory(directory), runtime.compiled_before()
-    with record.locked(), signals() as asked:
+    with record.locked(), process.signals() as asked:
         if finished(spec, directory):  # by the process that held the lock a moment ago
             return _report(directory, "already ")
         if not compiled:  # else this process has said so already, before it started itself anew
             sums = cost.totals(spec.arch, spec.resolution)
-            print(f"{spec.title}\nmult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}")
-            print(f"run            {directory}", flush=True)
+            process.say(f"{spec.title}\nmult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}")
+            process.say(f"run            {directory}")
         try:
             spent = Spent(runtime.process_seconds(), compiled)
             train([spec], inputs, [record], [writer.Display()], asked, spent, runtime.start_anew)
         except Interrupted as e:
-            print(f"stopped by {e}; the same command resumes", flush=True)
+            process.say(f"stopped by {e}; the same command resumes")
             return e.exit_code
     return _report(directory, "")
 
@@ -74,10 +74,11 @@ def finished(spec: RunSpec, directory: pathlib.Path) -> dict[str, Any] | None:
     Raises:
       InputError: the directory is not this run's.
     """
-    writer.check_directory(directory)
-    stored = writer.read_json(directory / "config.json")
-    if stored is not None:
-        config.check_same_run(spec, stored, str(directory))
+    named = directory.name.endswith(f"-{spec.digest}")  # as only this run's is, whatever became of config.json
+    writer.check_directory(directory, named)
+    stored = None if named else writer.read_json(directory / "config.json")
+    if stored is not None and (found := config.differences(spec, stored)):
+        raise InputError(f"{directory} holds another run: {'; '.join(found)}; name another directory")
     return writer.read_summary(directory)
 
 
@@ -120,7 +121,7 @@ def train(
       inputs: see `prepare`.
       records: of the runs, each held by the caller (`RunDirectory.locked`).
       displays: of the runs.
-      asked: signals that have come, see `signals`.
+      asked: signals that have come, see `process.signals`.
       spent: before this call.
       compiled: called with the seconds that compiling took, before anything is recorded; may leave by an exception,
         or with the process, for a fresh one in which the programs are loaded.
@@ -157,14 +158,19 @@ def _report(directory: pathlib.Path, prefix: str) -> int:
     """Prints the result of the finished run in `directory`."""
     summary = writer.read_summary(directory)
     assert summary is not None
-    print(f"{prefix}{summary['status']}: {summary['title']}")
+    lines = [f"{prefix}{summary['status']}: {summary['title']}"]
     if summary["status"] == "finished":
-        print(f"test accuracy  {summary['test_accuracy']:.4f}  (epoch {summary['epochs']}, seed {summary['seed']})")
-    print(f"mult-adds      {summary['mult_adds']:,}")
-    print(f"params         {summary['params']:,}")
-    print(f"training       {summary['train_images_per_second']:,.0f} images/s on {summary['device']}")
-    print(f"time           {summary['wall_seconds']:.1f} s, {summary['compile_seconds']:.1f} s of it compiling")
-    print(f"run            {directory}", flush=True)
+        lines.append(
+            f"test accuracy  {summary['test_accuracy']:.4f}  (epoch {summary['epochs']}, seed {summary['seed']})"
+        )
+    lines += [
+        f"mult-adds      {summary['mult_adds']:,}",
+        f"params         {summary['params']:,}",
+        f"training       {summary['train_images_per_second']:,.0f} images/s on {summary['device']}",
+        f"time           {summary['wall_seconds']:.1f} s, {summary['compile_seconds']:.1f} s of it compiling",
+        f"run            {directory}",
+    ]
+    process.say("\n".join(lines))
     return 0
 
 
@@ -173,26 +179,6 @@ def device_name(devices: Sequence[Any]) -> str:
     kind, cores = devices[0].device_kind, runtime.cores()
     name = f"{kind} ({cores} core{'s' * (cores > 1)})" if devices[0].platform == "cpu" else kind
     return name if len(devices) == 1 else f"{len(devices)} x {name}"
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in the list it yields; a second one acts as if nothing were caught."""
-    asked: list[int] = []
-
-    def restore(handlers):
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
-
-    def note(signum, _):
-        asked.append(signum)
-        restore(before)
-
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        restore(before)
 
 
 class _Group:

@@ -30,7 +30,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mobilenet_jax import config, runtime, writer
+from mobilenet_jax import config, process, runtime, writer
 from mobilenet_jax.errors import InputError
 
 Say = Callable[..., None]
@@ -85,7 +85,7 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
         training.append(asked)
 
     try:
-        with contextlib.ExitStack() as held, train.signals() as asked:
+        with contextlib.ExitStack() as held, process.signals() as asked:
             for i, (spec, point) in enumerate(zip(specs, group["points"], strict=True)):
                 record = writer.RunDirectory(pathlib.Path(point["directory"]))
                 try:
@@ -109,7 +109,8 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
     except (_Anew, train.Interrupted):
         return True
     except Exception as e:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
         reason = str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}".splitlines()[0]
         for i in left or range(len(specs)):
             summary = None
@@ -132,5 +133,6 @@ def _row(say: Say, point: int, row: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     os._exit(code)  # what other libraries would still do at the end has no use, and may hang

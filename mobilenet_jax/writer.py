@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 from tqdm import tqdm
 
+from mobilenet_jax import process
 from mobilenet_jax import summary as summaries
 from mobilenet_jax.errors import InputError
 
@@ -62,15 +63,18 @@ def read_summary(directory: pathlib.Path) -> dict[str, Any] | None:
     return found
 
 
-def check_directory(directory: pathlib.Path) -> None:
-    """Raises InputError where `directory` is a file, or holds something that is no run, or cannot be read."""
+def check_directory(directory: pathlib.Path, of_a_run: bool = False) -> None:
+    """Raises InputError where `directory` is a file, or cannot be read, or holds something that is no run.
+
+    It is known to be `of_a_run` by its name: then it may lack its config.
+    """
     try:
         if directory.exists() and not directory.is_dir():
             raise InputError(f"{directory}: a file stands where the run directory should be")
         others = [p.name for p in directory.iterdir() if not p.name.startswith(".")] if directory.exists() else []
     except OSError as e:
         raise InputError(f"{directory} cannot be read ({e.strerror})") from None
-    if others and "config.json" not in others:
+    if others and "config.json" not in others and not of_a_run:
         raise InputError(f"{directory} is not empty and holds no run (no config.json); name another directory")
 
 
@@ -106,9 +110,12 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def begin(self, config: dict[str, Any], device: str) -> None:
-        """Writes `config.json` once, and `env.json` for every process that works on the run."""
-        if not (self.path / "config.json").exists():
+    def begin(self, config: dict[str, Any], device: str, same: Callable[[dict[str, Any]], bool] = bool) -> None:
+        """Writes `config.json`, unless the `same` run's is there, and `env.json` for every process that works on it."""
+        stored: dict[str, Any] | None = None
+        with contextlib.suppress(InputError):  # damaged
+            stored = read_json(self.path / "config.json")
+        if stored is None or not same(stored):
             self._write("config.json", config)
         before: dict[str, Any] | None = {"damaged": True}
         with contextlib.suppress(InputError):  # no result hangs on it
@@ -223,7 +230,7 @@ class Display:
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {(self._step - 1) // self._per_epoch + 1}/{epochs}", refresh=False)
             self._bar.set_postfix_str(figures, refresh=False)
-            self._bar.update()
+            self._on_terminal(self._bar.update)
         elif time.monotonic() - self._last_line > _LINE_SECONDS:
             left = (self._total - self._step) * self._batch / images_per_second
             self.line(f"  step {self._step:,}/{self._total:,}  {figures}  ETA {clock(left)}")
@@ -232,9 +239,9 @@ class Display:
         """Prints a line above the bar."""
         self._last_line = time.monotonic()
         if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
+            self._on_terminal(lambda: self._bar.write(text, file=sys.stdout))
         else:
-            print(text, flush=True)
+            process.say(text)
 
     def log(self, row: dict[str, Any]) -> None:
         """A row of metrics is recorded; what people read of it comes as a line."""
@@ -244,7 +251,13 @@ class Display:
     def close(self) -> None:
         """Leaves the bar as it stands."""
         if self._bar is not None:
-            self._bar.close()
+            self._on_terminal(self._bar.close)
+
+    def _on_terminal(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError:  # it was closed
+            process.mute()
 
 
 class Tracker:
@@ -260,11 +273,10 @@ class Tracker:
         if mode == "disabled":
             return
         os.environ.setdefault("WANDB_SILENT", "true")  # its settings do not silence the login
-        try:
+
+        def start(mode: str) -> None:
             import wandb
 
-            if mode == "auto":
-                mode = "online" if under_agent() or wandb.login(prompt=False) else "offline"
             self._run = wandb.init(
                 mode=mode,  # type: ignore[arg-type]
                 project=project,
@@ -279,6 +291,19 @@ class Tracker:
                 ),
             )
             self._run.define_metric("*", step_metric="epoch")
+
+        try:
+            if mode != "auto":
+                start(mode)
+                return
+            try:
+                import wandb
+
+                online = under_agent() or wandb.login(prompt=False)
+                start("online" if online else "offline")
+            except Exception as e:  # a machine that has no network, mostly
+                _warn(f"W&B does not answer, so this run is logged offline, for `wandb sync`: {_first_line(e)}")
+                start("offline")
         except Exception as e:
             self._give_up(e)
 
@@ -308,8 +333,16 @@ class Tracker:
 
     def _give_up(self, error):
         self._run, self._failed = None, True
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        print(f"W&B failed and is left out of this run: {reason}", file=sys.stderr, flush=True)
+        _warn(f"W&B failed and is left out of this run: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def under_agent() -> bool:

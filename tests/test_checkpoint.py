@@ -1,5 +1,6 @@
 """Checkpoints: what is restored is bit for bit what was saved, or it is not restored."""
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -210,7 +211,7 @@ def test_plausible_json_with_another_value_is_noticed(kind, copy):
     path.write_text(json.dumps(value))
     found, said = restore(directory)
     assert found is not None and found[0] == 1
-    assert ("notes" if kind == "notes" else "params/stem/kernel") in said[0]
+    assert ("the notes" if kind == "notes" else "the digests do not match their own") in said[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc's")
@@ -225,6 +226,43 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(copy):
     aside.rename(file)
     found, said = restore(directory)
     assert found is not None and (found[0], said) == (2, [])
+
+
+@pytest.mark.parametrize("change", ["a leaf more", "another shape"])
+def test_checkpoints_of_another_version_are_left_alone(change, two, copy):
+    """They are whole, so they are not taken for damaged, and not deleted."""
+    state = make_state(0)
+    leaf = np.zeros((10 if change == "a leaf more" else 11,), np.float32)
+    name = "more" if change == "a leaf more" else "bias"
+    params = {**state.params, "classifier": {**state.params["classifier"], name: leaf}}
+    directory = copy()
+    checkpoints = Checkpoints(directory)
+    with pytest.raises(InputError, match="another version of this program wrote it; name another run directory"):
+        checkpoints.restore(dataclasses.replace(state, params=params), print)
+    checkpoints.close()
+    assert steps(directory) == {"1", "2"}
+
+
+def test_the_first_version_of_checkpoints_is_known(copy):
+    directory = copy()
+    path = directory / "2" / "digests" / "metadata"
+    digests = json.loads(path.read_text())
+    path.write_text(json.dumps({key: digests[key] for key in ("leaves", "notes")}))
+    with pytest.raises(InputError, match="another version of this program wrote it"):
+        restore(directory)
+    assert steps(directory) == {"1", "2"}
+
+
+def test_too_little_memory_is_no_damage(copy, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    directory = copy()
+    checkpoints = Checkpoints(directory)
+    monkeypatch.setattr(checkpoints._manager, "restore", full)
+    with pytest.raises(MemoryError):
+        checkpoints.restore(make_state(0), print)
+    assert steps(directory) == {"1", "2"}
 
 
 def test_all_damaged(copy):

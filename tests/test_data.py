@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
@@ -160,14 +161,13 @@ def test_a_prepared_set_is_decoded_and_grey_repeated(grey_root: str, grey_splits
     assert_equal(splits, grey_splits)
 
 
-def test_the_second_load_maps_the_cache(
+def test_the_second_load_reads_the_cache(
     grey_root: str, grey_splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     load_grey(grey_root)
     assert not [*cache_of(grey_root).glob("*.partial"), *cache_of(grey_root).glob(".*")]
     monkeypatch.delattr(data, "_decode")
     splits = load_grey(grey_root)
-    assert isinstance(splits["train"].images, np.memmap)
     assert_equal(splits, grey_splits)
     assert capfd.readouterr() == ("", "")
 
@@ -211,7 +211,7 @@ def test_a_damaged_cache_is_told_and_rebuilt(
     assert_equal(load_grey(grey_root), grey_splits)
     message = capfd.readouterr().err
     assert f"{cache_of(grey_root)} are damaged" in message and message.count("\n") == 1
-    assert isinstance(load_grey(grey_root)["train"].images, np.memmap)
+    load_grey(grey_root)
     assert capfd.readouterr().err == ""
 
 
@@ -259,9 +259,50 @@ def test_labels_out_of_range(tmp_path: pathlib.Path):
 def test_a_damaged_set(grey_root: str):
     (file,) = (pathlib.Path(grey_root) / "grey" / "1.0.0").glob("grey-test.array_record*")
     os.truncate(file, 100)
-    with pytest.raises(InputError, match="'grey' in .* split 'test' cannot be read"):
+    with pytest.raises(
+        InputError, match=r"'grey' in .* split 'test' cannot be read \(.*\): prepare it again with `tfds build"
+    ):
         load_grey(grey_root)
     assert not cache_of(grey_root).exists()
+
+
+def test_damaged_metadata_is_said_or_harmless(grey_root: str, grey_splits: dict[str, Split]):
+    """A bit at each of many places in the two JSON files: the same images, or a sentence that says what to do."""
+    directory = pathlib.Path(grey_root) / "grey" / "1.0.0"
+    chance, said = random.Random(0), []
+    for file in ("dataset_info.json", "features.json"):
+        whole = (directory / file).read_bytes()
+        damages = [b"[]", b"", b"{}", whole[: len(whole) // 2]]
+        for _ in range(40):
+            place = chance.randrange(len(whole))
+            damages.append(whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :])
+        for damage in damages:
+            (directory / file).write_bytes(damage)
+            shutil.rmtree(cache_of(grey_root), ignore_errors=True)
+            try:
+                found = load_grey(grey_root)
+            except InputError as e:
+                said.append(str(e))
+            else:
+                assert_equal(found, grey_splits)
+        (directory / file).write_bytes(whole)
+    assert 20 < len(said) <= 88
+    assert sum("prepare it again with `tfds build grey" in each for each in said) > 20
+
+
+def test_what_is_left_of_a_prepared_cifar10_is_in_the_way(tmp_path: pathlib.Path):
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "cifar10" / "3.0.2" / "features.json").write_text("{}")
+    with pytest.raises(InputError, match=r"3.0.2 holds no whole prepared set: move .*3.0.2 away, and the next start"):
+        load(describe("cifar10"), str(tmp_path))
+
+
+def test_what_becomes_of_the_cached_arrays_is_not_seen_by_who_has_them(grey_root: str):
+    load_grey(grey_root)
+    found = load_grey(grey_root)["train"].images
+    before = found.copy()
+    (cache_of(grey_root) / "train_images.npy").write_bytes(b"")
+    assert (found == before).all()
 
 
 def test_a_set_under_a_known_name_that_is_another(tmp_path: pathlib.Path, grey_splits: dict[str, Split]):

@@ -12,7 +12,7 @@ import pytest
 from test_train import TINY, after, send, spec_of, summary_of
 
 from configs import cifar_v1
-from mobilenet_jax import config, data, datasets, program, steps, train, writer
+from mobilenet_jax import config, data, datasets, process, program, steps, train, writer
 
 pytestmark = pytest.mark.usefixtures("settings")
 
@@ -23,7 +23,7 @@ def together(directory: pathlib.Path, overrides: list[dict[str, Any]]) -> int:
     """As a sweep's worker does it; returns the signal's exit code, or 0."""
     specs = [spec_of(each) for each in overrides]
     records = [writer.RunDirectory(directory / spec.run_name) for spec in specs]
-    with contextlib.ExitStack() as held, train.signals() as asked:
+    with contextlib.ExitStack() as held, process.signals() as asked:
         for record in records:
             held.enter_context(record.locked())
         displays = [writer.Display() for _ in specs]

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -196,6 +198,7 @@ def test_a_run_directory_of_another_run(refused, tmp_path):
         "run holds another run: config.model.alpha is 0.25 there and 0.5 here; config.seed is 0 there and 7 here"
         in said
     )
+    assert said.endswith("; name another directory")
     (tmp_path / "run" / "config.json").write_text(json.dumps(stored)[:-20])
     assert "config.json is damaged" in refused("--run_dir=run")
 
@@ -215,3 +218,31 @@ def test_an_error_ends_the_process_whatever_waits_in_it(launch, tmp_path):
         "import threading, time\nthreading.Thread(target=time.sleep, args=(40,)).start()\n"
     )
     assert launch("--no_such_flag", timeout=30, PYTHONPATH=str(tmp_path)).returncode == 1
+
+
+LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 1.0])
+def test_an_interrupt_at_the_start_leaves_no_traceback(seconds, tmp_path):
+    command = [sys.executable, "-c", LISTENING, sys.executable, str(ROOT / "launch.py"), "--dry_run"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as started:
+        time.sleep(seconds)
+        started.send_signal(signal.SIGINT)
+        said = started.communicate(timeout=60)[1]
+    ours = b"launch.py" in said  # not so where Python itself was only starting
+    assert not ours and started.returncode in (130, 0, 1, -signal.SIGINT)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's")
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "launch.py"), "--dry_run"],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")

@@ -1,6 +1,9 @@
 """The points of a sweep in a database: claimed once, never lost. (Shared ones: test_postgres.py.)"""
 
+import contextlib
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from typing import Any
@@ -86,7 +89,7 @@ claimed(opened(sys.argv[1], aa={"x": 1}))
 
 
 def test_a_claimer_of_this_machine_that_is_dead(url):
-    """Its point waits again at once; a point that killed six is given up."""
+    """Its point waits again at once; a point that killed six, none of which got anywhere, is given up."""
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     book = opened(url, aa={"x": 1})
     for _ in range(ledger.RETRIES + 1):
@@ -95,7 +98,27 @@ def test_a_claimer_of_this_machine_that_is_dead(url):
         book.reap(stale=False)
     assert states(book) == {"aa": "failed"}
     (entry,) = book.entries()
-    assert entry.error == "6 processes died over it" and entry.values == {"x": 1}
+    assert entry.error == "6 processes died over it, none of which came to the end of an epoch"
+    assert entry.values == {"x": 1}
+
+
+def test_a_machine_that_is_taken_away_again_and_again_is_not_the_points_fault(url, monkeypatch):
+    """Each claimer died after it had come to the end of an epoch."""
+    book = opened(url, aa={"x": 1})
+    for epoch in range(ledger.RETRIES + 3):
+        claim = claimed(book)
+        book.report(claim, 0.5, epoch + 1)
+        monkeypatch.setattr(ledger, "_dead", lambda owner: True)
+        book.reap(stale=False)
+        monkeypatch.undo()
+        assert states(book) == {"aa": "waiting"}
+
+
+def test_a_drawn_point_that_was_taken_away_before_it_was_resolved(url):
+    book = opened(url, "random")
+    claim = claimed(book, draws=2)
+    book.fail(claim, "thought dead")
+    assert book.resolved(claim, "aa") is None
 
 
 def test_a_live_claimer_keeps_its_point(url):
@@ -122,7 +145,7 @@ def test_a_search_draws_so_many(url):
     book.reject(outside)
     inside = book.resolved(inside, "b")
     third = book.resolved(claimed(book, draws=2), "c")
-    assert book.claim(draws=2) is None
+    assert inside and third and book.claim(draws=2) is None
     book.fail(third, "no data")
     book.finish(inside, DONE)
     book.reap(stale=False)
@@ -156,3 +179,43 @@ def test_a_damaged_database_is_said(content, tmp_path):
         InputError, match=r"sweeps.db: cannot be opened \(.*\); move it away, and the same command finds"
     ):
         opened(f"sqlite:///{tmp_path / 'sweeps.db'}")
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied", "replaced"])
+def test_a_database_that_goes_away_under_a_sweep_is_not_waited_for(how, url, tmp_path):
+    book, path = opened(url), tmp_path / "sweeps.db"
+    claim = claimed(book)
+    if how == "emptied":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    if how == "replaced":
+        opened(url)
+    with pytest.raises(ledger.Damaged):
+        book.finish(claim, DONE)
+
+
+def test_what_optuna_can_make_nothing_of_is_damage(url, tmp_path):
+    """Values that are no values any more, in a database that is whole as such."""
+    book = opened(url)
+    claimed(book)
+    for statement in (
+        "UPDATE trials SET state = 'WAATING'",
+        "UPDATE trial_user_attributes SET value_json = '{'",
+        'UPDATE trial_params SET distribution_json = \'{"name": "None"}\'',
+    ):
+        copy = tmp_path / f"{len([*tmp_path.iterdir()])}.db"
+        shutil.copy(tmp_path / "sweeps.db", copy)
+        with contextlib.closing(sqlite3.connect(copy)) as connection:
+            connection.execute(statement)
+            connection.commit()
+        with pytest.raises((ledger.Damaged, InputError), match="Error|move it away"):
+            ledger.Ledger(f"sqlite:///{copy}", "s", [], "test_accuracy", "maximize", "grid").entries()
+
+
+def test_a_password_is_never_shown():
+    with pytest.raises(InputError) as e:
+        opened("postgresql+psycopg://me:se@cret@nowhere.invalid/base")
+    assert "cret" not in str(e.value) and "an @ in a user's name or password is written %40" in str(e.value)
+    with pytest.raises(InputError, match="cannot be opened"):
+        opened("postgresql+psycopg://me@nowhere.invalid:port/base")

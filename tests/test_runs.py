@@ -143,7 +143,8 @@ def _change(**summary):
     return lambda d: change(d, **summary)
 
 
-_DAMAGED = r"summary\.json is damaged: {}: left out; mend it, or make the run again in another directory"
+_ANEW = "move it away, and the run's command makes it anew from the last checkpoint"
+_DAMAGED = rf"summary\.json is damaged: {{}}: left out; {_ANEW}"
 PROBLEMS = {
     "unfinished": (
         *(_all(_unlink("summary.json"), _cut(2)), False),
@@ -155,11 +156,11 @@ PROBLEMS = {
     ),
     "unfinished, without config": (
         *(_unlink("summary.json", "config.json"), False),
-        r"unfinished, or running: 3 epochs; config\.json is missing, so nothing can resume it",
+        r"unfinished, or running: 3 epochs; config\.json is missing; the same command resumes it",
     ),
     "unfinished, config damaged": (
         *(_all(_unlink("summary.json"), _write("config.json", "{")), False),
-        r"unfinished, or running: 3 epochs; config\.json is damaged: it is no JSON, so nothing can resume it",
+        r"unfinished, or running: 3 epochs; config\.json is damaged: it is no JSON; the same command resumes it",
     ),
     "diverged": (
         *(
@@ -210,7 +211,7 @@ PROBLEMS = {
     "unreadable summary": (
         _link_to_itself("summary.json"),
         False,
-        r"summary\.json cannot be read \(.+\): left out; mend it, .*",
+        r"summary\.json cannot be read \(.+\): left out; move it away, .*",
     ),
     "torn line": (
         *(_cut(2, '{"step": 30, "ep'), True),

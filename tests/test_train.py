@@ -338,19 +338,18 @@ def test_a_summary_that_cannot_be_written_leaves_nothing_open(tmp_path, monkeypa
     assert finished_with == [{}]
 
 
-def test_a_checkpoint_of_an_earlier_version_is_said(crashed, tmp_path, monkeypatch):
-    directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
-    restore = Checkpoints.restore
-
-    def without_rows(self, *args):
-        found = restore(self, *args)
-        assert found
-        step, state, notes = found
-        return step, state, {key: value for key, value in notes.items() if key != "rows"}
-
-    monkeypatch.setattr(Checkpoints, "restore", without_rows)
-    with pytest.raises(InputError, match="run: an earlier version began this run; name another directory"):
-        train.run(spec_of(TINY), directory)
+@pytest.mark.parametrize("damage", ["removed", "cut", "another run's"])
+def test_a_lost_config_costs_nothing_where_the_directory_has_the_runs_own_name(damage, crashed, finished, tmp_path):
+    spec = spec_of(TINY)
+    directory = pathlib.Path(shutil.copytree(crashed, tmp_path / spec.run_name))
+    path = directory / "config.json"
+    whole = path.read_text()
+    path.unlink() if damage == "removed" else path.write_text(
+        whole[:-9] if damage == "cut" else whole.replace("0.25", "0.5")
+    )
+    assert train.run(spec, directory) == 0
+    assert path.read_text() == whole and summary_of(directory)["resumed_from"] == summary_of(directory)["steps"] - 22
+    assert result(directory) == result(finished[1])
 
 
 def test_killed_before_its_summary(finished, tmp_path):

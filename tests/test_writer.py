@@ -324,19 +324,34 @@ def test_wandb_gets_flat_keys_rows_and_the_summary(wandb, tmp_path, monkeypatch,
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("failing", ["login", "init", "define_metric", "log", "finish"])
+@pytest.mark.parametrize("failing", ["init", "define_metric", "log", "finish"])
 def test_wandb_failing_is_said_once_and_stops_nothing(failing, wandb, tmp_path, capsys):
     def fail(**_):
         raise RuntimeError(f"{failing} failed\nand more")
 
-    if failing in ("login", "init"):
-        setattr(wandb, failing, fail)
+    if failing == "init":
+        wandb.init = fail
     wandb.run = FakeRun(failing)
-    tracker = track(tmp_path, "auto")
+    tracker = track(tmp_path, "online")
     for step in range(3):
         tracker.log({"step": step})
     tracker.finish({})
     assert capsys.readouterr() == ("", f"W&B failed and is left out of this run: {failing} failed\n")
+
+
+@pytest.mark.parametrize("failing", ["login", "init"])
+def test_a_machine_without_a_network_keeps_its_record_for_later(failing, wandb, tmp_path, capsys):
+    def fail(**call):
+        if call.get("mode") != "offline":
+            raise RuntimeError(f"{failing} failed")
+        return wandb.run
+
+    wandb.logged_in = True
+    setattr(wandb, failing, fail)
+    track(tmp_path, "auto").log({"epoch": 1.0})
+    assert wandb.run.rows == [{"epoch": 1.0}]
+    said = capsys.readouterr().err
+    assert said == f"W&B does not answer, so this run is logged offline, for `wandb sync`: {failing} failed\n"
 
 
 TRACK = """
@@ -385,8 +400,10 @@ def test_a_dead_server_costs_one_line_and_half_a_minute(mode, tmp_path):
     done = real_wandb(mode, tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="a" * 40)
     assert time.monotonic() - started < 45
     assert (done.returncode, done.stdout) == (0, "True\n")
-    assert done.stderr.count("W&B failed and is left out of this run: ") == 1
+    said = "W&B failed and is left out of this run: " if mode == "online" else "W&B does not answer, so this run is"
+    assert done.stderr.count("\n") == done.stderr.count(said) == 1
     assert "Traceback" not in done.stderr
+    assert bool([*tmp_path.glob("wandb/offline-run-*/*.wandb")]) == (mode == "auto")
 
 
 @pytest.mark.slow
@@ -394,6 +411,6 @@ def test_a_service_that_never_ends_is_left_behind(tmp_path):
     """W&B waits for its service without a limit when it is torn down, and now and then the service goes on."""
     never = "import time\nfrom wandb.sdk.lib.service import service_process\n"
     never += "service_process.ServiceProcess.join = lambda self: time.sleep(1000)\n"
-    done = real_wandb("auto", tmp_path, never, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="a" * 40)
+    done = real_wandb("online", tmp_path, never, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="a" * 40)
     assert (done.returncode, done.stdout) == (0, "True\n")
     assert done.stderr.count("W&B failed and is left out of this run: ") == 1
