@@ -63,10 +63,10 @@ def read_summary(directory: pathlib.Path) -> dict[str, Any] | None:
     return found
 
 
-def check_directory(directory: pathlib.Path, of_a_run: bool = False) -> None:
+def check_directory(directory: pathlib.Path, named: bool = False) -> None:
     """Raises InputError where `directory` is a file, or cannot be read, or holds something that is no run.
 
-    It is known to be `of_a_run` by its name: then it may lack its config.
+    A run is known by its config, or, where the directory is `named` after it, by any other of its files.
     """
     try:
         if directory.exists() and not directory.is_dir():
@@ -74,7 +74,8 @@ def check_directory(directory: pathlib.Path, of_a_run: bool = False) -> None:
         others = [p.name for p in directory.iterdir() if not p.name.startswith(".")] if directory.exists() else []
     except OSError as e:
         raise InputError(f"{directory} cannot be read ({e.strerror})") from None
-    if others and "config.json" not in others and not of_a_run:
+    known = {"config.json"} | ({"env.json", "metrics.jsonl", "summary.json", "checkpoints"} if named else set())
+    if others and not known.intersection(others):
         raise InputError(f"{directory} is not empty and holds no run (no config.json); name another directory")
 
 
