@@ -293,6 +293,21 @@ def file_hit(how: str) -> Callable[[Case], str]:
     return fault
 
 
+def books_taken_away(case: Case) -> str:
+    """The database is moved away while the sweep runs."""
+    command, path = case.start(workers=case.chance.choice([1, 2])), case.work / "runs" / "sweeps.db"
+    while not path.exists() and command.process.poll() is None:
+        time.sleep(0.05)
+    moment(case)
+    if path.exists():
+        path.rename(case.work / "away.db")
+    code, sentence = command.end(), command.error()
+    if code != (1 if sentence else 0):
+        raise Wrong(f"exit code {code}: {command.text()}")
+    case.said += [sentence] if sentence else []
+    return settle(case)
+
+
 # Kind -> its fault, and how often it comes for each time that the rarest comes.
 KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
     **{f"sweep: command, {name}": (command_hit(name), 3) for name in ("SIGKILL", "SIGTERM", "SIGINT")},
@@ -300,6 +315,7 @@ KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
     "sweep: power cut": (all_killed, 3),
     "sweep: machine frozen, another takes over": (machine_frozen, 2),
     "sweep: two commands at once": (two_commands, 1),
+    "sweep: database taken away": (books_taken_away, 1),
     **{f"sweep: a file {how}": (file_hit(how), 1) for how in ("flipped", "cut", "emptied", "removed")},
 }
 

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from sweep_faults import Wrong
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NAME = "run"
 TINY = {
     **{"model.alpha": 0.25, "model.rho": 0.5, "model.variant": "shallow", "optim.warmup_epochs": 0.5},
     **{"train.epochs": 3, "train.checkpoint_epochs": 0.5, "train.batch_size": 64},
@@ -43,11 +42,16 @@ class Case:
         self.mend: Callable[[], None] = lambda: None  # takes the obstacle away
         self.said: list[str] = []  # sentences, as they were printed
         self.commands: list[Command] = []
+        self.of("finished")
         shutil.copytree(models / "finished", self.runs / "other")
+
+    def of(self, model: str) -> None:
+        """The run to be hurt has the name of the undisturbed one."""
+        self.name = (self.models / f"{model}.name").read_text()
 
     @property
     def run(self) -> pathlib.Path:
-        return self.runs / NAME
+        return self.runs / self.name
 
     def start(self) -> "Command":
         self.commands.append(Command(self))
@@ -69,7 +73,7 @@ class Command:
         self.out, self.err = (pathlib.Path(tempfile.mkstemp(dir=case.work, suffix=end)[1]) for end in (".out", ".err"))
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "launch.py"), f"--run_dir={case.run}", *arguments],
+                [sys.executable, str(ROOT / "launch.py"), f"--workdir={case.runs}", *arguments],
                 cwd=case.work,
                 env={k: v for k, v in env.items() if v},
                 stdout=out,
@@ -361,7 +365,7 @@ def clock_set_back(case: Case) -> str:
 def tracking_fails(kind: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
         with answering(kind) as port:
-            case.options = ["--config.wandb.mode=online"]
+            case.options = [f"--config.wandb.mode={case.chance.choice(['auto', 'online'])}"]
             case.env = {
                 **{"WANDB_MODE": "", "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "a" * 40},
                 **{"HOME": str(case.work), "WANDB_CONFIG_DIR": str(case.work), "WANDB_ERROR_REPORTING": "false"},
@@ -369,7 +373,7 @@ def tracking_fails(kind: str) -> Callable[[Case], str]:
             command = case.start()
             code = command.end()
             text = command.err.read_text()
-            if code or not re.fullmatch(r"(W&B failed and is left out of this run: .*\n)?", text):
+            if code or not re.fullmatch(r"(W&B (failed and is left out of|does not answer, so) this run.*\n)*", text):
                 raise Wrong(f"exit code {code}: {command.text()}")
             case.said += text.splitlines()
             case.options, case.env = [], {}
@@ -414,6 +418,7 @@ def data_damaged(how: str) -> Callable[[Case], str]:
         for path in data.rglob("*"):  # the cache is of files of these times
             shutil.copystat(whole / path.relative_to(data), path)
         case.options = ["--config.data.name=grey", f"--config.data.dir={data}", "--config.train.batch_size=16"]
+        case.of("grey")
 
         def mend() -> None:
             shutil.rmtree(data)
@@ -490,4 +495,6 @@ def prepare(models: pathlib.Path) -> None:
         code = command.end()
         if code != (-signal.SIGKILL if name == "killed" else 0):
             sys.exit(f"the undisturbed run failed: {command.text()}")
-        case.run.rename(models / name)
+        (run,) = (path.parent for path in case.work.glob("*/config.json"))
+        (models / f"{name}.name").write_text(run.name)
+        run.rename(models / name)
