@@ -107,13 +107,11 @@ def _tradeoff(group: Sequence[Configuration], title: str, number: int) -> Sectio
         for name in ("mult_adds", "params")
     ]
     tables = _fits(group, title, number)
-    text = ()
     if rivals := _rivals(group):
-        text = tuple(map(_best, rivals))
         tables.append(_equal_cost(rivals, title, number))
         caption = f"At equal cost, top-1 of every seed: {title}"
         pictures.append(Picture(f"equal_cost_{number}", caption, lambda: _draw_rivals(rivals)))
-    return Section(f"Accuracy against cost: {title}", text, tuple(pictures), tuple(tables))
+    return Section(f"Accuracy against cost: {title}", pictures=tuple(pictures), tables=tuple(tables))
 
 
 def _accuracy(group: Sequence[Configuration], count: str) -> Any:
@@ -216,41 +214,37 @@ def _rivals(group: Sequence[Configuration]) -> list[list[Configuration]]:
     return [sorted((by_name[name] for name in names), key=lambda c: -c.mean) for names in groups]
 
 
-def _to_the_best(networks: Sequence[Configuration], series: Mapping[str, dict[int, float]]) -> list[noise.Difference]:
+def _to_the_best(networks: Sequence[Configuration]) -> list[noise.Difference]:
     """Of each but the first, which has the highest mean, to the first: the truly best is called lower in 5 of 100 cases
     at most, though the first was picked by looking.
 
     Each is at one side of 0 with 1 - 0.05 / (k - 1). Source: Hsu, Constrained simultaneous confidence intervals for
     multiple comparisons with the best, Annals of Statistics 12 (1984), with Bonferroni's bound of Dunnett's t.
     """
-    level = 2 * 0.05 / (len(networks) - 1)
+    series, level = {c.label: results(c) for c in networks}, 2 * 0.05 / (len(networks) - 1)
     return [noise.difference(series, networks[0].label, c.label, level) for c in networks[1:]]
-
-
-def _series_of(rivals: Sequence[Sequence[Configuration]]) -> dict[str, dict[int, float]]:
-    return {c.label: results(c) for networks in rivals for c in networks}
 
 
 def _best(networks: Sequence[Configuration]) -> str:
     """The answer, in a sentence."""
-    best, lower = networks[0], [d for d in _to_the_best(networks, _series_of([networks])) if d.verdict == "lower"]
+    best, lower = networks[0], sum(d.verdict == "lower" for d in _to_the_best(networks))
     costs = [c.mult_adds / 1e6 for c in networks]
     return (
         f"At {min(costs):.2f} to {max(costs):.2f} M mult-adds the best of {len(networks)} is {best.label} "
-        f"({percent(best)} %); {len(lower)} of the others can be told apart from it."
+        f"({percent(best)} %); {lower} of the others can be told apart from it."
     )
 
 
 def _equal_cost(rivals: Sequence[Sequence[Configuration]], title: str, number: int) -> Table:
     rows = []
     for networks in rivals:
-        beside = [("best", ""), *map(_beside, _to_the_best(networks, _series_of([networks])))]
+        beside = [("best", ""), *map(_beside, _to_the_best(networks))]
         for c, cells in zip(networks, beside, strict=True):
             cost, params = f"{c.mult_adds / 1e6:.2f}", f"{c.params / 1e6:.2f}"
             rows.append((cost, c.label, params, percent(c), str(c.n), *cells))
     header = ("mult-adds, M", "configuration", "params, M", "top-1, %", "n", "to the best of its cost", "verdict")
-    note = (
-        "Mult-adds of a group lie within 3 % of each other. A network is lower where its interval ends below 0: that "
+    note = " ".join(map(_best, rivals)) + (
+        " Mult-adds of a group lie within 3 % of each other. A network is lower where its interval ends below 0: that "
         "befalls the truly best in at most 5 of 100 cases (multiple comparisons with the best, Hsu 1984)."
     )
     return Table(f"equal_cost_{number}", f"At equal cost: {title}", header, tuple(rows), note)

@@ -37,9 +37,11 @@ def readme(text: str) -> str:
         "results": grouping.table(configurations),
         "changes": tradeoffs.changes(configurations),
         "doublings": tradeoffs.doublings(configurations),
-        "equal_cost": max(tradeoffs.equal_cost(configurations), key=lambda table: len(table.rows), default=None),
     }
     made = {name: table.markdown() for name, table in tables.items() if table}
+    if rivals := tradeoffs.equal_cost(configurations):
+        largest = max(rivals, key=lambda table: len(table.rows))
+        made["equal_cost"] = f"{largest.markdown()}\n\n{largest.note}"
     made["bench"] = _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip()
     for name, table in made.items():
         marks = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
