@@ -37,6 +37,11 @@ def test_the_readme_has_the_tables_that_the_records_make():
     assert make.readme(emptied) == README
 
 
+def test_what_the_readme_shows_is_there():
+    shown = re.findall(r"\]\((results/[^)]+)\)", README)
+    assert len(shown) > 4 and all((ROOT / path).exists() for path in shown)
+
+
 def test_the_readme_counts_the_cells():
     cells = [c for t in [*papers.tables(), *report.documents.tables()] for _, c in t.cells() if c.ours]
     differ = sum(not cell.agrees for cell in cells)
