@@ -129,9 +129,9 @@ def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> 
     for (family, *knobs), line in sorted(lines.items()):
         colour, marker = _FAMILIES[family]
         axes.plot([p.x for p in line], [p.top1 for p in line], color=colour, lw=0.9, zorder=2)
+        if bars := [(p.x, p.top1, p.error) for p in line if p.error is not None]:
+            axes.errorbar(*zip(*bars, strict=True), fmt="none", color=colour, capsize=3, zorder=2)
         for p in line:
-            if p.error is not None:
-                axes.errorbar(p.x, p.top1, p.error, fmt="none", color=colour, capsize=3, zorder=2)
             look = {"mfc": colour if p in front else "white", "ms": 3.5 if single and p.error is None else 6}
             axes.plot(p.x, p.top1, marker, color=colour, mew=1.1, zorder=3, **look)
         # What tells this line from the others of its family.
@@ -169,11 +169,11 @@ def sweep(lines: Mapping[str, Sequence[tuple[float, float, float | None]]], x_la
         axes.plot(
             *zip(*((x, y) for x, y, _ in sorted(points)), strict=True), f"{marker}-", color=colour, lw=1.1, label=name
         )
+        if bars := [point for point in points if point[2] is not None]:
+            axes.errorbar(*zip(*bars, strict=True), fmt="none", color=colour, capsize=3)
         for x, y, error in points:
             if error is None:
                 axes.plot(x, y, marker, color=colour, mfc="white", mew=1.1)
-            else:
-                axes.errorbar(x, y, error, fmt="none", color=colour, capsize=3)
     for name in single:
         axes.plot([], [], "o", color=BLACK, mfc="white", mew=1.1, label=name)
     axes.set(xlabel=x_label, ylabel="top-1 (%)", xticks=sorted({x for points in lines.values() for x, _, _ in points}))
