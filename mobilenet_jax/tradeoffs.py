@@ -23,6 +23,7 @@ _NETWORK = ("model.version", *_KNOBS)  # what may differ among comparable config
 _PLAIN = {"model.bottleneck": "linear", "model.shortcut": "bottleneck", "model.variant": "paper"}
 _CURVES = 6  # runs to a figure of curves: more cannot be told apart
 _FIGURES = 8  # of curves
+_RIVALS = 40  # networks in a figure of those of equal cost: for more there is the table
 _RESOLVE = 0.002  # the difference for which the seeds needed are told
 
 
@@ -109,8 +110,9 @@ def _tradeoff(group: Sequence[Configuration], title: str, number: int) -> Sectio
     tables = _fits(group, title, number)
     if rivals := _rivals(group):
         tables.append(_equal_cost(rivals, title, number))
-        caption = f"At equal cost, top-1 of every seed: {title}"
-        pictures.append(Picture(f"equal_cost_{number}", caption, lambda: _draw_rivals(rivals)))
+        if sum(map(len, rivals)) <= _RIVALS:
+            caption = f"At equal cost, top-1 of every seed: {title}"
+            pictures.append(Picture(f"equal_cost_{number}", caption, lambda: _draw_rivals(rivals)))
     return Section(f"Accuracy against cost: {title}", pictures=tuple(pictures), tables=tuple(tables))
 
 
