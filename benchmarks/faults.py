@@ -119,12 +119,18 @@ def main() -> None:
         if sweeps:
             sweep_faults.prepare(models)
         print(f"prepared in {time.monotonic() - started:.0f} s", flush=True)
-        found = []
+        faults, found = training + sweeps, []
+        random.Random(args.seed).shuffle(faults)  # so that its first minutes tell of every kind
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            for each in pool.map(lambda fault: one(*fault, models), training + sweeps):
-                found.append(each)
+            for done in concurrent.futures.as_completed([pool.submit(one, *fault, models) for fault in faults]):
+                found.append(each := done.result())
                 if each["end"] in ("wrong", "left out"):
                     print(f"{each['end']}  {each['kind']}, {each['seed']}: {each['why']} {each['said']}", flush=True)
+                if len(found) % 20 == 0:
+                    minutes = (time.monotonic() - started) / 60
+                    print(f"{len(found)} of {len(faults)} faults, {minutes:.0f} minutes", flush=True)
+    order = [*KINDS]
+    found.sort(key=lambda each: (order.index(each["kind"]), int(each["seed"].partition("-")[2])))
     ends = collections.Counter((each["kind"], each["end"]) for each in found)
     for (kind, end), count in ends.items():
         print(f"{count:>5}  {kind:<42}  {end}")
