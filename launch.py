@@ -15,7 +15,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mobilenet_jax import config, cost, grid, listing, process, runtime, sweepfile, writer
+from mobilenet_jax import config, cost, grid, listing, process, runtime, sweepfile, tracker, writer
 from mobilenet_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent
@@ -156,9 +156,9 @@ def run() -> int:
         return code
     except InputError as e:
         print(f"error: {e}", file=sys.stderr, flush=True)
-        if not writer.under_agent() or not isinstance(e, (ImpossiblePoint, writer.Busy)):
+        if not tracker.under_agent() or not isinstance(e, (ImpossiblePoint, writer.Busy)):
             return 1
-        writer.tell_agent("busy" if isinstance(e, writer.Busy) else "invalid", str(e))
+        tracker.tell_agent("busy" if isinstance(e, writer.Busy) else "invalid", str(e))
         return 0  # three failures in a minute would end the agent, and with it the points that can be run
     except KeyboardInterrupt:
         return 130

@@ -36,8 +36,8 @@ HASTY = """
 import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
 import launch
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from mobilenet_jax import ledger
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ledger.HEARTBEAT, ledger.GRACE = 1, 5
 if sys.argv.pop(1) == "alone":
     ledger._owner = lambda pid: ""
@@ -54,24 +54,30 @@ class Case:
 
     def __init__(self, work: pathlib.Path, models: pathlib.Path, chance: random.Random):
         self.work, self.models, self.chance = work, models, chance
+        self.workers = chance.choice([1, 2])
         self.said: list[str] = []
         self.commands: list[Command] = []
         (work / "sweep.yaml").write_text(json.dumps(SWEEP))
 
-    def start(self, runs: str = "runs", storage: str = "", workers: int = 1, alone: bool = False) -> "Command":
-        self.commands.append(Command(self, self.work / runs, storage, workers, alone))
+    @property
+    def expected(self) -> dict[str, str]:
+        """The results of an undisturbed sweep. The bits depend on how many cores a worker has."""
+        return results(self.models / f"sweep-{self.workers}")
+
+    def start(self, runs: str = "runs", storage: str = "", alone: bool = False) -> "Command":
+        self.commands.append(Command(self, self.work / runs, storage, alone))
         return self.commands[-1]
 
 
 class Command:
     """`launch.py --sweep`, and what it has started, as a group of processes."""
 
-    def __init__(self, case: Case, runs: pathlib.Path, storage: str, workers: int, alone: bool):
+    def __init__(self, case: Case, runs: pathlib.Path, storage: str, alone: bool):
         self.case, self.runs = case, runs
         env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_MODE": "disabled"}
         env |= {"XDG_CACHE_HOME": str(case.models / "cache"), "PYTHONPATH": str(ROOT)}
         self.out, self.err = (pathlib.Path(tempfile.mkstemp(dir=case.work, suffix=end)[1]) for end in (".out", ".err"))
-        options = [f"--sweep={case.work / 'sweep.yaml'}", f"--workdir={runs}", f"--workers={workers}"]
+        options = [f"--sweep={case.work / 'sweep.yaml'}", f"--workdir={runs}", f"--workers={case.workers}"]
         options += [f"--storage={storage}"] if storage else []
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
@@ -152,7 +158,7 @@ def settle(case: Case, runs: str = "runs", storage: str = "") -> str:
         if code == 0 and not sentence:
             if f"{POINTS} of {POINTS} points have a result; 0 failed" not in command.out.read_text():
                 raise Wrong(f"exit code 0 with {command.text()}")
-            if results(directory) != results(case.models / "sweep"):
+            if results(directory) != case.expected:
                 raise Wrong(f"other results: {results(directory)}; {command.text()}")
             check_books(storage or f"sqlite:///{directory / 'sweeps.db'}")
             return "as undisturbed" if not attempt else "said, then as undisturbed"
@@ -196,7 +202,7 @@ def moment(case: Case) -> None:
 
 def command_hit(name: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
-        command, number = case.start(workers=case.chance.choice([1, 2])), getattr(signal, name)
+        command, number = case.start(), getattr(signal, name)
         moment(case)
         command.process.send_signal(number)
         if command.end() not in (-number, 128 + number, 0):
@@ -213,7 +219,7 @@ def command_hit(name: str) -> Callable[[Case], str]:
 
 def workers_hit(name: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
-        command = case.start(workers=case.chance.choice([1, 2]))
+        command = case.start()
         for _ in range(case.chance.choice([1, 1, 2, 3])):
             moment(case)
             for pid in command.workers()[: case.chance.choice([1, 2])]:
@@ -231,7 +237,7 @@ def workers_hit(name: str) -> Callable[[Case], str]:
 
 def all_killed(case: Case) -> str:
     """As when the power goes."""
-    command = case.start(workers=case.chance.choice([1, 2]))
+    command = case.start()
     moment(case)
     command.group(signal.SIGKILL)
     command.end()
@@ -254,7 +260,7 @@ def machine_frozen(case: Case) -> str:
     if any(codes):
         raise Wrong(f"exit codes {codes}: {first.text()} {second.text()}")
     check_books(storage)
-    reference, found = results(case.models / "sweep"), [results(case.work / name) for name in ("first", "second")]
+    reference, found = case.expected, [results(case.work / name) for name in ("first", "second")]
     if found[0] | found[1] != reference or any(reference[k] != v for each in found for k, v in each.items()):
         raise Wrong(f"other results: {found}")
     return "as undisturbed"
@@ -295,7 +301,7 @@ def file_hit(how: str) -> Callable[[Case], str]:
 
 def books_taken_away(case: Case) -> str:
     """The database is moved away while the sweep runs."""
-    command, path = case.start(workers=case.chance.choice([1, 2])), case.work / "runs" / "sweeps.db"
+    command, path = case.start(), case.work / "runs" / "sweeps.db"
     while not path.exists() and command.process.poll() is None:
         time.sleep(0.05)
     moment(case)
@@ -321,10 +327,11 @@ KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
 
 
 def prepare(models: pathlib.Path) -> None:
-    """An undisturbed sweep."""
+    """Undisturbed sweeps, with one worker and with two."""
     (models / "sweep-work").mkdir(parents=True)
     case = Case(models / "sweep-work", models, random.Random(0))
-    command = case.start()
-    if command.end():
-        sys.exit(f"the undisturbed sweep failed: {command.text()}")
-    shutil.move(case.work / "runs", models / "sweep")
+    for case.workers in (1, 2):
+        command = case.start()
+        if command.end():
+            sys.exit(f"the undisturbed sweep failed: {command.text()}")
+        shutil.move(case.work / "runs", models / f"sweep-{case.workers}")

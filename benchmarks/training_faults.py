@@ -139,7 +139,7 @@ def tree(directory: pathlib.Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def settle(case: Case, metrics: bool = True) -> str:
+def settle(case: Case) -> str:
     """Gives the command again until the run has its result, doing what sentences say; what the end was."""
     expected = result(case.models / "finished")
     for attempt in range(4):
@@ -147,10 +147,7 @@ def settle(case: Case, metrics: bool = True) -> str:
         code = command.end()
         sentence = command.error()
         if code == 0 and not sentence:
-            found = result(case.run)
-            if not metrics:
-                found.pop("rows"), expected.pop("rows", None)
-            if found != expected:
+            if (found := result(case.run)) != expected:
                 raise Wrong(f"another result: {found} instead of {expected}; {command.text()}")
             case.said += [line for line in command.out.read_text().splitlines() if "damaged" in line]
             return "as undisturbed" if not attempt else "said, then as undisturbed"
@@ -215,7 +212,7 @@ def damaged(model: str, how: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
         case.model(model)
         hurt(case, [path for path in sorted(case.run.rglob("*")) if path.is_file()], how)
-        return settle(case, metrics=model != "finished")
+        return settle(case)
 
     return fault
 
@@ -327,6 +324,20 @@ def two_at_once(case: Case) -> str:
     case.said += [sentence for sentence in sentences if sentence]
     if any(code != (1 if sentence else 0) for code, sentence in zip(codes, sentences, strict=True)) or all(codes):
         raise Wrong(f"exit codes {codes}: {first.text()} {second.text()}")
+    return settle(case)
+
+
+def swept_away(case: Case) -> str:
+    """The lock is removed, or the whole run, while a process is on it; then another one is started."""
+    first = case.start()
+    if first.said(case.chance.choice(["run  ", "first step", "epoch 1/3"])):
+        time.sleep(0.5 * case.chance.random())
+    if case.chance.random() < 0.5:
+        (case.run / ".lock").unlink(missing_ok=True)
+    else:
+        shutil.rmtree(case.run, ignore_errors=True)
+    for command in (first, case.start()):
+        end_with_a_word(case, command)
     return settle(case)
 
 
@@ -457,6 +468,7 @@ KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
     "disk full": (disk_full, 4),
     "directory read-only": (read_only, 3),
     "two processes on one run": (two_at_once, 2),
+    "run or its lock removed, another started": (swept_away, 2),
     "process frozen, another started": (frozen, 1),
     "clock set back": (clock_set_back, 2),
     **{f"W&B's server {kind}": (tracking_fails(kind), 1) for kind in ("dead", "silent", "rubbish")},

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import InputError, first_line
 
 KEPT = 2
 
@@ -78,7 +78,7 @@ class Checkpoints:
                 raise
             except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
                 _check_readable(os.path.join(self._directory, str(step)))
-                say(f"checkpoint of step {step:,} is damaged and dropped ({_first_line(e)})")
+                say(f"checkpoint of step {step:,} is damaged and dropped ({first_line(e)})")
                 with self._writing():
                     self._manager.delete(step)
                 continue
@@ -122,7 +122,7 @@ class Checkpoints:
             yield
         except Exception as e:
             raise InputError(
-                f"{self._directory}: a checkpoint cannot be written ({_first_line(e)}); once it can, the same command "
+                f"{self._directory}: a checkpoint cannot be written ({first_line(e)}); once it can, the same command "
                 "resumes from the one before"
             ) from e
 
@@ -144,10 +144,6 @@ def _check_readable(directory: str) -> None:
     except OSError as e:
         reason = f"{e.filename or path} cannot be read ({e.strerror})"
         raise InputError(f"{reason}; once it can, or is moved away, the same command resumes") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @functools.cache

@@ -12,15 +12,14 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 
-from mobilenet_jax import cifar10, datasets
+from mobilenet_jax import cifar10, datasets, process
 from mobilenet_jax.datasets import Dataset
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import InputError, first_line
 
 HOLDOUT_SEED = 0  # not the run's: runs that differ in their seed hold out the same images
 
@@ -70,7 +69,7 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
         found = datasets.prepared(name, data_dir)
         assert found is not None
     elif archive:
-        _say(f"{name} is prepared in {found[0]} already: {archive} is not read")
+        process.warn(f"{name} is prepared in {found[0]} already: {archive} is not read")
     directory, actual = found
     if actual != dataset:
         was, must = (dataclasses.asdict(described) for described in (actual, dataset))
@@ -101,15 +100,6 @@ def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.nd
         positions = np.arange(start, start + batch_size, dtype=np.int32)
         mask = positions < size
         yield np.where(mask, positions, 0), mask
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _say(message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
 
 
 def _digits(dataset: Dataset) -> dict[str, Split]:
@@ -143,7 +133,9 @@ def _load_prepared(dataset: Dataset, directory: pathlib.Path, again: str) -> dic
                 splits = _decode(dataset, directory, again)
                 _write_cache(splits, cache)
     except OSError as error:
-        _say(f"data set {dataset.name!r} will be decoded again at each start: {cache} cannot be written ({error})")
+        process.warn(
+            f"data set {dataset.name!r} will be decoded again at each start: {cache} cannot be written ({error})"
+        )
     return splits or _decode(dataset, directory, again)
 
 
@@ -159,7 +151,7 @@ def _decode(dataset: Dataset, directory: pathlib.Path, again: str) -> dict[str, 
     try:
         builder: Any = tfds.builder_from_directory(directory)
     except Exception as error:  # TFDS reads JSON, protocol buffers and names of classes
-        raise refuse(f"its metadata cannot be read ({_first_line(error)}): {again}") from error
+        raise refuse(f"its metadata cannot be read ({first_line(error)}): {again}") from error
     raw = {"image": tfds.decode.SkipDecoding()}  # TFDS decodes with whichever of OpenCV and Pillow it finds
     side = dataset.resolution
     splits = {}
@@ -175,7 +167,7 @@ def _decode(dataset: Dataset, directory: pathlib.Path, again: str) -> dict[str, 
                 images[i] = np.asarray(Image.open(io.BytesIO(example["image"])).convert("RGB"))
                 labels[i] = example["label"]
         except Exception as error:  # TFDS and the readers raise many kinds over damaged files
-            raise refuse(f"split {name!r} cannot be read ({_first_line(error)}): {again}") from error
+            raise refuse(f"split {name!r} cannot be read ({first_line(error)}): {again}") from error
         if labels.min() < 0 or labels.max() >= dataset.num_classes:
             raise refuse(f"split {name!r} has labels {labels.min()}..{labels.max()} for {dataset.num_classes} classes")
         splits[key] = Split(images, labels)
@@ -214,7 +206,7 @@ def _read_cache(cache: pathlib.Path) -> dict[str, Split] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        _say(f"the decoded arrays in {cache} are damaged ({error}): decoding again")
+        process.warn(f"the decoded arrays in {cache} are damaged ({error}): decoding again")
         return None
 
 
@@ -258,7 +250,7 @@ def _alone(directory: pathlib.Path, what: str) -> Iterator[bool]:
         try:
             lock.acquire(timeout=-1 if waited else 0)
         except filelock.Timeout:
-            _say(f"waiting for another process, which {what} in {directory}")
+            process.warn(f"waiting for another process, which {what} in {directory}")
             waited = True
         except FileNotFoundError:
             continue  # that process has just taken the directory away
@@ -284,7 +276,7 @@ def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> None
                     again = datasets.prepare_again(dataset.name, place, root)
                     raise InputError(f"{place} holds no whole prepared set: {again}")
             published = cifar10.read(dataset, archive)
-            _say(f"preparing cifar10 in {root}: once, in about 15 seconds")
+            process.warn(f"preparing cifar10 in {root}: once, in about 15 seconds")
             try:
                 shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
                 complete = cifar10.write(published, staging)

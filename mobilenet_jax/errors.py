@@ -1,4 +1,4 @@
-"""The one exception whose message is written for the user."""
+"""The one exception whose message is written for the user, and what others come to in such a message."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,8 @@ class InputError(ValueError):
 
     `launch.py` prints the sentence and exits with 1; every other exception is a bug and keeps its traceback.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, short enough to be part of a sentence; its type where it says nothing."""
+    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -23,17 +23,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import InputError, first_line
 
 HEARTBEAT = 10  # seconds between two of a claimer
 GRACE = 60  # seconds after which it counts as dead
 RETRIES = 5  # times in a row that a point is put back after its claimer died in its first epoch there
 
-# Statements that take a lock which goes with the connection.
-_LOCKS = {
-    "postgresql": "SELECT pg_advisory_lock(7210531)",
-    "mysql": "SELECT GET_LOCK('mobilenet_jax', 20)",
-}
+_LOCK = "SELECT pg_advisory_lock(7210531)"  # goes with the connection
 _RANK = [TrialState.FAIL, TrialState.WAITING, TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE]
 STATES = dict(zip(_RANK, ["failed", "waiting", "running", "diverged", "done"], strict=True))
 
@@ -122,8 +118,8 @@ class Ledger:
             dialect = parsed.get_dialect().name
             if "@" in (parsed.host or ""):
                 raise InputError(f"--storage={shown}: an @ in a user's name or password is written %40")
-            if dialect != "sqlite" and dialect not in _LOCKS:
-                raise InputError(f"--storage={shown}: allowed are databases of SQLite, PostgreSQL and MySQL")
+            if dialect not in ("sqlite", "postgresql"):
+                raise InputError(f"--storage={shown}: allowed are databases of SQLite and PostgreSQL")
             with self._alone(), _experimental():
                 self._storage = optuna.storages.RDBStorage(
                     url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
@@ -145,7 +141,7 @@ class Ledger:
         except InputError:
             raise
         except (Lost, Damaged, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError, ValueError) as e:
-            reason = _first_line(e)
+            reason = _reason(e)
             hint = f"; {self.remedy}" if isinstance(e, Damaged) else ""
             raise InputError(f"--storage={shown}: cannot be opened ({reason}){hint}") from None
 
@@ -352,14 +348,14 @@ class Ledger:
         except (Lost, Damaged, InputError, optuna.exceptions.UpdateFinishedTrialError):
             raise
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DatabaseError, filelock.Timeout, OSError) as e:
-            reason = _first_line(e)
+            reason = _reason(e)
             if _is_damage(reason) or self._replaced():
                 raise Damaged(reason) from e
             if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
                 raise
             raise Lost(reason) from e
         except (LookupError, ValueError, RuntimeError) as e:  # of what Optuna reads and can make nothing of
-            raise Damaged(f"{type(e).__name__}: {_first_line(e)}") from e
+            raise Damaged(f"{type(e).__name__}: {_reason(e)}") from e
 
     def _replaced(self) -> bool:
         """Whether the file of an SQLite database is not the one any more that was opened."""
@@ -369,8 +365,7 @@ class Ledger:
 @contextlib.contextmanager
 def _database_lock(url):
     parsed = sqlalchemy.make_url(url)
-    dialect = parsed.get_dialect().name
-    if dialect == "sqlite":
+    if parsed.get_dialect().name == "sqlite":
         path = pathlib.Path(parsed.database or "sweeps.db")
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock", timeout=20):
@@ -384,7 +379,7 @@ def _database_lock(url):
             pool_reset_on_return=None,  # nothing is to be taken back, and a server that is gone could not do it
         )
         with engine.connect() as connection:  # whose end gives the lock back
-            connection.execute(sqlalchemy.text(_LOCKS[dialect]))
+            connection.execute(sqlalchemy.text(_LOCK))
             yield
 
 
@@ -423,9 +418,8 @@ def _values(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
 
 
-def _first_line(error):
-    error = error.__cause__ or error  # Optuna's own words are about something else
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error):
+    return first_line(error.__cause__ or error)  # Optuna's own words are about something else
 
 
 def _owner(pid: int) -> str:

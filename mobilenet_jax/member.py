@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilenet_jax import config, cost, data, steps, writer
+from mobilenet_jax import config, cost, data, steps, tracker, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.config import RunSpec
 
@@ -136,27 +136,29 @@ class Member:
     def save(self, state: Any) -> None:
         """Saves `state`, on the host, as a checkpoint."""
         if self.step != self.saved:
+            self.record.check_held()
             notes = {"tally": self.tally, "images": self.images, "figures": self.figures, "rows": self.rows}
             self.checkpoints.save(self.step, state, notes | {"seconds": self._all_seconds()})
             self.saved = self.step
 
-    def diverged(self, step: int, state: Any) -> None:
+    def diverged(self, step: int) -> None:
         """Ends the run at `step`, whose loss is not finite."""
         self.step = step
         self._log({"train_loss": math.nan, "learning_rate": self.figures["learning_rate"]})
         self.display.line(f"diverged: the loss of step {step:,} is not finite")
-        self.finish("diverged", state)
+        self.finish("diverged")
 
-    def finish(self, status: str, state: Any) -> None:
-        """Writes the summary, last.
+    def finish(self, status: str, state: Any = None) -> None:
+        """Writes the summary, last; `state` is that of a finished run, as what a diverged one leaves tells nothing.
 
         Raises:
           InputError: it, or the checkpoint before it, cannot be written.
         """
         self.display.close()
         self.checkpoints.close()
-        summary = self._summary(status, state)
-        self.record.finish(summary)
+        digest = None if state is None else tree_digest({"params": state.params, "batch_stats": state.batch_stats})
+        summary = self._summary(status, digest)
+        self.record.finish(summary, self.rows)
         self.tracker.finish(summary)
         self.status, self.closed = status, True
 
@@ -184,7 +186,7 @@ class Member:
     def _all_seconds(self) -> dict[str, float]:
         return self.seconds | {"wall": self.seconds["wall"] + self.elapsed()}
 
-    def _summary(self, status: str, state: Any) -> dict[str, Any]:
+    def _summary(self, status: str, digest: str | None) -> dict[str, Any]:
         spec, row, seconds = self.spec, self.rows[-1] if self.rows else {}, self._all_seconds()
         measured = row if status == "finished" else {}
         judged = ["test", "val"] if spec.config.data.holdout else ["test"]
@@ -206,14 +208,14 @@ class Member:
             "device": self.device,
             "fused": self.fused,
             "resumed_from": self.resumed_from,
-            "params_sha256": tree_digest({"params": state.params, "batch_stats": state.batch_stats}),
+            "params_sha256": digest,
         }
 
 
-def track(spec: RunSpec, directory: pathlib.Path) -> writer.Tracker:
+def track(spec: RunSpec, directory: pathlib.Path) -> tracker.Tracker:
     """The run's page at W&B, where it is wanted."""
     w, keys = spec.config.wandb, {**spec.identity, **_knobs(spec)}
-    return writer.Tracker(w.mode, w.project, spec.run_name, spec.digest, directory, keys)
+    return tracker.Tracker(w.mode, w.project, spec.run_name, spec.digest, directory, keys)
 
 
 def _knobs(spec: RunSpec) -> dict[str, Any]:

@@ -42,6 +42,12 @@ def say(text: str) -> None:
         mute()
 
 
+def warn(text: str) -> None:
+    """Prints a line to standard error, where that can be."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def mute() -> None:
     """Has standard output go nowhere from now on, what is still to be written there included."""
     with contextlib.suppress(OSError, ValueError):  # it is no file at all

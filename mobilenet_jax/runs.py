@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.summary import SCHEMA, intact
+from mobilenet_jax.summary import SCHEMA, intact, of
 from mobilenet_jax.tables import Table
 
 _MARKS = {"config.json", "summary.json", "metrics.jsonl"}  # any of them makes a directory a run's
@@ -186,7 +186,9 @@ def _run_directories(
 def _read_run(directory: pathlib.Path, names: set[str], tell: Callable[[str], None]) -> Run | None:
     """The run in a directory that holds `names`; None where it cannot be used. Tells each fault in a sentence."""
     config, no_config = _read_config(directory, names)
-    rows, no_curve = _read_metrics(directory, names)
+    metrics, unread = _read_metrics(directory, names)
+    rows, damage = _rows(metrics)
+    no_curve = unread or damage
     reached = rows[-1]["epoch"] if rows else 0
     if "summary.json" not in names:
         hope = f"{no_config + '; ' if no_config else ''}the same command resumes it"
@@ -211,6 +213,8 @@ def _read_run(directory: pathlib.Path, names: set[str], tell: Callable[[str], No
         config, no_config = {}, other
     if no_config:
         tell(f"{no_config}: its recipe is unknown, so it is kept apart from runs that have one")
+    if not no_curve and not of(summary, metrics):
+        rows, reached, no_curve = (), 0, "metrics.jsonl is damaged: it is not what was written"
     if no_curve or reached < summary["epochs"]:
         stops = f"counted, but its curve has {_progress(reached, summary['epochs'])}"
         tell(f"{no_curve or 'metrics.jsonl ends early'}: {stops}")
@@ -277,16 +281,20 @@ def _disagreement(config: dict[str, Any], summary: dict[str, Any]) -> str:
     return ""
 
 
-def _read_metrics(directory: pathlib.Path, names: set[str]) -> tuple[tuple[dict[str, Any], ...], str]:
-    """The rows of metrics.jsonl up to the first damaged line, and what is wrong."""
+def _read_metrics(directory: pathlib.Path, names: set[str]) -> tuple[bytes, str]:
+    """What metrics.jsonl holds, or why it cannot be said."""
     if "metrics.jsonl" not in names:
-        return (), "metrics.jsonl is missing"
+        return b"", "metrics.jsonl is missing"
     try:
-        lines = (directory / "metrics.jsonl").read_bytes().split(b"\n")
+        return (directory / "metrics.jsonl").read_bytes(), ""
     except OSError as e:
-        return (), f"metrics.jsonl cannot be read ({e.strerror})"
+        return b"", f"metrics.jsonl cannot be read ({e.strerror})"
+
+
+def _rows(metrics: bytes) -> tuple[tuple[dict[str, Any], ...], str]:
+    """The rows up to the first damaged line, and what is wrong."""
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(metrics.split(b"\n"), 1):
         if line.strip():
             try:
                 rows.append(_row(line, rows[-1]["epoch"] if rows else 0))

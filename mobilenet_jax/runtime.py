@@ -3,13 +3,16 @@
 import contextlib
 import os
 import pathlib
+import signal
 import sys
 import time
+from collections.abc import Sequence
 
 _IMPORTED = time.monotonic()
 _COMPILED = (
     "MOBILENET_JAX_COMPILED"  # 'pid:seconds', which `start_anew` carries over; children inherit it, and ignore it
 )
+CACHE_BYTES = 1 << 30  # of compiled programs; the least recently used go
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # all of these are for GLIBC_TUNABLES
 KEPT_MEMORY = ":".join(
     (
@@ -31,8 +34,7 @@ def keep_memory() -> None:
     """
     before = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and "glibc.malloc.hugetlb=" not in before:
-        tunables = f"{before}:{KEPT_MEMORY}".lstrip(":")
-        os.execve(sys.executable, sys.orig_argv, os.environ | {"GLIBC_TUNABLES": tunables})
+        _exec(GLIBC_TUNABLES=f"{before}:{KEPT_MEMORY}".lstrip(":"))
 
 
 def better_anew(compile_seconds: float) -> bool:
@@ -44,11 +46,24 @@ def better_anew(compile_seconds: float) -> bool:
     return KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", "") and compile_seconds > 5
 
 
-def start_anew(compile_seconds: float) -> None:
-    """Starts this process anew, once, where that is better after compiling; else returns."""
+def start_anew(compile_seconds: float, asked: Sequence[int] = ()) -> None:
+    """Starts this process anew, once, where that is better after compiling; else returns.
+
+    It also returns where a signal is among the `asked` (see `process.signals`), of which a fresh process would not
+    know.
+    """
     if better_anew(compile_seconds) and not compiled_before():
         sys.stdout.flush()
-        os.execve(sys.executable, sys.orig_argv, os.environ | {_COMPILED: f"{os.getpid()}:{compile_seconds}"})
+        _exec(asked, **{_COMPILED: f"{os.getpid()}:{compile_seconds}"})
+
+
+def _exec(asked: Sequence[int] = (), **variables: str) -> None:
+    """Becomes a fresh process, unless a signal was noted. One that comes from here on ends it, as nothing is begun."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(number)):  # not ignored: noted too late, it would be lost
+            signal.signal(number, signal.SIG_DFL)
+    if not asked:
+        os.execve(sys.executable, sys.orig_argv, os.environ | variables)
 
 
 def compiled_before() -> float:
@@ -80,7 +95,7 @@ def use_compilation_cache() -> None:
         if not os.access(directory, os.W_OK):
             return
         jax.config.update("jax_compilation_cache_dir", directory)
-        jax.config.update("jax_compilation_cache_max_size", 1 << 30)  # bytes; the least recently used go
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
         _forget_half_written(pathlib.Path(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # JAX's own limits would keep out what is
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # small alone and slow in its dozens

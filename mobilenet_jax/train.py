@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import signal
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mobilenet_jax import config, cost, data, process, program, runtime, writer
+from mobilenet_jax import config, cost, data, process, program, runtime, tracker, writer
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.member import SUMS, Member, track
@@ -47,7 +48,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
         written, and the same command resumes from its last checkpoint.
     """
     if summary := finished(spec, directory):
-        if writer.under_agent():  # which has a page for it
+        if tracker.under_agent():  # which has a page for it
             track(spec, directory).finish(summary)
         return _report(directory, "already ")
     inputs = prepare(spec)
@@ -61,7 +62,8 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
             process.say(f"run            {directory}")
         try:
             spent = Spent(runtime.process_seconds(), compiled)
-            train([spec], inputs, [record], [writer.Display()], asked, spent, runtime.start_anew)
+            compiled_now = functools.partial(runtime.start_anew, asked=asked)
+            train([spec], inputs, [record], [writer.Display()], asked, spent, compiled_now)
         except Interrupted as e:
             process.say(f"stopped by {e}; the same command resumes")
             return e.exit_code
@@ -72,14 +74,17 @@ def finished(spec: RunSpec, directory: pathlib.Path) -> dict[str, Any] | None:
     """The summary of the run; None where it is not finished.
 
     Raises:
-      InputError: the directory is not this run's.
+      InputError: the directory is not this run's, or its record is damaged.
     """
     named = directory.name.endswith(f"-{spec.digest}")  # as only this run's is, whatever became of config.json
     writer.check_directory(directory, named)
     stored = None if named else writer.read_json(directory / "config.json")
     if stored is not None and (found := config.differences(spec, stored)):
         raise InputError(f"{directory} holds another run: {'; '.join(found)}; name another directory")
-    return writer.read_summary(directory)
+    summary = writer.read_summary(directory)
+    if summary is not None:
+        writer.check_metrics(directory, summary)
+    return summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +234,7 @@ class _Group:
             figures = {name: np.atleast_1d(each) for name, each in jax.device_get(self.in_flight.popleft()).items()}
             for i, m in enumerate(self.members):
                 if not m.status and not m.take_in({name: float(each[i]) for name, each in figures.items()}):
-                    m.diverged(m.step - len(self.in_flight), self.program.split(self.state)[i])
+                    m.diverged(m.step - len(self.in_flight))
 
     def _finish_epochs(self) -> None:
         """Evaluates the runs that are at the end of an epoch, adds their rows, saves."""

@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows: the run directory and its lock, progress, and W&B as a view of it."""
+"""What a run leaves behind and shows: the run directory and its lock, and progress."""
 
 import contextlib
 import importlib.metadata
@@ -10,7 +10,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -25,7 +24,6 @@ from mobilenet_jax.errors import InputError
 _PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 _LINE_SECONDS = 30.0  # between plain progress lines inside an epoch
 _TELL_SECONDS = 1.0
-_WANDB_SECONDS = 20  # that W&B may take to start or to finish
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:
@@ -63,6 +61,21 @@ def read_summary(directory: pathlib.Path) -> dict[str, Any] | None:
     return found
 
 
+def check_metrics(directory: pathlib.Path, summary: dict[str, Any]) -> None:
+    """Raises InputError where `metrics.jsonl` of a finished run is not the one that its summary was written over."""
+    try:
+        metrics = (directory / "metrics.jsonl").read_bytes()
+    except FileNotFoundError:
+        metrics = b""
+    except OSError as e:
+        raise InputError(f"{directory / 'metrics.jsonl'} cannot be read ({e.strerror})") from None
+    if not summaries.of(summary, metrics):
+        raise InputError(
+            f"{directory / 'summary.json'} is of another metrics.jsonl than lies beside it, which is damaged; move it "
+            "away, and the same command makes both anew from the last checkpoint"
+        )
+
+
 def check_directory(directory: pathlib.Path, named: bool = False) -> None:
     """Raises InputError where `directory` is a file, or cannot be read, or holds something that is no run.
 
@@ -89,6 +102,8 @@ class RunDirectory:
     def __init__(self, path: pathlib.Path):
         self.path = path
         self._metrics = path / "metrics.jsonl"
+        self._lock = path / ".lock"
+        self._held: int | None = None  # the inode of the lock
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -100,8 +115,9 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock")
+            lock = filelock.FileLock(self._lock)
             lock.acquire(timeout=0)
+            self._held = _inode(self._lock)
         except filelock.Timeout:
             raise Busy(f"{self.path}: another process is on this run; wait for it or stop it first") from None
         except OSError as e:
@@ -109,7 +125,16 @@ class RunDirectory:
         try:
             yield
         finally:
+            self._held = None
             lock.release()
+
+    def check_held(self) -> None:
+        """Raises InputError where the lock was removed, with the directory maybe: another process may be on the run."""
+        if self._held is not None and _inode(self._lock) != self._held:
+            raise InputError(
+                f"{self.path}: its lock was removed while this process was on the run, which it leaves to others; the "
+                "same command starts or resumes it"
+            )
 
     def begin(self, config: dict[str, Any], device: str, same: Callable[[dict[str, Any]], bool] = bool) -> None:
         """Writes `config.json`, unless the `same` run's is there, and `env.json` for every process that works on it."""
@@ -127,21 +152,26 @@ class RunDirectory:
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""
+        self.check_held()
         with _writing(self._metrics), self._metrics.open("a") as f:
             f.write(_line(row))
 
-    def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Makes `metrics.jsonl` hold these rows alone, whatever has become of it."""
-        self._replace("metrics.jsonl", "".join(map(_line, rows)))
+    def rewrite(self, rows: Iterable[dict[str, Any]]) -> str:
+        """Makes `metrics.jsonl` hold these rows alone, whatever has become of it; returns its text."""
+        text = "".join(map(_line, rows))
+        self._replace("metrics.jsonl", text)
+        return text
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Writes `summary.json`, whole or not at all: it being there means finished."""
-        self._write("summary.json", summaries.sealed(_finite(summary)))
+    def finish(self, summary: dict[str, Any], rows: Iterable[dict[str, Any]]) -> None:
+        """Writes `summary.json` over these rows, whole or not at all: it being there means finished."""
+        metrics = self.rewrite(rows)
+        self._write("summary.json", summaries.sealed(_finite(summary), metrics.encode()))
 
     def _write(self, name, value):
         self._replace(name, json.dumps(value, indent=1) + "\n")
 
     def _replace(self, name, text):
+        self.check_held()
         temporary = self.path / f".{name}.tmp"
         with _writing(self.path / name):
             with temporary.open("w") as f:
@@ -149,6 +179,13 @@ class RunDirectory:
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(temporary, self.path / name)
+
+
+def _inode(path: pathlib.Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
@@ -259,99 +296,3 @@ class Display:
             action()
         except OSError:  # it was closed
             process.mute()
-
-
-class Tracker:
-    """W&B. Whatever goes wrong there is said once and never stops the run."""
-
-    def __init__(
-        self, mode: str, project: str, name: str, digest: str, directory: pathlib.Path, config: dict[str, Any]
-    ):
-        """Starts a W&B run; `config` holds flat keys, so that any two of them make a plot."""
-        self._run: Any = None
-        self._failed = False
-        mode = os.environ.get("WANDB_MODE") or mode
-        if mode == "disabled":
-            return
-        os.environ.setdefault("WANDB_SILENT", "true")  # its settings do not silence the login
-
-        def start(mode: str) -> None:
-            import wandb
-
-            self._run = wandb.init(
-                mode=mode,  # type: ignore[arg-type]
-                project=project,
-                name=name or None,
-                id=os.environ.get("WANDB_RUN_ID") or digest or None,
-                resume="allow" if mode == "online" else None,
-                dir=directory,
-                config=config,
-                reinit="create_new",  # runs that are trained side by side each have their own
-                settings=wandb.Settings(
-                    silent=True, console="off", init_timeout=_WANDB_SECONDS, finish_timeout=_WANDB_SECONDS
-                ),
-            )
-            self._run.define_metric("*", step_metric="epoch")
-
-        try:
-            if mode != "auto":
-                start(mode)
-                return
-            try:
-                import wandb
-
-                online = under_agent() or wandb.login(prompt=False)
-                start("online" if online else "offline")
-            except Exception as e:  # a machine that has no network, mostly
-                _warn(f"W&B does not answer, so this run is logged offline, for `wandb sync`: {_first_line(e)}")
-                start("offline")
-        except Exception as e:
-            self._give_up(e)
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Logs one row of metrics against its epoch."""
-        self._try(lambda run: run.log(row))
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Puts the summary on the run's page and waits, for a while, until all is sent."""
-        self._try(lambda run: (run.summary.update(summary), run.finish()))
-        if self._failed:  # else W&B complains once more when the process ends
-            ending = threading.Thread(target=self._tear_down, daemon=True)
-            ending.start()
-            ending.join(_WANDB_SECONDS)  # its service now and then never ends
-
-    @staticmethod
-    def _tear_down() -> None:
-        with contextlib.suppress(Exception):
-            sys.modules["wandb"].teardown()
-
-    def _try(self, action):
-        if self._run is not None:
-            try:
-                action(self._run)
-            except Exception as e:
-                self._give_up(e)
-
-    def _give_up(self, error):
-        self._run, self._failed = None, True
-        _warn(f"W&B failed and is left out of this run: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _warn(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-def under_agent() -> bool:
-    """Whether `wandb agent` has started this process."""
-    return bool(os.environ.get("WANDB_SWEEP_ID"))
-
-
-def tell_agent(status: str, error: str) -> None:
-    """Notes on the page of the agent's run why there is no result."""
-    tracker = Tracker("auto", "", "", "", pathlib.Path(os.environ.get("WANDB_DIR") or "."), {})
-    tracker.finish({"status": status, "error": error})

@@ -28,7 +28,7 @@ HOUSE = {
     "pointwise": {"depthwise"},
     "model": {"arch", "depthwise", "norm", "pointwise"},
     "cifar10": {"datasets"},
-    "data": {"cifar10", "datasets"},
+    "data": {"cifar10", "datasets", "process"},
     "augment": set(),
     "optim": set(),
     "steps": {"augment", "optim"},
@@ -37,9 +37,10 @@ HOUSE = {
     "runtime": set(),
     "summary": set(),
     "writer": {"process", "summary"},
+    "tracker": {"process"},
     "program": {"augment", "config", "data", "depthwise", "model", "optim", "steps"},
-    "member": {"checkpoint", "config", "cost", "data", "steps", "writer"},
-    "train": {"config", "cost", "data", "member", "process", "program", "runtime", "writer"},
+    "member": {"checkpoint", "config", "cost", "data", "steps", "tracker", "writer"},
+    "train": {"config", "cost", "data", "member", "process", "program", "runtime", "tracker", "writer"},
     "worker": {"config", "process", "runtime", "train", "writer"},
     "sweepfile": {"config"},
     "grid": {"config", "cost", "sweepfile", "tables"},
@@ -66,13 +67,17 @@ HOUSE = {
     },
 }
 WITHOUT_JAX = (
-    *("arch", "cost", "device", "datasets", "config", "errors", "summary", "writer", "published"),
+    *("arch", "cost", "device", "datasets", "config", "errors", "summary", "tracker", "writer", "published"),
     *("process", "sweepfile", "grid", "listing", "ledger", "crew", "board", "sweep", "report"),
     *("tables", "conventions", "claims", "papers", "documents", "latency", "figures", "pictures"),
     *("runs", "grouping", "noise", "tradeoffs", "page"),
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
-ONLY_IN = {"wandb": "writer", "orbax": "checkpoint", "matplotlib": "figures"}  # package -> the one module that knows it
+ONLY_IN = {
+    "wandb": "tracker",
+    "orbax": "checkpoint",
+    "matplotlib": "figures",
+}  # package -> the one module that knows it
 
 
 def modules() -> dict[str, list[Path]]:

@@ -60,9 +60,14 @@ def change(directory, **summary):
 
 def test_a_figure_that_was_changed_is_noticed(tmp_path):
     directory = put(tmp_path / "run")
-    path = directory / "summary.json"
-    path.write_text(json.dumps(summary.sealed(json.loads(path.read_text()))))
+    path, metrics = directory / "summary.json", directory / "metrics.jsonl"
+    path.write_text(json.dumps(summary.sealed(json.loads(path.read_text()), metrics.read_bytes())))
     assert read(tmp_path)[1] == []
+    whole = metrics.read_text()
+    metrics.write_text(whole.replace("2", "1", 1))
+    (run,), problems = read(tmp_path)
+    assert not run.epochs and problems[0][1].startswith("metrics.jsonl is damaged: it is not what was written: counted")
+    metrics.write_text(whole)
     path.write_text(path.read_text().replace("0.7914", "0.9914"))
     found, problems = read(tmp_path)
     assert not found and problems[0][1].startswith("summary.json is damaged: it is not what was written: left out")

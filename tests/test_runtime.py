@@ -1,6 +1,7 @@
 """What a process asks of its machine, looked at from inside that process."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -32,15 +33,15 @@ jax.jit(lambda x: x + 1)(1)
 """
 
 
-def python(code: str, *arguments: str, **env: str) -> list[str]:
+def python(program: str, *arguments: str, code: int = 0, **env: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", program, *arguments],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | env,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (code, "")
     return done.stdout.splitlines()
 
 
@@ -68,6 +69,25 @@ def test_a_process_that_compiled_for_long_starts_anew_once(seconds, tunables, st
     assert lines == [f"{pid} ['{seconds}'] {before}" for before in starts]
 
 
+SIGNALLED = """
+import os, signal, sys
+from mobilenet_jax import process, runtime
+with process.signals() as asked:
+    if sys.argv[1] == "before":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:  # between the last look and the fresh process
+        os.execve = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    runtime.start_anew(6.0, asked)
+    print("on", asked)
+"""
+
+
+def test_a_signal_before_a_fresh_start_is_not_lost():
+    """Noted, it stops the run; unnoted, the process, which has begun nothing yet."""
+    assert python(SIGNALLED, "before", GLIBC_TUNABLES=runtime.KEPT_MEMORY) == [f"on [{signal.SIGTERM:d}]"]
+    assert python(SIGNALLED, "after", GLIBC_TUNABLES=runtime.KEPT_MEMORY, code=-signal.SIGTERM) == []
+
+
 def test_a_child_of_such_a_process_is_not_one():
     assert python(
         "from mobilenet_jax import runtime; print(runtime.compiled_before())", MOBILENET_JAX_COMPILED="1:9"
@@ -85,6 +105,22 @@ def test_a_small_program_is_kept(tmp_path):
     directory = tmp_path / "mobilenet_jax" / "compiled"
     assert python(CACHED, XDG_CACHE_HOME=str(tmp_path)) == [str(directory), str(1 << 30)]
     assert any("lambda" in path.name for path in directory.iterdir())
+
+
+MANY = """
+import jax
+from mobilenet_jax import runtime
+runtime.CACHE_BYTES = 20_000
+runtime.use_compilation_cache()
+for i in range(20):
+    jax.jit(lambda x: x + i)(1)
+"""
+
+
+def test_the_cache_is_bounded(tmp_path):
+    python(MANY, XDG_CACHE_HOME=str(tmp_path))
+    kept = [path for path in (tmp_path / "mobilenet_jax" / "compiled").iterdir() if path.name.endswith("-cache")]
+    assert 0 < len(kept) < 20 and sum(path.stat().st_size for path in kept) <= 20_000
 
 
 def test_a_half_written_program_is_forgotten(tmp_path):

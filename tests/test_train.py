@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT
 
 from configs import digits_v1
-from mobilenet_jax import arch, augment, config, cost, data, datasets, steps, train, writer
+from mobilenet_jax import arch, augment, config, cost, data, datasets, steps, tracker, train, writer
 from mobilenet_jax.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import MobileNet
@@ -53,7 +53,8 @@ EVERYTHING = TINY | {
     "train.label_smoothing": 0.1,
     "train.ema_decay": 0.99,
 }
-SPEEDS = {"images_per_second", "train_images_per_second", "resumed_from", "sha256"}  # the last is over them too
+SPEEDS = {"images_per_second", "train_images_per_second", "resumed_from"}
+SPEEDS |= {"sha256", "metrics_sha256"}  # over these too
 
 SUMMARY = {
     **dict.fromkeys(("schema", "resolution", "num_classes", "seed", "epochs", "steps"), int),
@@ -320,7 +321,7 @@ def test_a_signals_checkpoint_that_cannot_be_written_is_said(tmp_path, monkeypat
 
     finished_with = []
     monkeypatch.setattr(Checkpoints, "close", full)
-    monkeypatch.setattr(writer.Tracker, "finish", lambda self, summary: finished_with.append(summary))
+    monkeypatch.setattr(tracker.Tracker, "finish", lambda self, summary: finished_with.append(summary))
     with after(30, send(signal.SIGTERM)), pytest.raises(InputError, match="no room for the checkpoint"):
         train.run(spec_of(TINY), tmp_path)
     assert finished_with == [{}]  # W&B is told that it is over
@@ -332,10 +333,33 @@ def test_a_summary_that_cannot_be_written_leaves_nothing_open(tmp_path, monkeypa
 
     finished_with = []
     monkeypatch.setattr(writer.RunDirectory, "finish", full)
-    monkeypatch.setattr(writer.Tracker, "finish", lambda self, summary: finished_with.append(summary))
+    monkeypatch.setattr(tracker.Tracker, "finish", lambda self, summary: finished_with.append(summary))
     with pytest.raises(InputError, match="no room for the summary"):
         train.run(spec_of(TINY), tmp_path)
     assert finished_with == [{}]
+
+
+@pytest.mark.parametrize("what", ["the lock", "everything"])
+def test_a_run_that_is_swept_away_is_left_to_whoever_comes(what, finished, tmp_path):
+    """Its process writes nothing more there, as another may be on it."""
+
+    def sweep():
+        while {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} != {"22", "33"}:
+            time.sleep(0.01)  # it is written in the background
+        if what == "the lock":
+            (tmp_path / "run" / ".lock").unlink()
+        else:
+            shutil.rmtree(tmp_path / "run")
+            with writer.RunDirectory(tmp_path / "run").locked():  # by another process
+                pass
+        before.extend(sorted((tmp_path / "run").rglob("*")))
+
+    before: list[pathlib.Path] = []
+    with after(40, sweep), pytest.raises(InputError, match="run: its lock was removed while this process was on"):
+        train.run(spec_of(TINY), tmp_path / "run")
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    assert train.run(spec_of(TINY), tmp_path / "run") == 0
+    assert result(tmp_path / "run") == result(finished[1])
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "another run's"])
@@ -451,6 +475,7 @@ def test_a_run_that_diverges(start, tmp_path):
     summary, row = summary_of(tmp_path / "run"), rows_of(tmp_path / "run")[-1]
     assert (summary["status"], summary["test_accuracy"], summary["test_loss"]) == ("diverged", None, None)
     assert summary.keys() >= SUMMARY.keys() and 0 < summary["steps"] < 66
+    assert summary["params_sha256"] is None
     assert row["train_loss"] is None and row["step"] == summary["steps"]
     again = start(tmp_path / "run", overrides)
     assert again.returncode == 0 and again.stdout.startswith("already diverged: MobileNet v1")
