@@ -10,26 +10,24 @@ import dataclasses
 import os
 import pathlib
 import platform
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import filelock
 import optuna
-import sqlalchemy
 import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from mobilenet_jax import database
 from mobilenet_jax.errors import InputError, first_line
 
 HEARTBEAT = 10  # seconds between two of a claimer
 GRACE = 60  # seconds after which it counts as dead
 RETRIES = 5  # times in a row that a point is put back after its claimer died in its first epoch there
 
-_LOCK = "SELECT pg_advisory_lock(7210531)"  # goes with the connection
 _RANK = [TrialState.FAIL, TrialState.WAITING, TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE]
 STATES = dict(zip(_RANK, ["failed", "waiting", "running", "diverged", "done"], strict=True))
 
@@ -104,8 +102,7 @@ class Ledger:
           InputError: the database cannot be opened.
         """
         self.url, self.name, self.metric = url, name, metric
-        shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)  # without a password
-        self.shown_url = shown = re.sub(r"(?i)((?:pass\w*|pwd|sslpassword)=)[^&]*", r"\1***", shown)
+        self.shown_url = shown = database.shown(url)
         self._parameters = {p.key: p.distribution for p in parameters}
         self._lock_depth = 0
         self._file: int | None = None
@@ -114,16 +111,11 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler() if method == "bayes" else optuna.samplers.RandomSampler()
         try:
-            parsed = sqlalchemy.make_url(url)
-            dialect = parsed.get_dialect().name
-            if "@" in (parsed.host or ""):
-                raise InputError(f"--storage={shown}: an @ in a user's name or password is written %40")
-            if dialect not in ("sqlite", "postgresql"):
-                raise InputError(f"--storage={shown}: allowed are databases of SQLite and PostgreSQL")
+            database.check(url)
             with self._alone(), _experimental():
                 self._storage = optuna.storages.RDBStorage(
                     url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
-                    {"connect_args": _connect_args(url)},
+                    {"connect_args": database.connect_args(url)},
                     heartbeat_interval=HEARTBEAT,
                     grace_period=GRACE,
                     heartbeat_stale_trial_callback=lambda study, trial: self._put_back(trial),
@@ -135,7 +127,7 @@ class Ledger:
                     direction=StudyDirection[goal.upper()],
                     load_if_exists=True,
                 )
-            self._file = _inode(url)
+            self._file = database.inode(url)
         except ImportError as e:
             raise InputError(f"--storage={shown}: its driver is missing ({e}); pip install '.[postgres]'") from None
         except InputError:
@@ -334,7 +326,7 @@ class Ledger:
             self._lock_depth += 1
             held.callback(self._unnest)
             if self._lock_depth == 1:
-                held.enter_context(_database_lock(self.url))
+                held.enter_context(database.lock(self.url))
             yield
 
     def _unnest(self):
@@ -349,7 +341,7 @@ class Ledger:
             raise
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DatabaseError, filelock.Timeout, OSError) as e:
             reason = _reason(e)
-            if _is_damage(reason) or self._replaced():
+            if database.is_damage(reason) or self._replaced():
                 raise Damaged(reason) from e
             if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
                 raise
@@ -359,51 +351,7 @@ class Ledger:
 
     def _replaced(self) -> bool:
         """Whether the file of an SQLite database is not the one any more that was opened."""
-        return self._file is not None and self._file != _inode(self.url)
-
-
-@contextlib.contextmanager
-def _database_lock(url):
-    parsed = sqlalchemy.make_url(url)
-    if parsed.get_dialect().name == "sqlite":
-        path = pathlib.Path(parsed.database or "sweeps.db")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock", timeout=20):
-            yield
-    else:
-        engine = sqlalchemy.create_engine(
-            url,
-            poolclass=sqlalchemy.pool.NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args=_connect_args(url),
-            pool_reset_on_return=None,  # nothing is to be taken back, and a server that is gone could not do it
-        )
-        with engine.connect() as connection:  # whose end gives the lock back
-            connection.execute(sqlalchemy.text(_LOCK))
-            yield
-
-
-def _connect_args(url):
-    """With which a server or a network that is gone is noticed, and all heartbeats are in one time zone."""
-    if not sqlalchemy.make_url(url).get_driver_name().startswith("psycopg"):
-        return {}
-    seconds = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-    options = {"timezone": "UTC", "lock_timeout": "20s", **{f"tcp_{key}": value for key, value in seconds.items()}}
-    return {"connect_timeout": 10, **seconds, "options": " ".join(f"-c {k}={v}" for k, v in options.items())}
-
-
-def _inode(url: str) -> int | None:
-    """What tells the file of an SQLite database from another in its place; None where there is none."""
-    parsed = sqlalchemy.make_url(url)
-    try:
-        return os.stat(parsed.database).st_ino if parsed.get_dialect().name == "sqlite" and parsed.database else None
-    except OSError:
-        return None
-
-
-def _is_damage(reason: str) -> bool:
-    """By SQLite's words for it."""
-    return any(words in reason for words in ("malformed", "not a database", "no such table"))
+        return self._file is not None and self._file != database.inode(self.url)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,8 @@ HOUSE = {
     "worker": {"config", "process", "runtime", "train", "writer"},
     "sweepfile": {"config"},
     "grid": {"config", "cost", "sweepfile", "tables"},
-    "ledger": set(),
+    "database": set(),
+    "ledger": {"database"},
     "listing": {"grid", "ledger", "sweepfile", "tables"},
     "crew": {"grid", "ledger"},
     "board": {"process"},
@@ -68,7 +69,7 @@ HOUSE = {
 }
 WITHOUT_JAX = (
     *("arch", "cost", "device", "datasets", "config", "errors", "summary", "tracker", "writer", "published"),
-    *("process", "sweepfile", "grid", "listing", "ledger", "crew", "board", "sweep", "report"),
+    *("process", "sweepfile", "grid", "listing", "database", "ledger", "crew", "board", "sweep", "report"),
     *("tables", "conventions", "claims", "papers", "documents", "latency", "figures", "pictures"),
     *("runs", "grouping", "noise", "tradeoffs", "page"),
 )
