@@ -28,6 +28,9 @@ from sweep_faults import Wrong
 from train_step import cpu_name, keep
 
 KINDS = training_faults.KINDS | sweep_faults.KINDS
+TOLD = re.compile(  # lines of standard output that are about a fault
+    r"^(?:stopp|resumed|already|checkpoint of|again|waits|taken over|the database|failed).*", re.MULTILINE
+)
 
 
 def one(kind: str, seed: str, models: pathlib.Path) -> dict:
@@ -47,10 +50,11 @@ def one(kind: str, seed: str, models: pathlib.Path) -> dict:
         found |= {"end": "wrong", "why": str(e)}
     except Exception as e:  # a bug of the campaign, or something that nobody thought of
         found |= {"end": "wrong", "why": f"{type(e).__name__}: {e}"}
-    clean = [re.sub(r"(/[^\s:;,()]*)+/", "…/", text) for text in case.said]
-    found |= {"said": clean, "seconds": round(time.monotonic() - started, 1)}
     for command in case.commands:
         command.kill()
+    told = [" ".join(line.split()) for command in case.commands for line in TOLD.findall(command.out.read_text())]
+    clean = [re.sub(r"(/[^\s:;,()]*)+/", "…/", text) for text in dict.fromkeys(case.said + told)]
+    found |= {"said": clean, "seconds": round(time.monotonic() - started, 1)}
     shutil.rmtree(work, ignore_errors=True)
     return found
 
