@@ -27,10 +27,19 @@ import training_faults
 from sweep_faults import Wrong
 from train_step import cpu_name, keep
 
+from mobilenet_jax.tables import Table
+
 KINDS = training_faults.KINDS | sweep_faults.KINDS
 TOLD = re.compile(  # lines of standard output that are about a fault
     r"^(?:stopp|resumed|already|checkpoint of|again|waits|taken over|the database|failed).*", re.MULTILINE
 )
+
+_HOW = (
+    "Each hurts a run, a sweep, or what it has written; then the same command is given again, and what it says to do "
+    "is done. As undisturbed: it ends with the same parameters (`params_sha256`), figures and rows, and the run beside "
+    "it is untouched. Said: it stopped first, with one sentence."
+)
+_PRINTED = "One of each sort of line; `…` stands for a path, and numbers and names differ."
 
 
 def one(kind: str, seed: str, models: pathlib.Path) -> dict:
@@ -80,21 +89,15 @@ def tables(record: dict) -> str:
                 after[sort][each["kind"]] = None
     columns = ("as undisturbed", "said, then as undisturbed", "wrong", "left out")
     total = collections.Counter(each["end"] for each in record["faults"])
-    lines = [
+    head = (
         f"{len(record['faults'])} faults from seed {record['seed']}, {total['wrong']} of them with a wrong end, in "
-        f"{record['minutes']:.0f} minutes on {record['machine']}, {record['jobs']} at a time.",
-        *("", "## How they ended", "", "| fault | n | " + " | ".join(columns) + " |", "| --- " * 6 + "|"),
-        *(
-            f"| {kind} | {count.total()} | " + " | ".join(str(count[c]) if count[c] else "" for c in columns) + " |"
-            for kind, count in ends.items()
-        ),
-        *("", "## What they print", "", "| printed | times | after |", "| --- | --- | --- |"),
-        *(
-            f"| {first[sort].replace('|', '&#124;')} | {count} | {'; '.join(after[sort])} |"
-            for sort, count in sorted(printed.items(), key=lambda item: first[item[0]])
-        ),
-    ]
-    return "\n".join(lines)
+        f"{record['minutes']:.0f} minutes on {record['machine']}, {record['jobs']} at a time."
+    )
+    rows = [(kind, str(n.total()), *(str(n[c] or "") for c in columns)) for kind, n in ends.items()]
+    how = Table("ends", "How they ended", ("fault", "n", *columns), tuple(rows), _HOW)
+    said = [(first[sort], str(printed[sort]), "; ".join(after[sort])) for sort in sorted(first, key=first.__getitem__)]
+    what = Table("printed", "What they print", ("printed", "times", "after"), tuple(said), _PRINTED)
+    return "\n\n".join(["# Faults, and what they print", head, how.section(), what.section()])
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Whether memory and open files grow: a run of 2,000 epochs, and a sweep of 300 points, watched from outside.
 
     python benchmarks/long_runs.py --out results/bench/long_runs.json
+    python benchmarks/long_runs.py --show results/bench/long_runs.json     # a record as a table
 
 Both train a very small network on the digits, so that what an epoch or a point costs beside training stands out. Every
 process is looked at once a second: the command, and for the sweep also its worker, which starts itself anew after
@@ -19,8 +20,11 @@ from collections.abc import Callable
 
 from train_step import cpu_name, keep
 
+from mobilenet_jax.tables import Table
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {"model.rho": 0.25, "model.variant": "shallow", "optim.warmup_epochs": 0, "train.batch_size": 512}
+KEYS = ("resident_mb", "open_files")
 START = 0.05  # of the work: what a process loads and compiles is there
 
 
@@ -42,7 +46,7 @@ def watch(command: list[str], work: pathlib.Path, done: Callable[[], int], total
     record: dict = {"total": total, "minutes": (time.monotonic() - started) / 60, "processes": {}}
     for name, held in samples.items():
         late = [each for each in held if each["share"] >= START]
-        most = {key: max(each[key] for each in late) for key in ("resident_mb", "open_files")}
+        most = {key: max(each[key] for each in late) for key in KEYS}
         record["processes"][name] = {"start": late[0], "end": late[-1], "most": most}
     return record
 
@@ -97,23 +101,35 @@ def long_sweep(work: pathlib.Path, points: int) -> dict:
     )
 
 
+def table(record: dict) -> str:
+    """A record in Markdown: what each process held at the start, at the end, and at most."""
+    header = ("work", "process", "resident MB: start", "end", "most", "open files: start", "end", "most", "minutes")
+    rows = []
+    for name, unit in (("run", "epochs of a run"), ("sweep", "points of a sweep")):
+        found = record.get(name, {"processes": {}})
+        for process, held in found["processes"].items():
+            figures = [f"{held[at][key]:,.0f}" for key in KEYS for at in ("start", "end", "most")]
+            rows.append((f"{found['total']:,} {unit}", process, *figures, f"{found['minutes']:.1f}"))
+    return Table("long_runs", "", header, tuple(rows)).markdown()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=2000, help="of the run; 0: none")
     parser.add_argument("--points", type=int, default=300, help="of the sweep; 0: none")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
+    parser.add_argument("--show", type=pathlib.Path, help="run nothing: print this record as a table")
     args = parser.parse_args()
+    if args.show:
+        print(table(json.loads(args.show.read_text(encoding="utf-8"))))
+        return
     record: dict = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}
     for name, measure, total in (("run", long_run, args.epochs), ("sweep", long_sweep, args.points)):
         if total:
             with tempfile.TemporaryDirectory() as work:
-                record[name] = found = measure(pathlib.Path(work), total)
-            print(f"{name}: {total} {'epochs' if name == 'run' else 'points'} in {found['minutes']:.1f} minutes")
-            for process, held in found["processes"].items():
-                for key in ("resident_mb", "open_files"):
-                    figures = (held["start"][key], held["end"][key], held["most"][key])
-                    print(f"  {process:<8} {key:<12} start {figures[0]:g}, end {figures[1]:g}, most {figures[2]:g}")
+                record[name] = measure(pathlib.Path(work), total)
             keep(record, args.out)
+    print(table(record))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ class InputError(ValueError):
     `launch.py` prints the sentence and exits with 1; every other exception is a bug and keeps its traceback.
     """
 
+    def __str__(self) -> str:
+        """One line, whatever was typed: what does not print, such as a line's end, is escaped as in Python."""
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+
 
 def first_line(error: BaseException) -> str:
     """What another library's exception says, short enough to be part of a sentence; its type where it says nothing."""

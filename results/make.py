@@ -20,10 +20,15 @@ PAGES = {  # directory -> the arguments of `mobilenet_jax.report` that fill it
     "latency": ["--latency", "results/bench/cpu_latency.json"],
     "tradeoffs": ["results/cifar10"],
 }
+DIRECTORIES = (*PAGES, "faults")
 
 
 def pages(name: str, out: pathlib.Path) -> None:
     """Fills `out` with what belongs into the directory `name`."""
+    if name == "faults":
+        out.mkdir(exist_ok=True)
+        (out / "faults.md").write_text(_show("faults"), encoding="utf-8")
+        return
     _python("-m", "mobilenet_jax.report", *PAGES[name], "--out", str(out))
 
 
@@ -43,10 +48,17 @@ def readme(text: str) -> str:
         largest = max(rivals, key=lambda table: len(table.rows))
         made["equal_cost"] = f"{largest.markdown()}\n\n{largest.note}"
     made["bench"] = _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip()
+    made["faults"] = _show("faults").splitlines()[2]
+    made["long_runs"] = _show("long_runs").strip()
     for name, table in made.items():
         marks = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
         text = re.sub(f"(?s){marks[0]}.*?{marks[1]}", lambda _, m=marks, t=table: m[0] + t + m[1], text)
     return text
+
+
+def _show(name: str) -> str:
+    """A benchmark's record as that benchmark shows it."""
+    return _python(f"benchmarks/{name}.py", "--show", f"results/bench/{name}.json")
 
 
 def _python(*args: str) -> str:
@@ -56,7 +68,7 @@ def _python(*args: str) -> str:
 
 
 def main() -> None:
-    for name in PAGES:
+    for name in DIRECTORIES:
         for path in (HERE / name).glob("*"):
             path.unlink()  # some may be of what is no more
         pages(name, HERE / name)

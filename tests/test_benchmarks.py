@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic, and one contender for real."""
+"""The benchmarks' own arithmetic, and a piece of each for real."""
 
 import importlib.util
 import json
@@ -10,6 +10,8 @@ from conftest import ROOT
 
 from mobilenet_jax import latency
 
+sys.path.insert(0, str(ROOT / "benchmarks"))  # they import each other
+
 
 def load(name: str):
     """A benchmark's script as a module."""
@@ -20,7 +22,7 @@ def load(name: str):
     return module
 
 
-train_step = load("train_step")
+train_step, faults = load("train_step"), load("faults")
 
 
 def row(rate: float) -> dict:
@@ -75,3 +77,46 @@ def test_latencies_of_a_small_network(tmp_path):
     assert [(n.version, n.alpha, n.batch, len(n.layers)) for n in found] == [("v1", 0.25, 2, 29)]
     assert 0 < found[0].measured < 1
     assert all(0 < layer.measured < 1 and layer.predicted > 0 for layer in found[0].layers)
+
+
+def test_faults_in_tables():
+    found = [
+        {"kind": "disk full", "end": "said, then as undisturbed", "said": ["error: 12 of a|b", "(cut: x)"]},
+        {"kind": "disk full", "end": "wrong", "said": ["error: 345 of a|b"]},
+        {"kind": "SIGKILL", "end": "as undisturbed", "said": []},
+    ]
+    text = faults.tables({"seed": 3, "minutes": 1.6, "machine": "a CPU", "jobs": 2, "faults": found})
+    assert "3 faults from seed 3, 1 of them with a wrong end, in 2 minutes on a CPU, 2 at a time." in text
+    assert [" ".join(line.split()) for line in text.splitlines() if line.startswith("| ") and "--" not in line] == [
+        "| fault | n | as undisturbed | said, then as undisturbed | wrong | left out |",
+        *("| disk full | 2 | | 1 | 1 | |", "| SIGKILL | 1 | 1 | | | |", "| printed | times | after |"),
+        r"| error: 12 of a\|b | 2 | disk full |",
+    ]
+
+
+def test_faults_are_those_of_the_seed():
+    kinds = {"often": (None, 2), "seldom": (None, 1)}
+    chosen = faults.chosen(kinds, "", 4, 7)
+    assert chosen == [("often", "7-0"), ("often", "7-1"), ("seldom", "7-2"), ("often", "7-3")]
+    assert faults.chosen(kinds, "sel", 1, 7) == [("seldom", "7-0")] and faults.chosen(kinds, "none", 1, 7) == []
+
+
+@pytest.mark.slow
+def test_a_few_faults(tmp_path):
+    record = tmp_path / "record.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "faults.py"), f"--out={record}", "--sweeps=0"]
+    command += ["--only=finished run, a file removed", "--training=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout
+    found = json.loads(record.read_text())["faults"]
+    assert len(found) == 2 and {each["end"] for each in found} <= {"as undisturbed", "said, then as undisturbed"}
+
+
+@pytest.mark.slow
+def test_a_run_watched_from_outside(tmp_path):
+    record = tmp_path / "record.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "long_runs.py"), "--epochs=40", "--points=0"]
+    done = subprocess.run([*command, f"--out={record}"], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "") and "40 epochs of a run" in done.stdout
+    held = json.loads(record.read_text())["run"]["processes"]["command"]
+    assert held["start"]["resident_mb"] > 100 and held["end"]["open_files"] > 3

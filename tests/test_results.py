@@ -16,7 +16,7 @@ spec.loader.exec_module(make)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", make.PAGES)
+@pytest.mark.parametrize("name", make.DIRECTORIES)
 def test_the_committed_tables_are_made_from_this_code(tmp_path, name):
     """Byte for byte; figures depend on the fonts and the version of matplotlib, and are only there."""
 
