@@ -18,6 +18,7 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -96,8 +97,8 @@ def tables(record: dict) -> str:
     rows = [(kind, str(n.total()), *(str(n[c] or "") for c in columns)) for kind, n in ends.items()]
     how = Table("ends", "How they ended", ("fault", "n", *columns), tuple(rows), _HOW)
     said = [(first[sort], str(printed[sort]), "; ".join(after[sort])) for sort in sorted(first, key=first.__getitem__)]
-    what = Table("printed", "What they print", ("printed", "times", "after"), tuple(said), _PRINTED)
-    return "\n\n".join(["# Faults, and what they print", head, how.section(), what.section()])
+    what = Table("printed", "", ("printed", "times", "after"), tuple(said)).markdown(aligned=False)
+    return "\n\n".join(["# Faults, and what they print", head, how.section(), "## What they print", _PRINTED, what])
 
 
 def main() -> None:
@@ -113,6 +114,7 @@ def main() -> None:
     if args.show:
         print(tables(json.loads(args.show.read_text(encoding="utf-8"))))
         return
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, commands would ignore it as well
     started = time.monotonic()
     training = chosen(training_faults.KINDS, args.only, args.training, args.seed)
     sweeps = chosen(sweep_faults.KINDS, args.only, args.sweeps, args.seed)

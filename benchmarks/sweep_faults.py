@@ -37,7 +37,7 @@ import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
 import launch
 from mobilenet_jax import ledger
-signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, launch.interrupt)
 ledger.HEARTBEAT, ledger.GRACE = 1, 5
 if sys.argv.pop(1) == "alone":
     ledger._owner = lambda pid: ""

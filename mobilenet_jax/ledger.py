@@ -340,8 +340,10 @@ class Ledger:
         except (Lost, Damaged, InputError, optuna.exceptions.UpdateFinishedTrialError):
             raise
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DatabaseError, filelock.Timeout, OSError) as e:
+            if self._replaced():
+                raise Damaged("its file was removed, or another one put in its place") from e
             reason = _reason(e)
-            if database.is_damage(reason) or self._replaced():
+            if database.is_damage(reason):
                 raise Damaged(reason) from e
             if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
                 raise

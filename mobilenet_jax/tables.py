@@ -21,10 +21,10 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
 
-    def markdown(self) -> str:
-        """The grid alone, without title and note; its columns are aligned, for those who read it as it is."""
+    def markdown(self, aligned: bool = True) -> str:
+        """The grid alone, without title and note; its columns are `aligned` for those who read it as it is."""
         rows = [tuple(map(_escape, row)) for row in (self.header, *self.rows)]
-        widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+        widths = [max(3, *map(len, column)) if aligned else 3 for column in zip(*rows, strict=True)]
         rows.insert(1, tuple("-" * width for width in widths))
         return "\n".join(
             f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows

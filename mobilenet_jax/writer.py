@@ -26,8 +26,8 @@ _LINE_SECONDS = 30.0  # between plain progress lines inside an epoch
 _TELL_SECONDS = 1.0
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None where there is no such file.
+def read_json(path: pathlib.Path, remedy: str = "move it away") -> dict[str, Any] | None:
+    """The JSON object in `path`; None where there is no such file. The `remedy` is what to do where it is damaged.
 
     Raises:
       InputError: the file holds no JSON object.
@@ -41,7 +41,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object; move it away")
+        raise InputError(f"{path} is damaged: it holds no JSON object; {remedy}")
     return value
 
 
@@ -52,12 +52,10 @@ def read_summary(directory: pathlib.Path) -> dict[str, Any] | None:
       InputError: it is damaged, or of another version.
     """
     path = directory / "summary.json"
-    found = read_json(path)
+    remedy = "move it away, and the same command makes it anew from the last checkpoint"
+    found = read_json(path, remedy)
     if found is not None and (found.get("schema") != summaries.SCHEMA or not summaries.intact(found)):
-        raise InputError(
-            f"{path} is damaged, or another version wrote it; move it away, and the same command makes it anew from "
-            "the last checkpoint"
-        )
+        raise InputError(f"{path} is damaged, or another version wrote it; {remedy}")
     return found
 
 
@@ -121,7 +119,8 @@ class RunDirectory:
         except filelock.Timeout:
             raise Busy(f"{self.path}: another process is on this run; wait for it or stop it first") from None
         except OSError as e:
-            raise InputError(f"{self.path}: the run directory cannot be written ({e.strerror})") from None
+            reason = f"the run directory cannot be written ({e.strerror})"
+            raise InputError(f"{self.path}: {reason}; once it can, the same command goes on") from None
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pty
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from mobilenet_jax import sweepfile
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where a shell started this in the background
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mobilenet_jax-tests-")  # for compiled programs

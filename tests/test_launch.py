@@ -220,12 +220,30 @@ def test_an_error_ends_the_process_whatever_waits_in_it(launch, tmp_path):
     assert launch("--no_such_flag", timeout=30, PYTHONPATH=str(tmp_path)).returncode == 1
 
 
-LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+TURNED = """
+import os, signal, sys
+import launch
+from mobilenet_jax.errors import InputError
+def main(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise {"ImportError": ImportError, "InputError": InputError}[sys.argv[1]]("while initializing the extension")
+launch.main = main
+signal.signal(signal.SIGINT, launch.interrupt)
+sys.exit(launch.run())
+"""
+
+
+@pytest.mark.parametrize("error", ["ImportError", "InputError"])
+def test_an_interrupt_of_which_a_library_makes_an_error_is_one(error):
+    done = subprocess.run([sys.executable, "-c", TURNED, error], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.6, 1.0])
 def test_an_interrupt_at_the_start_leaves_no_traceback(seconds, tmp_path):
-    command = [sys.executable, "-c", LISTENING, sys.executable, str(ROOT / "launch.py"), "--dry_run"]
+    command = [sys.executable, str(ROOT / "launch.py"), "--dry_run"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as started:
         time.sleep(seconds)
         started.send_signal(signal.SIGINT)

@@ -328,7 +328,7 @@ def test_a_signals_checkpoint_that_cannot_be_written_is_said(tmp_path, monkeypat
 
 
 def test_a_summary_that_cannot_be_written_leaves_nothing_open(tmp_path, monkeypatch):
-    def full(self, summary):
+    def full(self, summary, rows):
         raise InputError("no room for the summary")
 
     finished_with = []
