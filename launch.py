@@ -8,10 +8,11 @@ import re
 import signal
 import sys
 from collections.abc import Collection
-from typing import NoReturn
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # while modules are imported, there is nothing to undo
+    # Before training, which listens itself, there is nothing to undo; and of an exception in the middle of an import or
+    # of a collector's callback, other libraries make errors of their own, or nothing.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -150,47 +151,28 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
     return pathlib.Path(config_flags.get_config_filename(flag)).stem, loaded, config_flags.get_override_values(flag)
 
 
-interrupted: list[int] = []
-
-
-def interrupt(number: int, _: object) -> NoReturn:
-    """Raises KeyboardInterrupt, of which other libraries make errors of their own: it is noted as well."""
-    interrupted.append(number)
-    raise KeyboardInterrupt
-
-
 def run() -> int:
     """Does what the command line asks for; returns the exit code."""
     try:
         code = main(sys.argv)
         sys.stdout.flush()
         return code
-    except BaseException as e:
-        return 130 if interrupted else answer(e)
-
-
-def answer(error: BaseException) -> int:
-    """The exit code for what was raised, and a sentence where there is something to say; raises a bug again."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    if isinstance(error, InputError):
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        if not tracker.under_agent() or not isinstance(error, (ImpossiblePoint, writer.Busy)):
+    except InputError as e:
+        process.warn(f"error: {e}")
+        if not tracker.under_agent() or not isinstance(e, (ImpossiblePoint, writer.Busy)):
             return 1
-        tracker.tell_agent("busy" if isinstance(error, writer.Busy) else "invalid", str(error))
+        tracker.tell_agent("busy" if isinstance(e, writer.Busy) else "invalid", str(e))
         return 0  # three failures in a minute would end the agent, and with it the points that can be run
-    if isinstance(error, OSError):
+    except BrokenPipeError:  # whoever reads a table has seen enough; training goes on without readers
         process.mute()
-        if isinstance(error, BrokenPipeError):  # whoever reads a table has seen enough
-            return 0
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 0
+    except OSError as e:
+        process.mute()
+        process.warn(f"error: {e}")
         return 1
-    raise error
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, interrupt)
     code = run()
     if code:  # a checkpoint that cannot be written is waited for by threads of Orbax, and they by Python, for ever
         with contextlib.suppress(OSError):

@@ -25,7 +25,7 @@ import time
 
 import sweep_faults
 import training_faults
-from sweep_faults import Wrong
+from sweep_faults import Late, Wrong
 from train_step import cpu_name, keep
 
 from mobilenet_jax.tables import Table
@@ -38,13 +38,21 @@ TOLD = re.compile(  # lines of standard output that are about a fault
 _HOW = (
     "Each hurts a run, a sweep, or what it has written; then the same command is given again, and what it says to do "
     "is done. As undisturbed: it ends with the same parameters (`params_sha256`), figures and rows, and the run beside "
-    "it is untouched. Said: it stopped first, with one sentence."
+    "it is untouched. Said: it stopped first, with one sentence. Faults that came when all was over were tried again."
 )
 _PRINTED = "One of each sort of line; `…` stands for a path, and numbers and names differ."
 
 
 def one(kind: str, seed: str, models: pathlib.Path) -> dict:
-    """A fault of that kind, from its seed."""
+    """A fault of that kind, from its seed; where it came too late, another one, from that seed and a number."""
+    for attempt in range(10):
+        found = attempted(kind, f"{seed}.{attempt}" if attempt else seed, models)
+        if found["end"] != "too late":
+            break
+    return found
+
+
+def attempted(kind: str, seed: str, models: pathlib.Path) -> dict:
     work = pathlib.Path(tempfile.mkdtemp(prefix="fault-", dir=models.parent))
     work.chmod(0o755)
     make = sweep_faults.Case if kind in sweep_faults.KINDS else training_faults.Case
@@ -54,6 +62,8 @@ def one(kind: str, seed: str, models: pathlib.Path) -> dict:
         found["end"] = KINDS[kind][0](case)
         if isinstance(case, training_faults.Case):
             training_faults.check_other(case)
+    except Late:
+        found["end"] = "too late"
     except NotImplementedError as e:
         found |= {"end": "left out", "why": str(e)}
     except Wrong as e:
@@ -62,7 +72,11 @@ def one(kind: str, seed: str, models: pathlib.Path) -> dict:
         found |= {"end": "wrong", "why": f"{type(e).__name__}: {e}"}
     for command in case.commands:
         command.kill()
-    told = [" ".join(line.split()) for command in case.commands for line in TOLD.findall(command.out.read_text())]
+    told = [
+        " ".join(line.split())
+        for command in case.commands
+        for line in TOLD.findall(command.out.read_text(errors="replace"))
+    ]
     clean = [re.sub(r"(/[^\s:;,()]*)+/", "…/", text) for text in dict.fromkeys(case.said + told)]
     found |= {"said": clean, "seconds": round(time.monotonic() - started, 1)}
     shutil.rmtree(work, ignore_errors=True)
@@ -88,7 +102,7 @@ def tables(record: dict) -> str:
                 first.setdefault(sort, said)
                 printed[sort] += 1
                 after[sort][each["kind"]] = None
-    columns = ("as undisturbed", "said, then as undisturbed", "wrong", "left out")
+    columns = ("as undisturbed", "said, then as undisturbed", "wrong", "left out", "too late")
     total = collections.Counter(each["end"] for each in record["faults"])
     head = (
         f"{len(record['faults'])} faults from seed {record['seed']}, {total['wrong']} of them with a wrong end, in "
@@ -133,13 +147,16 @@ def main() -> None:
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             for done in concurrent.futures.as_completed([pool.submit(one, *fault, models) for fault in faults]):
                 found.append(each := done.result())
-                if each["end"] in ("wrong", "left out"):
-                    print(f"{each['end']}  {each['kind']}, {each['seed']}: {each['why']} {each['said']}", flush=True)
+                if each["end"] in ("wrong", "left out", "too late"):
+                    print(
+                        f"{each['end']}  {each['kind']}, {each['seed']}: {each.get('why', '')} {each['said']}",
+                        flush=True,
+                    )
                 if len(found) % 20 == 0:
                     minutes = (time.monotonic() - started) / 60
                     print(f"{len(found)} of {len(faults)} faults, {minutes:.0f} minutes", flush=True)
     order = [*KINDS]
-    found.sort(key=lambda each: (order.index(each["kind"]), int(each["seed"].partition("-")[2])))
+    found.sort(key=lambda each: (order.index(each["kind"]), float(each["seed"].partition("-")[2])))
     ends = collections.Counter((each["kind"], each["end"]) for each in found)
     for (kind, end), count in ends.items():
         print(f"{count:>5}  {kind:<42}  {end}")

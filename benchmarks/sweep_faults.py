@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 POINTS = 3
@@ -36,9 +37,8 @@ HASTY = """
 import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
 import launch
-from mobilenet_jax import ledger
-signal.signal(signal.SIGINT, launch.interrupt)
-ledger.HEARTBEAT, ledger.GRACE = 1, 5
+from mobilenet_jax import crew, ledger
+ledger.HEARTBEAT, ledger.GRACE, crew.SILENT = 1, 5, 12
 if sys.argv.pop(1) == "alone":
     ledger._owner = lambda pid: ""
 sys.exit(launch.run())
@@ -47,6 +47,10 @@ sys.exit(launch.run())
 
 class Wrong(Exception):
     """A fault that did not end well."""
+
+
+class Late(Exception):
+    """What was to be hurt was over already."""
 
 
 class Case:
@@ -89,6 +93,12 @@ class Command:
                 stderr=err,
                 start_new_session=True,
             )
+
+    def hit(self, number: int) -> None:
+        """Sends it a signal."""
+        if self.process.poll() is not None:
+            raise Late
+        self.process.send_signal(number)
 
     def workers(self) -> list[int]:
         try:
@@ -163,7 +173,7 @@ def settle(case: Case, runs: str = "runs", storage: str = "") -> str:
             if found.items() - case.expected.items() or len(found) < POINTS - bool(case.hurt):
                 raise Wrong(f"other results: {found}; {command.text()}")
             check_books(case, storage or f"sqlite:///{directory / 'sweeps.db'}")
-            return "as undisturbed" if not attempt else "said, then as undisturbed"
+            return ended(case, attempt)
         said = [sentence] if sentence else re.findall(r"^failed  .*: (.*)$", command.out.read_text(), re.MULTILINE)
         if code != 1 or not said:
             raise Wrong(f"exit code {code} with {command.text()}")
@@ -171,6 +181,12 @@ def settle(case: Case, runs: str = "runs", storage: str = "") -> str:
         for text in said:
             follow(case, directory, text)
     raise Wrong(f"not done after four attempts: {case.said}")
+
+
+def ended(case: "Case | Any", attempts: int) -> str:
+    """The end of a case that came out as an undisturbed one."""
+    spoke = attempts or any(said.startswith("error: ") for said in case.said)
+    return "said, then as undisturbed" if spoke else "as undisturbed"
 
 
 def follow(case: Case, runs: pathlib.Path, sentence: str) -> None:
@@ -206,7 +222,7 @@ def command_hit(name: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
         command, number = case.start(), getattr(signal, name)
         moment(case)
-        command.process.send_signal(number)
+        command.hit(number)
         if command.end() not in (-number, 128 + number, 0):
             raise Wrong(f"exit code {command.process.returncode}: {command.text()}")
         command.error()
@@ -221,14 +237,18 @@ def command_hit(name: str) -> Callable[[Case], str]:
 
 def workers_hit(name: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
-        command = case.start()
+        command, hits = case.start(), 0
         for _ in range(case.chance.choice([1, 1, 2, 3])):
             moment(case)
             for pid in command.workers()[: case.chance.choice([1, 2])]:
-                os.kill(pid, getattr(signal, name))
-                if name == "SIGSTOP":
-                    time.sleep(case.chance.uniform(0, 8))
-                    os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, getattr(signal, name))
+                    hits += 1
+                    if name == "SIGSTOP" and case.chance.random() < 0.5:  # else it is never woken
+                        time.sleep(case.chance.uniform(0, 8))
+                        os.kill(pid, signal.SIGCONT)
+        if not hits:
+            raise Late
         if command.end() not in (0, 1):
             raise Wrong(f"exit code {command.process.returncode}: {command.text()}")
         command.error()
@@ -241,6 +261,7 @@ def all_killed(case: Case) -> str:
     """As when the power goes."""
     command = case.start()
     moment(case)
+    command.hit(signal.SIGSTOP)
     command.group(signal.SIGKILL)
     command.end()
     return settle(case)
@@ -251,6 +272,7 @@ def machine_frozen(case: Case) -> str:
     storage = f"sqlite:///{case.work / 'shared.db'}"
     first = case.start("first", storage, alone=True)
     moment(case)
+    first.hit(signal.SIGSTOP)
     first.group(signal.SIGSTOP)
     second = case.start("second", storage, alone=True)
     time.sleep(case.chance.uniform(4, 20))
@@ -272,6 +294,8 @@ def two_commands(case: Case) -> str:
     """Two commands on the same directory."""
     first = case.start()
     moment(case)
+    if first.process.poll() is not None:
+        raise Late
     second = case.start()
     codes = [first.end(), second.end()]
     for command in (first, second):
@@ -308,8 +332,9 @@ def books_taken_away(case: Case) -> str:
     while not path.exists() and command.process.poll() is None:
         time.sleep(0.05)
     moment(case)
-    if path.exists():
-        path.rename(case.work / "away.db")
+    if command.process.poll() is not None:
+        raise Late
+    path.rename(case.work / "away.db")
     code, sentence = command.end(), command.error()
     if code != (1 if sentence else 0):
         raise Wrong(f"exit code {code}: {command.text()}")

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from sweep_faults import Wrong
+from sweep_faults import Late, Wrong, ended
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {
@@ -89,7 +89,7 @@ class Command:
             time.sleep(0.005)
         return True
 
-    def left(self, pattern: str, within: float = 20.0) -> bool:
+    def left(self, pattern: str, within: float = 120.0) -> bool:
         """Waits until a file of this name is in the run directory."""
         end = time.monotonic() + within
         while not any(self.case.run.glob(pattern)):
@@ -149,7 +149,7 @@ def settle(case: Case) -> str:
         if code == 0 and not sentence:
             if (found := result(case.run)) != expected:
                 raise Wrong(f"another result: {found} instead of {expected}; {command.text()}")
-            return "as undisturbed" if not attempt else "said, then as undisturbed"
+            return ended(case, attempt)
         if code != 1 or not sentence:
             raise Wrong(f"exit code {code} with {command.text()!r}")
         case.said.append(sentence)
@@ -161,7 +161,7 @@ def follow(case: Case, sentence: str) -> None:
     """Does what a sentence says."""
     if "once it can" in sentence or "cannot be written" in sentence or "cannot be read" in sentence:
         case.mend()
-    elif path := re.search(r"error: (\S+) .*move it away", sentence):
+    elif path := re.search(r"error: (\S+) .*move it away", sentence) or re.search(r"move (\S+) away", sentence):
         os.rename(path[1], case.work / f"away-{len(case.said)}")
     elif "name another directory" in sentence or "different" in sentence or "another run" in sentence:
         case.run.rename(case.work / f"away-{len(case.said)}")
@@ -182,18 +182,21 @@ def end_with_a_word(case: Case, command: Command) -> None:
 
 def killed(name: str, moment: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
-        command, wait = case.start(), case.chance.random()
-        if moment == "start" or (moment == "compile" and command.said("run  ")):
-            time.sleep(2.5 * wait)
-        elif moment == "step" and command.said("first step"):
-            time.sleep(1.2 * wait)
-        elif moment == "checkpoint" and command.left("checkpoints/*tmp*"):
-            time.sleep(0.03 * wait)
-        elif moment == "evaluation" and command.said(f"epoch {case.chance.randrange(1, 3)}/3"):
-            time.sleep(0.4 * wait)
-        elif moment == "end" and command.left("checkpoints/66"):
-            time.sleep(0.3 * wait)
-        number, at_end = getattr(signal, name), "epoch 3/3" in command.out.read_text()
+        command, number = case.start(), getattr(signal, name)
+        there, longest = {
+            "start": (lambda: True, 2.5),
+            "compile": (lambda: command.said("run  "), 2.5),
+            "step": (lambda: command.said("first step"), 1.2),
+            "checkpoint": (lambda: command.left("checkpoints/*tmp*"), 0.03),
+            "evaluation": (lambda: command.said(f"epoch {case.chance.randrange(1, 3)}/3"), 0.4),
+            "end": (lambda: command.left("checkpoints/66"), 0.3),
+        }[moment]
+        if not there():
+            raise Late
+        time.sleep(longest * case.chance.random())
+        if command.process.poll() is not None:
+            raise Late
+        at_end = "epoch 3/3" in command.out.read_text()
         command.process.send_signal(number)
         sent, code = time.monotonic(), command.end()
         at_end |= time.monotonic() - sent < 2
@@ -330,6 +333,8 @@ def swept_away(case: Case) -> str:
     first = case.start()
     if first.said(case.chance.choice(["run  ", "first step", "epoch 1/3"])):
         time.sleep(0.5 * case.chance.random())
+    if first.process.poll() is not None:
+        raise Late
     if case.chance.random() < 0.5:
         (case.run / ".lock").unlink(missing_ok=True)
     else:
@@ -382,7 +387,7 @@ def tracking_fails(kind: str) -> Callable[[Case], str]:
             command = case.start()
             code = command.end()
             text = command.err.read_text()
-            if code or not re.fullmatch(r"(W&B (failed and is left out of|does not answer, so) this run.*\n)*", text):
+            if code or not re.fullmatch(r"(W&B (failed and is left out of|does not answer, so) this run.*\n)+", text):
                 raise Wrong(f"exit code {code}: {command.text()}")
             case.said += text.splitlines()
             case.options, case.env = [], {}

@@ -14,6 +14,7 @@ from typing import Any
 from mobilenet_jax import grid, ledger
 from mobilenet_jax.errors import InputError
 
+SILENT = 120.0  # seconds without a sign of life, after which a worker stands still for good
 _END = 30.0  # seconds that a worker may take to end
 
 
@@ -52,6 +53,7 @@ class Worker:
         self.busy = False  # until the process says that it is through with them
         self.process: subprocess.Popen[bytes] | None = None
         self.pipe = -1
+        self.silent = 0.0  # seconds since the process was last heard of
         self.anew = 0.0  # seconds for which this process compiled, for a fresh one to train
         self._text = b""
         self._env = {}
@@ -114,11 +116,11 @@ class Worker:
             raise InputError(f"{self.log}: a worker cannot be started with this log ({e.strerror})") from None
         finally:
             os.close(theirs)
-        self.pipe, self._text = ours, b""
+        self.pipe, self.silent, self._text = ours, 0.0, b""
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
         """The events that have come, and whether the process is at its end."""
-        data = os.read(self.pipe, 1 << 16)
+        data, self.silent = os.read(self.pipe, 1 << 16), 0.0
         *lines, self._text = (self._text + data).split(b"\n")
         return [json.loads(line) for line in lines], not data
 

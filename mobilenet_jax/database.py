@@ -17,8 +17,8 @@ _LOCK = "SELECT pg_advisory_lock(7210531)"  # goes with the connection
 
 def shown(url: str) -> str:
     """The address without a password."""
-    without = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
-    return re.sub(r"(?i)((?:pass\w*|pwd|sslpassword)=)[^&]*", r"\1***", without)
+    without = re.sub(r"(?s)^((?:[\w+]+://)?+[^:@]*):.*@", r"\1:***@", url)  # of a mistyped one too
+    return re.sub(r"(?i)((?:pass\w*|pwd|sslpassword|token|secret)=)[^&]*", r"\1***", without)
 
 
 def check(url: str) -> None:

@@ -38,6 +38,8 @@ def say(text: str) -> None:
     """Prints a line. Work goes on, in silence, where whoever reads is gone or the disk full."""
     try:
         print(text, flush=True)
+    except UnicodeEncodeError:  # a path that is no text in this locale
+        print(ascii(text)[1:-1], flush=True)
     except OSError:
         mute()
 

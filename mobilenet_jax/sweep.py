@@ -151,6 +151,7 @@ class _Coordinator:
         self.ratios: list[float] = []  # of the time that points took to the estimate
         self.entries: list[ledger.Entry] = []
         self.next_beat = self.next_look = 0.0
+        self.listened = time.monotonic()
         self.reap_from = time.monotonic() + 2 * ledger.HEARTBEAT
         self.stopping = self.exhausted = False
         self.open = 1  # trials waiting or running, here and elsewhere
@@ -331,6 +332,14 @@ class _Coordinator:
             if ended:
                 self.selector.unregister(key.fd)
                 self._ended(worker)
+        now = time.monotonic()
+        passed, self.listened = min(now - self.listened, 2 * _TICK), now  # of a pause of this process, none heard
+        for worker in self.workers:
+            worker.silent += passed
+            if worker.process is not None and worker.silent > crew.SILENT:
+                self.board.line(f"killed  a worker that stood still for {crew.SILENT:.0f} s (see {worker.log})")
+                worker.process.kill()  # its end is heard of, as that of any other
+                worker.silent = 0.0
 
     def _handle(self, worker: Worker, event: dict[str, Any]) -> None:
         if event["event"] == "idle":

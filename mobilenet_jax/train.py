@@ -81,10 +81,7 @@ def finished(spec: RunSpec, directory: pathlib.Path) -> dict[str, Any] | None:
     stored = None if named else writer.read_json(directory / "config.json")
     if stored is not None and (found := config.differences(spec, stored)):
         raise InputError(f"{directory} holds another run: {'; '.join(found)}; name another directory")
-    summary = writer.read_summary(directory)
-    if summary is not None:
-        writer.check_metrics(directory, summary)
-    return summary
+    return writer.read_summary(directory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +159,8 @@ def _let_go(member: Member) -> None:
 def _report(directory: pathlib.Path, prefix: str) -> int:
     """Prints the result of the finished run in `directory`."""
     summary = writer.read_summary(directory)
-    assert summary is not None
+    if summary is None:
+        raise InputError(f"{directory}: the run has finished, but its summary is gone; the same command starts it anew")
     lines = [f"{prefix}{summary['status']}: {summary['title']}"]
     if summary["status"] == "finished":
         lines.append(

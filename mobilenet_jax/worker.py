@@ -12,6 +12,7 @@ those that an earlier worker spent on it. Events name a point by its place in th
     {"event": "failed", "point": 0, "error": "..."}
     {"event": "anew", "compile_seconds": 8.1}                compiled; a fresh worker should train the group
     {"event": "idle"}                                        the group is over
+    {"event": "alive"}                                       every few seconds, whatever else there is to say
 """
 
 import contextlib
@@ -33,6 +34,7 @@ from ml_collections import ConfigDict
 from mobilenet_jax import config, process, runtime, writer
 from mobilenet_jax.errors import InputError
 
+_ALIVE = 5.0  # seconds between two signs of life
 Say = Callable[..., None]
 
 
@@ -41,12 +43,13 @@ def main() -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)  # XLA takes as many threads
     runtime.keep_memory()
-    events = os.fdopen(pipe, "w", buffering=1)
+    events, one_at_a_time = os.fdopen(pipe, "w", buffering=1), threading.Lock()
 
     def say(event: str, **details: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the sweep is gone: stdin says so too
+        with one_at_a_time, contextlib.suppress(BrokenPipeError):  # the sweep is gone: stdin says so too
             events.write(json.dumps({"event": event, **details}) + "\n")
 
+    threading.Thread(target=_live, args=(say,), daemon=True).start()
     groups: queue.Queue[str | None] = queue.Queue()
     training: list[list[int]] = []  # of the group that is being trained: where signals are noted
     threading.Thread(target=_read, args=(groups, training), daemon=True).start()
@@ -57,6 +60,12 @@ def main() -> int:
             return 0
         say("idle")
     return 0
+
+
+def _live(say: Say) -> None:
+    while True:
+        time.sleep(_ALIVE)
+        say("alive")
 
 
 def _read(groups: queue.Queue[str | None], training: list[list[int]]) -> None:
@@ -105,12 +114,16 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
                 displays = [writer.Display(functools.partial(_row, say, i)) for i in left]
                 train.train([specs[i] for i in left], inputs, [*left.values()], displays, asked, spent, compiled)
             for i, record in left.items():
-                say("done", point=i, summary=writer.read_summary(record.path))
+                if summary := writer.read_summary(record.path):
+                    say("done", point=i, summary=summary)
+                else:
+                    raise InputError(f"{record.path}: the run has finished, but its summary is gone")
     except (_Anew, train.Interrupted):
         return True
     except Exception as e:
-        with contextlib.suppress(OSError):  # the log's disk may be full
-            traceback.print_exc()
+        if not isinstance(e, InputError):
+            with contextlib.suppress(OSError):  # the log's disk may be full
+                traceback.print_exc()
         reason = str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}".splitlines()[0]
         for i in left or range(len(specs)):
             summary = None

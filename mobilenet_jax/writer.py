@@ -49,29 +49,29 @@ def read_summary(directory: pathlib.Path) -> dict[str, Any] | None:
     """The summary of the run in `directory`; None where there is none.
 
     Raises:
-      InputError: it is damaged, or of another version.
+      InputError: it is damaged, or of another version; or `metrics.jsonl` is not what it was written over.
     """
     path = directory / "summary.json"
     remedy = "move it away, and the same command makes it anew from the last checkpoint"
     found = read_json(path, remedy)
     if found is not None and (found.get("schema") != summaries.SCHEMA or not summaries.intact(found)):
         raise InputError(f"{path} is damaged, or another version wrote it; {remedy}")
+    if found is not None and not summaries.of(found, _metrics(directory)):
+        raise InputError(
+            f"{directory / 'metrics.jsonl'} is missing or damaged: it is not what the run wrote; move {path} away, and "
+            "the same command makes both anew from the last checkpoint"
+        )
     return found
 
 
-def check_metrics(directory: pathlib.Path, summary: dict[str, Any]) -> None:
-    """Raises InputError where `metrics.jsonl` of a finished run is not the one that its summary was written over."""
+def _metrics(directory: pathlib.Path) -> bytes:
+    path = directory / "metrics.jsonl"
     try:
-        metrics = (directory / "metrics.jsonl").read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        metrics = b""
+        return b""
     except OSError as e:
-        raise InputError(f"{directory / 'metrics.jsonl'} cannot be read ({e.strerror})") from None
-    if not summaries.of(summary, metrics):
-        raise InputError(
-            f"{directory / 'summary.json'} is of another metrics.jsonl than lies beside it, which is damaged; move it "
-            "away, and the same command makes both anew from the last checkpoint"
-        )
+        raise InputError(f"{path} cannot be read ({e.strerror})") from None
 
 
 def check_directory(directory: pathlib.Path, named: bool = False) -> None:
@@ -115,7 +115,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self._lock)
             lock.acquire(timeout=0)
-            self._held = _inode(self._lock)
+            self._held = _inode(self._lock) or -1  # it was removed at once
         except filelock.Timeout:
             raise Busy(f"{self.path}: another process is on this run; wait for it or stop it first") from None
         except OSError as e:
@@ -129,7 +129,9 @@ class RunDirectory:
 
     def check_held(self) -> None:
         """Raises InputError where the lock was removed, with the directory maybe: another process may be on the run."""
-        if self._held is not None and _inode(self._lock) != self._held:
+        with _writing(self._lock):
+            held = self._held is None or _inode(self._lock) == self._held
+        if not held:
             raise InputError(
                 f"{self.path}: its lock was removed while this process was on the run, which it leaves to others; the "
                 "same command starts or resumes it"
@@ -183,7 +185,7 @@ class RunDirectory:
 def _inode(path: pathlib.Path) -> int | None:
     try:
         return path.stat().st_ino
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

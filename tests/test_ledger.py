@@ -161,6 +161,11 @@ def test_a_search_draws_so_many(url):
         ("postgresql+psycopg://u:pa/ss@h/d", "postgresql+psycopg://u:***@h/d"),
         ("postgresql+psycopg://u:p:q@h/d", "postgresql+psycopg://u:***@h/d"),
         ("oracle://h/d?user=u&password=secret", "oracle://h/d?user=u&password=***"),
+        ("postgresql//u:secret@h/d", "postgresql//u:***@h/d"),
+        ("postgresql:/u:secret@h/d", "postgresql:***@h/d"),
+        ("u:secret@h/d", "u:***@h/d"),
+        ("postgresql://u/v:se\ncret@h/d", "postgresql://u/v:***@h/d"),
+        ("oracle://u@h/d?token=secret", "oracle://u@h/d?token=***"),
     ],
 )
 def test_no_password_is_shown(url, shown, monkeypatch):

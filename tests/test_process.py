@@ -47,3 +47,15 @@ def test_work_goes_on_where_nobody_reads():
         started.stdout.close()
         assert started.stderr.read() == "on\n"
     assert started.returncode == 0
+
+
+PATH = """
+import sys
+from mobilenet_jax import process
+sys.stdout.reconfigure(errors="strict")
+process.say("run  caf\\udce9")
+"""
+
+
+def test_a_path_that_is_no_text_is_escaped():
+    assert python(PATH) == [r"run  caf\udce9"]
