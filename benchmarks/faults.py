@@ -72,11 +72,8 @@ def attempted(kind: str, seed: str, models: pathlib.Path) -> dict:
         found |= {"end": "wrong", "why": f"{type(e).__name__}: {e}"}
     for command in case.commands:
         command.kill()
-    told = [
-        " ".join(line.split())
-        for command in case.commands
-        for line in TOLD.findall(command.out.read_text(errors="replace"))
-    ]
+    printed = "\n".join(command.out.read_text(errors="replace") for command in case.commands)
+    told = [" ".join(line.split()) for line in TOLD.findall(printed)]
     clean = [re.sub(r"(/[^\s:;,()]*)+/", "…/", text) for text in dict.fromkeys(case.said + told)]
     found |= {"said": clean, "seconds": round(time.monotonic() - started, 1)}
     shutil.rmtree(work, ignore_errors=True)
@@ -148,10 +145,8 @@ def main() -> None:
             for done in concurrent.futures.as_completed([pool.submit(one, *fault, models) for fault in faults]):
                 found.append(each := done.result())
                 if each["end"] in ("wrong", "left out", "too late"):
-                    print(
-                        f"{each['end']}  {each['kind']}, {each['seed']}: {each.get('why', '')} {each['said']}",
-                        flush=True,
-                    )
+                    why = each.get("why", "")
+                    print(f"{each['end']}  {each['kind']}, {each['seed']}: {why} {each['said']}", flush=True)
                 if len(found) % 20 == 0:
                     minutes = (time.monotonic() - started) / 60
                     print(f"{len(found)} of {len(faults)} faults, {minutes:.0f} minutes", flush=True)

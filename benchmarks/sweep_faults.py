@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 POINTS = 3
@@ -183,7 +182,7 @@ def settle(case: Case, runs: str = "runs", storage: str = "") -> str:
     raise Wrong(f"not done after four attempts: {case.said}")
 
 
-def ended(case: "Case | Any", attempts: int) -> str:
+def ended(case, attempts: int) -> str:
     """The end of a case that came out as an undisturbed one."""
     spoke = attempts or any(said.startswith("error: ") for said in case.said)
     return "said, then as undisturbed" if spoke else "as undisturbed"

@@ -88,8 +88,8 @@ def test_faults_in_tables():
     text = faults.tables({"seed": 3, "minutes": 1.6, "machine": "a CPU", "jobs": 2, "faults": found})
     assert "3 faults from seed 3, 1 of them with a wrong end, in 2 minutes on a CPU, 2 at a time." in text
     assert [" ".join(line.split()) for line in text.splitlines() if line.startswith("| ") and "--" not in line] == [
-        "| fault | n | as undisturbed | said, then as undisturbed | wrong | left out |",
-        *("| disk full | 2 | | 1 | 1 | |", "| SIGKILL | 1 | 1 | | | |", "| printed | times | after |"),
+        "| fault | n | as undisturbed | said, then as undisturbed | wrong | left out | too late |",
+        *("| disk full | 2 | | 1 | 1 | | |", "| SIGKILL | 1 | 1 | | | | |", "| printed | times | after |"),
         r"| error: 12 of a\|b | 2 | disk full |",
     ]
 
