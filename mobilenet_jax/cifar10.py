@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import os
 import pathlib
 import tarfile
 import zlib
@@ -90,12 +91,15 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
 
 
 def _read_archive(dataset: Dataset, archive: str) -> dict[str, Pair]:
-    path = pathlib.Path(archive).expanduser()
+    path = os.path.expanduser(archive)
     try:
         with open(path, "rb") as file:
-            return _read_stream(dataset, file, f"config.data.archive={str(path)!r}")
-    except OSError as error:
-        raise InputError(f"config.data.archive={str(path)!r} cannot be read: {error.strerror or error}") from error
+            return _read_stream(dataset, file, f"config.data.archive={path!r}")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero in it
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"config.data.archive={path!r} cannot be read: {reason}") from error
 
 
 def _download(dataset: Dataset) -> dict[str, Pair]:
@@ -176,10 +180,12 @@ def _read_stream(dataset: Dataset, stream: IO[bytes], where: str) -> dict[str, P
         bounded = _Bounded(gzip.GzipFile(fileobj=stream), 6 * size + 2**20)
         with tarfile.open(fileobj=bounded, mode="r|") as tar:
             for member in tar:
+                if member.size > 6 * size + 2**20:  # before it is skipped
+                    raise tarfile.ReadError("it unpacks to more than it should")
                 name = pathlib.PurePosixPath(member.name).name
                 if name in expected and member.size == size and (file := tar.extractfile(member)):
                     files[name] = file.read()
-    except (tarfile.TarError, zlib.error, EOFError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as error:  # tarfile's over odd headers
         problem = f" ({error})"
 
     for name, split in expected.items():

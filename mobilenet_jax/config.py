@@ -28,7 +28,12 @@ def _one_of(*values: str) -> Rule:
 
 
 def _number(kind: type, allowed: str, test: Callable[[Any], bool]) -> Rule:
-    return Rule(kind, allowed, lambda v: math.isfinite(v) and test(v))
+    return Rule(kind, allowed, lambda v: finite(v) and test(v))
+
+
+def finite(value: float) -> bool:
+    """Whether a number is finite, and in the range of 64 bits where it is whole."""
+    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
 
 
 _FLAG = Rule(bool, "True or False", lambda v: True)
@@ -257,7 +262,7 @@ def _typed(flat: dict[str, Any]) -> dict[str, Any]:
 
 def _coerce(key: str, value: Any) -> Any:
     rule = RULES[key]
-    if rule.kind is float and type(value) is int:
+    if rule.kind is float and type(value) is int and finite(value):
         return float(value)
     if type(value) is not rule.kind:
         raise InputError(f"config.{key}={value!r}: is of type {type(value).__name__}; allowed is {rule.allowed}")

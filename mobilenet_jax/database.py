@@ -12,13 +12,17 @@ import sqlalchemy
 
 from mobilenet_jax.errors import InputError
 
+# What a query may say openly; drivers take passwords under several names.
+_OPEN = {"host", "port", "user", "dbname", "sslmode", "connect_timeout", "application_name", "timeout", "mode", "uri"}
 _LOCK = "SELECT pg_advisory_lock(7210531)"  # goes with the connection
 
 
 def shown(url: str) -> str:
     """The address without a password."""
     without = re.sub(r"(?s)^((?:[\w+]+://)?+[^:@]*):.*@", r"\1:***@", url)  # of a mistyped one too
-    return re.sub(r"(?i)((?:pass\w*|pwd|sslpassword|token|secret)=)[^&]*", r"\1***", without)
+    base, question, query = without.partition("?")
+    parts = [part if (key := part.partition("=")[0]) in _OPEN else f"{key}=***" for part in query.split("&")]
+    return base + question + "&".join(parts) * bool(question)
 
 
 def check(url: str) -> None:

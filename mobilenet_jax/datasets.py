@@ -50,7 +50,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 def data_root(data_dir: str = "") -> pathlib.Path:
     """The directory that holds the prepared sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(root).expanduser().absolute()
+    return pathlib.Path(os.path.expanduser(root)).absolute()
 
 
 def describe(name: str, data_dir: str = "") -> Dataset:
@@ -107,7 +107,7 @@ def _read_metadata(name: str, directory: pathlib.Path, root: pathlib.Path) -> Da
         return _understood(name, directory, root)
     except InputError:
         raise
-    except (LookupError, ValueError, TypeError, AttributeError) as error:  # damage can make it anything
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         again = prepare_again(name, directory, root)
         raise InputError(f"data set {name!r} in {directory} has damaged metadata ({error}): {again}") from error
 
@@ -117,6 +117,7 @@ def _understood(name: str, directory: pathlib.Path, root: pathlib.Path) -> Datas
         return InputError(f"data set {name!r} in {directory} {problem}")
 
     info, features = _read_json(directory / "dataset_info.json"), _read_json(directory / "features.json")
+    _check_classes(features)
     formats = {info.get("fileFormat") or "tfrecord", *info.get("alternativeFileFormats", ())}
     if FILE_FORMAT not in formats:
         way = f"prepare it again with `{build_command(name, root, overwrite=True)}`, where TensorFlow is installed"
@@ -141,6 +142,15 @@ def _understood(name: str, directory: pathlib.Path, root: pathlib.Path) -> Datas
         raise refuse(f"needs a 'train' split, and a 'test' or 'validation' one: it has {', '.join(sizes)}")
     num_classes = int(label.get("numClasses", 0))
     return Dataset(name, num_classes, sizes["train"], sizes[test_split], height, test_split=test_split)
+
+
+def _check_classes(features: Any) -> None:
+    """Raises ValueError where a class is named that is not TFDS's: it would import the module, whatever that does."""
+    for key, value in features.items() if isinstance(features, dict) else enumerate(features):
+        if isinstance(value, dict | list):
+            _check_classes(value)
+        elif key in ("pythonClassName", "type") and not str(value).startswith("tensorflow_datasets."):
+            raise ValueError(f"features.json: {value!r} is no feature of TFDS")
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -43,6 +43,7 @@ _STYLE = {
     **{"axes.axisbelow": True, "axes.labelsize": 12, "axes.spines.right": False, "axes.spines.top": False},
     **{"axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.6, "hatch.linewidth": 0.6, "font.size": 11},
     **{"legend.borderaxespad": 0, "legend.columnspacing": 1.4, "legend.frameon": False, "legend.handletextpad": 0.5},
+    "text.parse_math": False,  # a label may hold whatever a record does
     **{"svg.fonttype": "none", "svg.hashsalt": "mobilenet_jax"},  # text stays text; the same ids every time
 }
 # Matplotlib's defaults and ours while a function runs, whatever the user's settings are.

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mobilenet_jax import config, cost
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.sweepfile import Sweep
+from mobilenet_jax.sweepfile import LARGEST_GRID, Sweep
 from mobilenet_jax.tables import cell
 
 # Training on two CPU cores, in seconds: a least-squares fit to the six networks of results/bench/cpu.json (32x32,
@@ -102,7 +102,8 @@ def points(
     _check_overrides(sweep, overridden)
     keys = [p.key for p in sweep.parameters]
     product = itertools.product(*(p.values for p in sweep.parameters))
-    assignments = [dict(zip(keys, values, strict=True)) for values in itertools.islice(product, sweep.run_cap)]
+    cap = sweep.run_cap and min(sweep.run_cap, LARGEST_GRID)
+    assignments = [dict(zip(keys, values, strict=True)) for values in itertools.islice(product, cap)]
     found = _resolve_all(sweep, base, name, assignments)
     low, high = min_mult_adds or 0, math.inf if max_mult_adds is None else max_mult_adds
     within = [point for point in found if low <= point.mult_adds <= high]

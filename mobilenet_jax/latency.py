@@ -9,7 +9,7 @@ from typing import Any
 from mobilenet_jax import arch, published
 from mobilenet_jax.cost import totals
 from mobilenet_jax.device import PIXEL_1, Device, LayerTime, roofline
-from mobilenet_jax.tables import Picture, Section, Table
+from mobilenet_jax.tables import Picture, Section, Table, plain
 
 _KINDS = ("conv", "depthwise", "pointwise", "pool", "dense")
 
@@ -52,7 +52,12 @@ def networks(record: dict) -> list[Network]:
     found: dict[tuple, Network] = {}
     for row in record["networks"]:
         version, alpha, resolution, batch = (row[key] for key in ("version", "alpha", "resolution", "batch"))
-        network = arch.mobilenet(version, alpha)
+        if version not in ("v1", "v2"):
+            raise ValueError(f"version {str(version)[:40]!r} is none of 'v1' and 'v2'")
+        for count in (resolution, batch):
+            if type(count) is not int or not 1 <= count <= 1_000_000:
+                raise ValueError(f"{str(count)[:40]} is no resolution or batch")
+        network = arch.mobilenet(version, _positive(alpha))
         alone = dataclasses.replace(
             network, layers=tuple(dataclasses.replace(x, shortcut=None) for x in network.layers)
         )
@@ -72,8 +77,8 @@ def networks(record: dict) -> list[Network]:
 
 
 def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ValueError(f"{value!r} is no time or rate")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
+        raise ValueError(f"{str(value)[:40]} is no time or rate")
     return value
 
 
@@ -81,10 +86,10 @@ def device_of(record: dict) -> Device:
     """The roofline of the machine that a record was made on, as measured there."""
     limits = record["device"]
     return Device(
-        limits["name"],
+        plain(str(limits["name"])),
         _positive(limits["mult_adds_per_second"]),
         _positive(limits["bytes_per_second"]),
-        limits["cache_bytes"],
+        int(limits["cache_bytes"] and _positive(limits["cache_bytes"])),
         _positive(limits["cache_bytes_per_second"]),
         "measured with the record",
     )

@@ -7,6 +7,7 @@ python -m mobilenet_jax.report --latency results/bench/cpu_latency.json [--out D
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from typing import Any
 
 from mobilenet_jax import claims, conventions, documents, grouping, latency, papers, process, runs, tradeoffs
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.tables import Picture, Section
+from mobilenet_jax.tables import Picture, Section, plain
 
 _TITLES = {
     "runs": "How much accuracy does a multiply-add buy?",
@@ -97,6 +98,8 @@ def main() -> int:
     )
     parser.add_argument("--out", metavar="DIR", help="also write HTML, Markdown, CSV and figures there")
     args = parser.parse_args()
+    with contextlib.suppress(AttributeError):  # of a stand-in
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         _report(args)
         sys.stdout.flush()
@@ -136,11 +139,11 @@ def _report(args: argparse.Namespace) -> None:
     for sections in pages.values():
         for section in sections:
             for paragraph in section.text:
-                print(paragraph, end="\n\n")
+                print(plain(paragraph), end="\n\n")
             for table in section.tables:
                 print(table.section(), end="\n\n")
     if out:
-        print("written:", *(str(out / f"{name}.html") for name in pages))
+        print(plain(f"written: {' '.join(str(out / f'{name}.html') for name in pages)}"))
 
 
 def _place(text: str) -> pathlib.Path:
@@ -170,7 +173,7 @@ def _record(path: pathlib.Path) -> dict[str, Any]:
         latency.networks(record)
     except OSError as e:
         raise InputError(f"--latency={path}: {e.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
         reason = f" ({e})" if type(e) is ValueError else ""
         raise InputError(f"--latency={path}: not a record of benchmarks/layer_latency.py{reason}") from None
     return record
@@ -216,7 +219,7 @@ def _markdown(title: str, sections: list[Section]) -> str:
         parts += [f"## {section.title}", *section.text]
         parts += [f"![{picture.caption}]({picture.name}.png)" for picture in section.pictures]
         parts += [table.section(level=3) for table in section.tables]
-    return "\n\n".join(parts) + "\n"
+    return plain("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,18 @@ A run directory is read as `writer.py` leaves it, whoever wrote it. What cannot 
 """
 
 import dataclasses
+import errno
 import functools
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.summary import SCHEMA, intact, of
-from mobilenet_jax.tables import Table
+from mobilenet_jax.tables import Table, plain
 
 _MARKS = {"config.json", "summary.json", "metrics.jsonl"}  # any of them makes a directory a run's
 _NOT_RUNS = ("checkpoints", "wandb")  # what a run directory holds besides: many files, and no run
@@ -43,7 +45,8 @@ _POSITIVE = ("a number above 0", lambda v: _is_number(v, 1e-9))
 _NOT_NEGATIVE = ("a number from 0", _is_number)
 _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "status": ("'finished' or 'diverged'", lambda v: v == "finished"),  # diverged ones are not looked at
-    **dict.fromkeys(("version", "variant", "dataset", "device"), _TEXT),
+    "version": ("'v1' or 'v2'", lambda v: v in ("v1", "v2")),
+    **dict.fromkeys(("variant", "dataset", "device"), _TEXT),
     **dict.fromkeys(("alpha", "rho"), _POSITIVE),
     "expansion": ("a number above 0, or null", lambda v: v is None or _is_number(v, 1e-9)),
     **dict.fromkeys(("epochs", "resolution", "params", "mult_adds"), _COUNT),
@@ -120,7 +123,12 @@ def read(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[Problem]]
     counted: dict[Any, Run] = {}
     for directory, names in sorted(_run_directories(directories, problems)):
         faults: list[str] = []
-        if run := _read_run(directory, names, faults.append):
+        try:
+            run = _read_run(directory, names, faults.append)
+        except RecursionError:
+            run = None
+            faults.append("one of its files is nested too deeply: left out")
+        if run:
             first = counted.setdefault((hashable(run.identity), run.seed), run)
             if first is not run:
                 accuracies = f"{first.accuracy:.2%} there, {run.accuracy:.2%} here"
@@ -231,7 +239,7 @@ def _read_run(directory: pathlib.Path, names: set[str], tell: Callable[[str], No
 def _load(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in `path`; raises _Damage."""
     try:
-        value = json.loads(path.read_bytes().decode())
+        value = _plain(json.loads(_bytes(path).decode(), parse_int=_int))
     except OSError as e:
         raise _Damage(f"{path.name} cannot be read ({e.strerror})") from None
     except (ValueError, RecursionError):
@@ -241,12 +249,36 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
+def _bytes(path: pathlib.Path) -> bytes:
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # the reader of a pipe waits for ever
+        raise OSError(errno.EINVAL, "no plain file")
+    return path.read_bytes()
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 300:
+        raise ValueError("beyond what a float holds")
+    return int(digits)
+
+
+def _plain(value: Any) -> Any:
+    """JSON whose texts, those of its keys too, can be shown anywhere."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return {plain(k): _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
 def _check(summary: dict[str, Any]) -> None:
     """Raises _Damage for the first key that is not as it must be."""
     for key, (allowed, good) in _ALLOWED.items():
         if not good(summary.get(key)) or key not in summary:
             value = repr(summary[key])[:40] if key in summary else "absent"
             raise _Damage(f"summary.json is damaged: {key} is {value}, allowed is {allowed}")
+    if summary["version"] == "v2" and summary["expansion"] is None:
+        raise _Damage("summary.json is damaged: expansion is None, allowed is a number above 0 for v2")
 
 
 def _read_config(directory: pathlib.Path, names: set[str]) -> tuple[dict[str, Any], str]:
@@ -286,7 +318,7 @@ def _read_metrics(directory: pathlib.Path, names: set[str]) -> tuple[bytes, str]
     if "metrics.jsonl" not in names:
         return b"", "metrics.jsonl is missing"
     try:
-        return (directory / "metrics.jsonl").read_bytes(), ""
+        return _bytes(directory / "metrics.jsonl"), ""
     except OSError as e:
         return b"", f"metrics.jsonl cannot be read ({e.strerror})"
 
@@ -305,11 +337,13 @@ def _rows(metrics: bytes) -> tuple[tuple[dict[str, Any], ...], str]:
 
 def _row(line: bytes, after: float) -> dict[str, Any]:
     """A line of metrics past epoch `after`, all numbers, or null for what is not finite; else raises ValueError."""
-    row = json.loads(line.decode())
+    row = json.loads(line.decode(), parse_int=_int)
     if not isinstance(row, dict) or not _is_number(row.get("epoch")) or row["epoch"] <= after:
         raise ValueError("no epoch, or an earlier one")
     if not {*map(type, row.values())} <= {int, float, type(None)}:
         raise ValueError("not a number")
+    if any(isinstance(value, int | float) and not abs(value) < 1e18 for value in row.values()):
+        raise ValueError("beyond what is measured")
     return row
 
 

@@ -219,7 +219,10 @@ def _parameter(name: Any, given: Any, method: str) -> Parameter:
         said = f"may not have {', '.join(extra)}" if extra else f"must have {' and '.join(needed)}"
         raise InputError(f"parameter {name}: {distribution} {said}")
     if needed == ("min", "max"):
-        return _range(name, key, distribution, given, method)
+        try:
+            return _range(name, key, distribution, given, method)
+        except ArithmeticError:
+            raise InputError(f"parameter {name}: min, max and q are too large or too small for each other") from None
 
     values = [given["value"]] if "value" in given else given["values"]
     if not isinstance(values, list) or not values:
@@ -248,7 +251,7 @@ def _range(name: str, key: str, distribution: str, given: dict[str, Any], method
     for end in ("min", "max", "q"):
         if end in ends:
             _check_not_text(f"{name}.{end}", ends[end])
-            if type(ends[end]) not in (int, float) or not math.isfinite(ends[end]):
+            if type(ends[end]) not in (int, float) or not config.finite(ends[end]):
                 raise InputError(f"parameter {name}: {end}={_shown(ends[end])} must be a number")
     low, high, step = ends["min"], ends["max"], ends.get("q")
     if low >= high:

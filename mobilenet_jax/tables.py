@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# A terminal would do what control characters say; halves of a character (surrogates) cannot be written at all.
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+# A terminal would do what control characters say; halves of a character (surrogates) cannot be written at all, and SVG
+# may not hold the last two.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Table:
 
     def section(self, level: int = 2) -> str:
         """Title, as a heading of that level, grid and note."""
-        return "\n\n".join(part for part in (f"{'#' * level} {self.title}", self.markdown(), self.note) if part)
+        title = self.title.replace("\n", " ")
+        return plain("\n\n".join(part for part in (f"{'#' * level} {title}", self.markdown(), self.note) if part))
 
     def csv(self) -> str:
         out = io.StringIO()
@@ -77,5 +79,10 @@ def cell(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def plain(text: str) -> str:
+    """Text that can be shown anywhere: control characters, but for ends of lines, and half characters are replaced."""
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else "\ufffd", text)
+
+
 def _escape(cell: str) -> str:
-    return _CONTROL.sub("\ufffd", cell.replace("|", "\\|").replace("\n", " "))
+    return plain(cell.replace("|", "\\|").replace("\n", " "))

@@ -5,6 +5,7 @@ other images are another experiment.
 """
 
 import itertools
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -287,11 +288,11 @@ def _series(configurations: Sequence[Configuration]) -> list[Section]:
     for key, of_key in itertools.groupby(grouping.series(configurations), key=lambda s: s.key):
         several = list(of_key)
         name = _KNOBS.get(key, key)
-        tables = tuple(_one_series(s, f"{key.rpartition('.')[2]}_{i}") for i, s in enumerate(several, 1))
+        tables = tuple(_one_series(s, f"{_file(key)}_{i}") for i, s in enumerate(several, 1))
         pictures = ()
         if key in _KNOBS:
             picture = Picture(
-                f"over_{key.rpartition('.')[2]}",
+                f"over_{_file(key)}",
                 f"Test top-1 over the {name}; bars: standard deviation over seeds",
                 lambda several=several, name=name, key=key: _sweep(several, key, name),
             )
@@ -342,6 +343,11 @@ def changes(configurations: Sequence[Configuration]) -> Table | None:
         "and what that is at either end of the 95 % interval of the noise."
     )
     return Table("changes", "What each switch does", header, tuple(rows), note)
+
+
+def _file(key: str) -> str:
+    """The last part of a key as part of a file's name."""
+    return re.sub(r"[^\w-]", "-", key.rpartition(".")[2])[:80]
 
 
 def _one_series(s: Series, name: str) -> Table:

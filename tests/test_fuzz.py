@@ -1,6 +1,6 @@
 """Whatever is typed, or lies in the files that are read: a result or one sentence, soon, and nothing half-written.
 
-FUZZ=2500 pytest tests/test_fuzz.py tries as many inputs of each of the four kinds; 15 are tried otherwise.
+FUZZ=2500 pytest tests/test_fuzz.py tries as many inputs of each of the five kinds; 15 are tried otherwise.
 """
 
 import contextlib
@@ -170,7 +170,13 @@ def test_sweep_files(command, tmp_path_factory, content, arguments):
 
 
 RECORDS = sorted((ROOT / "results" / "cifar10").iterdir())
-json_value = nested(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), text, odd), text)
+hostile = st.sampled_from([
+    *("\ud800", "a\0b", "\x1b[2J", "$\\bad{$", "</text><script>", "../x/y", "\ufffe", "a\n# b", "V" * 300),
+    *(0, -1, 10**30, 10**400, 1e300, -1e300, True, "v3", {"a": [{}]}),
+])  # fmt: skip
+json_value = st.one_of(
+    hostile, nested(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), text, odd, hostile), text)
+)
 
 
 @st.composite
@@ -179,7 +185,16 @@ def changed(draw, content: bytes):
     first, _, rest = content.partition(b"\n") if content.startswith(b'{"step"') else (content, b"", b"")
     found = json.loads(first)
     for _ in range(draw(st.integers(1, 3))):
-        found[draw(st.sampled_from([*found, "new"]))] = draw(json_value)
+        place = found
+        inner = [value for value in [*place.values()] if isinstance(value, dict | list) and value]
+        while inner and draw(st.integers(0, 2)):
+            place = draw(st.sampled_from(inner))
+            values = place.values() if isinstance(place, dict) else place
+            inner = [value for value in values if isinstance(value, dict | list) and value]
+        names = [*place, "new", "a/b\0\ud800"] if isinstance(place, dict) else [*range(len(place))]
+        place[draw(st.sampled_from(names))] = draw(json_value)
+    if draw(st.integers(0, 4)):
+        found.pop("sha256", None)  # else its seal is broken, and no more is looked at
     return json.dumps(found).encode() + b"\n" + rest
 
 
@@ -204,7 +219,7 @@ def test_run_directories(command, tmp_path_factory, data):
                 if how == "a directory":
                     path.mkdir()
     out = top / "out"
-    written = data.draw(st.integers(0, 19)) == 0
+    written = data.draw(st.integers(0, 9)) == 0
     answer = command("report", top / "runs", *([f"--out={out}"] if written else []))
     well(answer)
     if written:
@@ -212,6 +227,19 @@ def test_run_directories(command, tmp_path_factory, data):
         assert [path.name for path in sorted(out.glob("runs.*"))] == pages
     first, *others = sorted((top / "runs").iterdir())
     well(command("report", "--compare", first, others[0] if others else first))
+
+
+LATENCY = (ROOT / "results" / "bench" / "cpu_latency.json").read_bytes()
+
+
+@SETTINGS
+@given(
+    st.one_of(changed(LATENCY), changed(LATENCY), edited([LATENCY]), json_value.map(lambda v: json.dumps(v).encode()))
+)
+def test_records_of_inference_times(command, tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "latency.json"
+    path.write_bytes(content)
+    well(command("report", f"--latency={path}"))
 
 
 @st.composite
@@ -226,8 +254,16 @@ def archives(draw):
             member.linkname = "/etc/passwd"
             content = draw(st.binary(max_size=100))
             member.size = len(content) if member.isreg() else 0
+            keys = st.sampled_from(["size", "path", "mtime", "GNU.sparse.map", "GNU.sparse.size", "GNU.sparse.major"])
+            member.pax_headers = draw(
+                st.dictionaries(keys, st.one_of(odd, st.sampled_from(["9" * 500, "0,0"])), max_size=2)
+            )
             with contextlib.suppress(ValueError, UnicodeEncodeError):  # a name that tar cannot hold
                 tar.addfile(member, io.BytesIO(content))
+        if draw(st.integers(0, 9)) == 0:  # it says that it is endless
+            member = tarfile.TarInfo("data_batch_1.bin")
+            member.size = draw(st.sampled_from([2**33, 2**60]))
+            packed.write(member.tobuf(tarfile.GNU_FORMAT))
     plain = packed.getvalue() + draw(st.binary(max_size=50))
     whole = gzip.compress(plain) if draw(st.integers(0, 4)) else plain
     return draw(edited([whole])) if draw(st.booleans()) else whole

@@ -187,13 +187,11 @@ def test_a_changed_summary_is_noticed(record):
     assert writer.read_summary(record.path) is None
     record.finish({"status": "finished", "test_accuracy": 0.5}, [])
     path = record.path / "summary.json"
-    whole = path.read_text()
-    for damage in (whole.replace("0.5", "0.6"), whole.replace('"schema": 1', '"schema": 3'), whole[:-9], ""):
+    whole, unsealed = path.read_text(), '{"schema": 1, "status": "finished"}'
+    for damage in (whole.replace("0.5", "0.6"), whole.replace('"schema": 1', '"schema": 3'), whole[:-9], "", unsealed):
         path.write_text(damage)
         with pytest.raises(InputError, match=r"summary.json is damaged.*; move it away"):
             writer.read_summary(record.path)
-    path.write_text('{"schema": 1, "status": "finished"}')  # of an earlier version, or another program
-    assert writer.read_summary(record.path) == {"schema": 1, "status": "finished"}
 
 
 @pytest.mark.parametrize("damage", [b'{"step": 2}\n', b'{"st', None])
