@@ -130,7 +130,7 @@ def test_every_config_file_resolves(path):
         ("optim.lr_decay_epochs", 0.0, "above 0"),
         ("optim.warmup_epochs", -1.0, "0 or more"),
         ("optim.clip_norm", -1.0, "0 or more"),
-        ("train.epochs", 0, "a whole number from 1"),
+        *(("train.epochs", epochs, "a whole number from 1") for epochs in (0, 10**400)),
         ("train.batch_size", 0, "a whole number from 1"),
         ("train.dtype", "float16", "one of 'float32', 'bfloat16'"),
         ("train.label_smoothing", 1.0, "at least 0 and below 1"),

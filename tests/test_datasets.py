@@ -142,6 +142,17 @@ def test_unreadable_metadata(file: str, tmp_path: pathlib.Path):
         describe("bad", str(tmp_path))
 
 
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_a_class_that_is_not_tfdss_is_not_imported(key: str, tmp_path: pathlib.Path):
+    write_metadata(tmp_path / "bad" / "1.0.0", features={"image": {"image": {}, key: "this.Image"}})
+    with pytest.raises(InputError, match=r"damaged metadata \(features.json: 'this.Image' is no feature of TFDS\)"):
+        describe("bad", str(tmp_path))
+
+
+def test_a_home_that_there_is_not(tmp_path: pathlib.Path):
+    assert str(datasets.data_root("~nobody-of-this-name/x")).endswith("/~nobody-of-this-name/x")
+
+
 def test_array_record_as_an_alternative_format(tmp_path: pathlib.Path):
     write_metadata(tmp_path / "two" / "1.0.0", fileFormat="tfrecord", alternativeFileFormats=["array_record"])
     assert describe("two", str(tmp_path)).train_size == 5

@@ -292,6 +292,16 @@ def test_an_archive_that_unpacks_to_a_gigabyte_is_left_early(command, tmp_path):
     assert code == 1 and "unpacks to more than it should" in err
 
 
+@pytest.mark.parametrize("size", [2**33, 2**60])
+def test_an_archive_that_says_it_is_endless(size, command, tmp_path):
+    header = tarfile.TarInfo("data_batch_1.bin")
+    header.size = size
+    (tmp_path / "endless.tar.gz").write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT)))
+    (tmp_path / "data").mkdir()
+    code, _, err = command("archive", tmp_path / "endless.tar.gz", tmp_path / "data")
+    assert code == 1 and "unpacks to more than it should" in err
+
+
 def test_a_sweep_file_of_many_aliases(command, tmp_path):
     """Written out, what they stand for has 9**12 words."""
     anchors = [f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]

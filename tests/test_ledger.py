@@ -165,7 +165,8 @@ def test_a_search_draws_so_many(url):
         ("postgresql:/u:secret@h/d", "postgresql:***@h/d"),
         ("u:secret@h/d", "u:***@h/d"),
         ("postgresql://u/v:se\ncret@h/d", "postgresql://u/v:***@h/d"),
-        ("oracle://u@h/d?token=secret", "oracle://u@h/d?token=***"),
+        ("oracle://u@h/d?host=h&token=secret", "oracle://u@h/d?host=h&token=***"),
+        ("oracle://u@h/d?pass%77ord=secret&conninfo=password%3Dsecret", "oracle://u@h/d?pass%77ord=***&conninfo=***"),
     ],
 )
 def test_no_password_is_shown(url, shown, monkeypatch):

@@ -263,6 +263,18 @@ PROBLEMS = {
         *(_change(seed=4), True),
         r"config\.json is not this run's: seed is 0 there, and 4 in summary\.json: its recipe is unknown, .*",
     ),
+    "v3": (_change(version="v3"), False, _DAMAGED.format("version is 'v3', allowed is 'v1' or 'v2'")),
+    "v2 without t": (_change(version="v2", expansion=None), False, _DAMAGED.format("expansion is None, .*")),
+    "deep": (_write("env.json", '{"a":' + "[" * 900 + "]" * 900 + "}"), True, r"env\.json .*|one of its files .*"),
+    "a pipe": (
+        *(_all(_unlink("env.json"), lambda d: os.mkfifo(d / "env.json")), True),
+        r"env\.json cannot be read \(no plain file\): counted, but without its environment",
+    ),
+    "a curve beyond measure": (
+        _write("metrics.jsonl", '{"epoch": 1, "train_loss": 1e300}\n'),
+        True,
+        r"metrics\.jsonl is damaged from line 1 on: counted, but its curve has 0 of 3 epochs",
+    ),
     "env damaged": (
         _write("env.json", "?"),
         True,

@@ -289,6 +289,8 @@ def test_what_a_search_cannot_do_without(method, missing, sentence, refused):
             "optim.lr.min: '1e-4' is text to YAML; write 1.0",
         ),
         ({"distribution": "q_uniform", "min": 0.15, "max": 0.4, "q": 0.1}, "min and max must be multiples of q=0.1"),
+        ({"distribution": "q_uniform", "min": 0, "max": 1e25, "q": 1e-5}, "too large or too small for each other"),
+        ({"min": 0, "max": 10**400}, "must be a number"),
         (
             {"distribution": "inv_log_uniform_values", "min": 1, "max": 2},
             "a random sweep has no distribution 'inv_log_un",

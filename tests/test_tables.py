@@ -40,5 +40,10 @@ def test_a_cell_cannot_steer_the_terminal():
     assert table.markdown().splitlines()[2].strip("| ") == "\ufffd[2J\ufffd31mred\ufffd"
 
 
+def test_nor_can_a_title_or_a_note():
+    section = Table("name", "A\n# title\x1b", ("a",), (), "A note\ud800\uffff\nin two lines").section()
+    assert section.startswith("## A # title\ufffd\n") and section.endswith("\nA note\ufffd\ufffd\nin two lines")
+
+
 def test_columns_of_plain_text():
     assert columns([("a", "bb", "c"), ("dd", "e", "ffff")], left=1) == ["a   bb     c", "dd   e  ffff"]
