@@ -49,7 +49,13 @@ class Wrong(Exception):
 
 
 class Late(Exception):
-    """What was to be hurt was over already."""
+    """What was to be hurt was over already, or had not begun."""
+
+
+def check_begun(text: str) -> None:
+    """Raises Late where what was printed is Python's own, interrupted before it came to a line of ours."""
+    if "<frozen site>" in text or "init_import_site" in text:
+        raise Late
 
 
 class Case:
@@ -222,6 +228,8 @@ def command_hit(name: str) -> Callable[[Case], str]:
         command, number = case.start(), getattr(signal, name)
         moment(case)
         command.hit(number)
+        command.end()
+        check_begun(command.text())
         if command.end() not in (-number, 128 + number, 0):
             raise Wrong(f"exit code {command.process.returncode}: {command.text()}")
         command.error()

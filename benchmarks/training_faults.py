@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from sweep_faults import Late, Wrong, ended
+from sweep_faults import Late, Wrong, check_begun, ended
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {
@@ -199,6 +199,7 @@ def killed(name: str, moment: str) -> Callable[[Case], str]:
         at_end = "epoch 3/3" in command.out.read_text()
         command.process.send_signal(number)
         sent, code = time.monotonic(), command.end()
+        check_begun(command.text())
         at_end |= time.monotonic() - sent < 2
         if code not in (-number, 128 + number) and not (code == 0 and at_end):
             raise Wrong(f"exit code {code}: {command.text()}")
