@@ -38,7 +38,8 @@ TOLD = re.compile(  # lines of standard output that are about a fault
 _HOW = (
     "Each hurts a run, a sweep, or what it has written; then the same command is given again, and what it says to do "
     "is done. As undisturbed: it ends with the same parameters (`params_sha256`), figures and rows, and the run beside "
-    "it is untouched. Said: it stopped first, with one sentence. Faults that came too early or too late were tried again."
+    "it is untouched. Said: it stopped first, with one sentence. Faults that came too early or too late were tried "
+    "again."
 )
 _PRINTED = "One of each sort of line; `…` stands for a path, and numbers and names differ."
 
