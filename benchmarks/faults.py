@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py --out results/bench/faults.json            # 300 of training, 100 of sweeps
     python benchmarks/faults.py --seed 1 --training 1000 --only SIGKILL
-    python benchmarks/faults.py --show results/bench/faults.json           # a record as tables
+    python benchmarks/faults.py --show results/bench/faults*.json          # records as tables
 
 `training_faults.py` and `sweep_faults.py` have the kinds, and what a good end is. Everything else is a wrong end, a
 traceback or a hang among them, and is listed with what was printed. Kinds that this machine does not allow (a full disk
@@ -19,9 +19,11 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import sweep_faults
 import training_faults
@@ -87,12 +89,13 @@ def chosen(kinds: dict, only: str, count: int, seed: int) -> list[tuple[str, str
     return [(names[i % len(names)], f"{seed}-{i}") for i in range(count)] if names else []
 
 
-def tables(record: dict) -> str:
-    """A record in Markdown: how each kind ended, and every sentence that was printed."""
+def tables(records: Sequence[dict]) -> str:
+    """Records in Markdown: how each kind ended, and every sentence that was printed."""
     ends = collections.defaultdict(collections.Counter)
     printed, after = collections.Counter(), collections.defaultdict(dict)
     first: dict[str, str] = {}
-    for each in record["faults"]:
+    faults = [each for record in records for each in record["faults"]]
+    for each in faults:
         ends[each["kind"]][each["end"]] += 1
         for said in each["said"]:
             if not said.startswith("("):  # what was hurt
@@ -101,16 +104,24 @@ def tables(record: dict) -> str:
                 printed[sort] += 1
                 after[sort][each["kind"]] = None
     columns = ("as undisturbed", "said, then as undisturbed", "wrong", "left out", "too late")
-    total = collections.Counter(each["end"] for each in record["faults"])
-    head = (
-        f"{len(record['faults'])} faults from seed {record['seed']}, {total['wrong']} of them with a wrong end, in "
-        f"{record['minutes']:.0f} minutes on {record['machine']}, {record['jobs']} at a time."
+    wrong = sum(each["end"] == "wrong" for each in faults)
+    total = (
+        f"{sum('sweep' not in each['kind'] for each in faults)} faults of training and "
+        f"{sum('sweep' in each['kind'] for each in faults)} of sweeps: {wrong} with a wrong end."
     )
-    rows = [(kind, str(n.total()), *(str(n[c] or "") for c in columns)) for kind, n in ends.items()]
+    parts = [
+        f"- {len(r['faults'])} from seed {r['seed']}, commit {r['commit'][:7]}, in {r['minutes']:.0f} minutes on "
+        f"{r['machine']}, {r['jobs']} at a time{'; ' * bool(r.get('note')) + r.get('note', '')}"
+        for r in records
+    ]
+    rows = [
+        (kind, str(ends[kind].total()), *(str(ends[kind][c] or "") for c in columns)) for kind in KINDS if ends[kind]
+    ]
     how = Table("ends", "How they ended", ("fault", "n", *columns), tuple(rows), _HOW)
     said = [(first[sort], str(printed[sort]), "; ".join(after[sort])) for sort in sorted(first, key=first.__getitem__)]
     what = Table("printed", "", ("printed", "times", "after"), tuple(said)).markdown(aligned=False)
-    return "\n\n".join(["# Faults, and what they print", head, how.section(), "## What they print", _PRINTED, what])
+    head = ["# Faults, and what they print", total, "\n".join(parts)]
+    return "\n\n".join([*head, how.section(), "## What they print", _PRINTED, what])
 
 
 def main() -> None:
@@ -121,10 +132,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="kinds with this in their name")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="faults at a time")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
-    parser.add_argument("--show", type=pathlib.Path, help="run nothing: print this record as tables")
+    parser.add_argument("--show", type=pathlib.Path, nargs="+", help="run nothing: print these records as tables")
     args = parser.parse_args()
     if args.show:
-        print(tables(json.loads(args.show.read_text(encoding="utf-8"))))
+        print(tables([json.loads(path.read_text(encoding="utf-8")) for path in args.show]))
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, commands would ignore it as well
     started = time.monotonic()
@@ -151,18 +162,25 @@ def main() -> None:
                 if len(found) % 20 == 0:
                     minutes = (time.monotonic() - started) / 60
                     print(f"{len(found)} of {len(faults)} faults, {minutes:.0f} minutes", flush=True)
-    order = [*KINDS]
-    found.sort(key=lambda each: (order.index(each["kind"]), float(each["seed"].partition("-")[2])))
+                    keep(record(args, found, started), args.out)
     ends = collections.Counter((each["kind"], each["end"]) for each in found)
-    for (kind, end), count in ends.items():
+    for (kind, end), count in sorted(ends.items()):
         print(f"{count:>5}  {kind:<42}  {end}")
     wrong = sum(each["end"] == "wrong" for each in found)
-    minutes = (time.monotonic() - started) / 60
-    print(f"{len(found)} faults, {wrong} with a wrong end, {minutes:.1f} minutes")
-    machine = f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"
-    record = {"seed": args.seed, "jobs": args.jobs, "machine": machine, "minutes": minutes, "faults": found}
-    keep(record, args.out)
+    print(f"{len(found)} faults, {wrong} with a wrong end, {(time.monotonic() - started) / 60:.1f} minutes")
+    keep(record(args, found, started), args.out)
     sys.exit(wrong > 0)
+
+
+def record(args: argparse.Namespace, found: list[dict], started: float) -> dict:
+    """What was found so far."""
+    git = ["git", "-C", str(training_faults.ROOT), "rev-parse", "HEAD"]
+    return {
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        "machine": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores",
+        **{"seed": args.seed, "jobs": args.jobs, "minutes": (time.monotonic() - started) / 60},
+        "faults": sorted(found, key=lambda each: (list(KINDS).index(each["kind"]), float(each["seed"].split("-")[1]))),
+    }
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def watch(command: list[str], work: pathlib.Path, done: Callable[[], int], total
     for name, held in samples.items():
         late = [each for each in held if each["share"] >= START]
         most = {key: max(each[key] for each in late) for key in KEYS}
-        record["processes"][name] = {"start": late[0], "end": late[-1], "most": most}
+        course = [next((x["resident_mb"] for x in late if x["share"] >= i / 10), None) for i in range(1, 11)]
+        record["processes"][name] = {"start": late[0], "end": late[-1], "most": most, "resident_mb_by_tenths": course}
     return record
 
 

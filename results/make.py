@@ -57,8 +57,9 @@ def readme(text: str) -> str:
 
 
 def _show(name: str) -> str:
-    """A benchmark's record as that benchmark shows it."""
-    return _python(f"benchmarks/{name}.py", "--show", f"results/bench/{name}.json")
+    """A benchmark's record, or records, as that benchmark shows them."""
+    records = sorted(path.relative_to(HERE.parent) for path in (HERE / "bench").glob(f"{name}*.json"))
+    return _python(f"benchmarks/{name}.py", "--show", *map(str, records))
 
 
 def _python(*args: str) -> str:

@@ -83,14 +83,16 @@ def test_faults_in_tables():
     found = [
         {"kind": "disk full", "end": "said, then as undisturbed", "said": ["error: 12 of a|b", "(cut: x)"]},
         {"kind": "disk full", "end": "wrong", "said": ["error: 345 of a|b"]},
-        {"kind": "SIGKILL", "end": "as undisturbed", "said": []},
+        {"kind": "clock set back", "end": "as undisturbed", "said": []},
     ]
-    text = faults.tables({"seed": 3, "minutes": 1.6, "machine": "a CPU", "jobs": 2, "faults": found})
-    assert "3 faults from seed 3, 1 of them with a wrong end, in 2 minutes on a CPU, 2 at a time." in text
+    record = {"commit": "0123456789", "seed": 3, "minutes": 1.6, "machine": "a CPU", "jobs": 2, "faults": found}
+    text = faults.tables([record, record | {"faults": found[:1], "note": "cut"}])
+    assert "4 faults of training and 0 of sweeps: 1 with a wrong end." in text
+    assert "- 1 from seed 3, commit 0123456, in 2 minutes on a CPU, 2 at a time; cut" in text
     assert [" ".join(line.split()) for line in text.splitlines() if line.startswith("| ") and "--" not in line] == [
         "| fault | n | as undisturbed | said, then as undisturbed | wrong | left out | too late |",
-        *("| disk full | 2 | | 1 | 1 | | |", "| SIGKILL | 1 | 1 | | | | |", "| printed | times | after |"),
-        r"| error: 12 of a\|b | 2 | disk full |",
+        *("| disk full | 3 | | 2 | 1 | | |", "| clock set back | 1 | 1 | | | | |", "| printed | times | after |"),
+        r"| error: 12 of a\|b | 3 | disk full |",
     ]
 
 
