@@ -273,6 +273,32 @@ def test_the_training_process_is_killed_three_times(tmp_path):
     assert states(tmp_path) == ["COMPLETE"] * 8
 
 
+IMPATIENT = """
+import sys
+import launch
+from mobilenet_jax import crew
+crew.SILENT = 12
+sys.exit(launch.run())
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_is_killed(tmp_path):
+    """Its point goes on in another process, from its last checkpoint."""
+    write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
+    options = command(tmp_path)[2:]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", IMPATIENT, *options]
+    with subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as going:
+        (pid, *_) = wait(lambda: training(going.pid), going)
+        os.kill(pid, signal.SIGSTOP)
+        said = going.communicate(timeout=200)[0]
+    assert going.returncode == 0
+    assert "killed  a worker that stood still for 12 s" in said and "(its worker died, killed by SIGKILL)" in said
+    (summary,) = results(tmp_path).values()
+    assert summary["status"] == "finished" and summary["resumed_from"] > 0 and states(tmp_path) == ["COMPLETE"]
+
+
 @pytest.mark.slow
 def test_the_demonstration(tmp_path):
     """8 points from one command; once more, and nothing is trained."""
