@@ -4,6 +4,7 @@ FUZZ=2500 pytest tests/test_fuzz.py tries as many inputs of each of the five kin
 """
 
 import contextlib
+import copy
 import gzip
 import io
 import json
@@ -192,7 +193,7 @@ def changed(draw, content: bytes):
             values = place.values() if isinstance(place, dict) else place
             inner = [value for value in values if isinstance(value, dict | list) and value]
         names = [*place, "new", "a/b\0\ud800"] if isinstance(place, dict) else [*range(len(place))]
-        place[draw(st.sampled_from(names))] = draw(json_value)
+        place[draw(st.sampled_from(names))] = copy.deepcopy(draw(json_value))  # it may be changed in its turn
     if draw(st.integers(0, 4)):
         found.pop("sha256", None)  # else its seal is broken, and no more is looked at
     return json.dumps(found).encode() + b"\n" + rest
