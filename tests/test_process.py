@@ -9,8 +9,7 @@ from test_runtime import python
 SIGNALS = """
 import os, signal, sys
 from mobilenet_jax import process
-if "ignored" in sys.argv:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "ignored" in sys.argv else signal.SIG_DFL)  # as by nohup
 with process.signals(again="again" in sys.argv) as asked:
     for number in (signal.SIGHUP, signal.SIGINT):
         try:
