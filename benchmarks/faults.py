@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 import sweep_faults
 import training_faults
-from sweep_faults import Late, Wrong
+from fault_case import ROOT, Late, Wrong
 from train_step import cpu_name, keep
 
 from mobilenet_jax.tables import Table
@@ -63,8 +63,6 @@ def attempted(kind: str, seed: str, models: pathlib.Path) -> dict:
     found: dict = {"kind": kind, "seed": seed}
     try:
         found["end"] = KINDS[kind][0](case)
-        if isinstance(case, training_faults.Case):
-            training_faults.check_other(case)
     except Late:
         found["end"] = "too late"
     except NotImplementedError as e:
@@ -174,7 +172,7 @@ def main() -> None:
 
 def record(args: argparse.Namespace, found: list[dict], started: float) -> dict:
     """What was found so far."""
-    git = ["git", "-C", str(training_faults.ROOT), "rev-parse", "HEAD"]
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     return {
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
         "machine": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores",

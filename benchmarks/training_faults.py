@@ -7,7 +7,6 @@ once or after one sentence that says what to do was followed; and the other run 
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import random
 import re
@@ -16,14 +15,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 
-from sweep_faults import Late, Wrong, check_begun, ended
+from fault_case import HURTS, ROOT, Command, Late, Wrong, have_root, hurt, small_disk
+from fault_case import Case as AnyCase
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {
     **{"model.alpha": 0.25, "model.rho": 0.5, "model.variant": "shallow", "optim.warmup_epochs": 0.5},
     **{"train.epochs": 3, "train.checkpoint_epochs": 0.5, "train.batch_size": 64},
@@ -31,98 +29,36 @@ TINY = {
 SPEEDS = ("images_per_second",)
 
 
-class Case:
-    """One fault: a directory of its own with a run to be hurt and a finished one beside it."""
+class Case(AnyCase):
+    """A directory of its own with a run to be hurt and a finished one beside it."""
 
     def __init__(self, work: pathlib.Path, models: pathlib.Path, chance: random.Random):
-        self.work, self.models, self.chance = work, models, chance
-        self.runs = work / "runs"
+        super().__init__(work, models, chance)
+        self.of = "finished"  # the undisturbed run, which has the name of the one to be hurt
         self.env: dict[str, str] = {}
         self.options: list[str] = []
-        self.mend: Callable[[], None] = lambda: None  # takes the obstacle away
-        self.said: list[str] = []  # sentences, as they were printed
-        self.commands: list[Command] = []
-        self.of("finished")
-        shutil.copytree(models / "finished", self.runs / "other")
-
-    def of(self, model: str) -> None:
-        """The run to be hurt has the name of the undisturbed one."""
-        self.name = (self.models / f"{model}.name").read_text()
+        if (models / "finished").exists():  # it does not while it is being made
+            shutil.copytree(models / "finished", self.runs / "other")
 
     @property
     def run(self) -> pathlib.Path:
-        return self.runs / self.name
+        return self.runs / (self.models / f"{self.of}.name").read_text()
 
-    def start(self) -> "Command":
-        self.commands.append(Command(self))
+    def start(self) -> Command:
+        tiny = [f"--config.{key}={value}" for key, value in TINY.items()]
+        arguments = [str(ROOT / "launch.py"), f"--workdir={self.runs}", *tiny, *self.options]
+        self.commands.append(Command(self, arguments, self.work, self.env))
         return self.commands[-1]
 
-    def model(self, name: str) -> None:
-        """Puts a run there: 'finished' or 'killed'."""
-        shutil.copytree(self.models / name, self.run)
+    def check(self, command: Command) -> None:
+        if (found := result(self.run)) != (expected := result(self.models / self.of)):
+            raise Wrong(f"another result: {found} instead of {expected}; {command.text()}")
+        if tree(self.runs / "other") != tree(self.models / "finished"):
+            raise Wrong(f"the other run was touched: {command.text()}")
 
-
-class Command:
-    """`launch.py` on the run of a case; what it prints goes to files."""
-
-    def __init__(self, case: Case):
-        self.case, self.started = case, time.monotonic()
-        env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_MODE": "disabled"}
-        env |= {"XDG_CACHE_HOME": str(case.models / "cache"), "PYTHONDONTWRITEBYTECODE": "1"} | case.env
-        arguments = [f"--config.{key}={value}" for key, value in TINY.items()] + case.options
-        self.out, self.err = (pathlib.Path(tempfile.mkstemp(dir=case.work, suffix=end)[1]) for end in (".out", ".err"))
-        with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "launch.py"), f"--workdir={case.runs}", *arguments],
-                cwd=case.work,
-                env={k: v for k, v in env.items() if v},
-                stdout=out,
-                stderr=err,
-            )
-
-    def said(self, text: str, within: float = 120.0) -> bool:
-        """Waits until it has printed `text`, or ended."""
-        end = time.monotonic() + within
-        while text not in self.out.read_text():
-            if self.process.poll() is not None or time.monotonic() > end:
-                return False
-            time.sleep(0.005)
-        return True
-
-    def left(self, pattern: str, within: float = 120.0) -> bool:
-        """Waits until a file of this name is in the run directory."""
-        end = time.monotonic() + within
-        while not any(self.case.run.glob(pattern)):
-            if self.process.poll() is not None or time.monotonic() > end:
-                return False
-            time.sleep(0.001)
-        return True
-
-    def end(self, within: float = 180.0) -> int:
-        try:
-            return self.process.wait(within)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise Wrong(f"hangs for {within:.0f} s: {self.text()}") from None
-
-    def kill(self) -> None:
-        """Ends it, if that is still to be done."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    def text(self) -> str:
-        return self.out.read_text()[-2000:] + self.err.read_text()[-4000:]
-
-    def error(self) -> str:
-        """The one sentence on stderr, '' if there is none; anything else there is wrong."""
-        text = self.err.read_text()
-        if "Traceback" in text or "Traceback" in self.out.read_text():
-            raise Wrong(f"traceback: {self.text()}")
-        if text and not re.fullmatch(r"error: .*\n", text):
-            raise Wrong(f"more than a sentence: {text[-2000:]}")
-        return text.strip()
+    def left(self, command: Command, pattern: str) -> bool:
+        """Waits until a file of this name is in the run directory; False where the command ended before."""
+        return command.until(lambda: any(self.run.glob(pattern)))
 
 
 def result(run: pathlib.Path) -> dict:
@@ -139,45 +75,7 @@ def tree(directory: pathlib.Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def settle(case: Case) -> str:
-    """Gives the command again until the run has its result, doing what sentences say; what the end was."""
-    expected = result(case.models / "finished")
-    for attempt in range(4):
-        command = case.start()
-        code = command.end()
-        sentence = command.error()
-        if code == 0 and not sentence:
-            if (found := result(case.run)) != expected:
-                raise Wrong(f"another result: {found} instead of {expected}; {command.text()}")
-            return ended(case, attempt)
-        if code != 1 or not sentence:
-            raise Wrong(f"exit code {code} with {command.text()!r}")
-        case.said.append(sentence)
-        follow(case, sentence)
-    raise Wrong(f"no result after four attempts: {case.said}")
-
-
-def follow(case: Case, sentence: str) -> None:
-    """Does what a sentence says."""
-    if "once it can" in sentence or "cannot be written" in sentence or "cannot be read" in sentence:
-        case.mend()
-    elif path := re.search(r"error: (\S+) .*move it away", sentence) or re.search(r"move (\S+) away", sentence):
-        os.rename(path[1], case.work / f"away-{len(case.said)}")
-    elif "name another directory" in sentence or "different" in sentence or "another run" in sentence:
-        case.run.rename(case.work / f"away-{len(case.said)}")
-    else:
-        raise Wrong(f"a sentence that says nothing to do: {sentence}")
-
-
-def end_with_a_word(case: Case, command: Command) -> None:
-    """The command ends, with one sentence or as if nothing were."""
-    code, sentence = command.end(), command.error()
-    if code != (1 if sentence else 0):
-        raise Wrong(f"exit code {code}: {command.text()}")
-    case.said += [sentence] if sentence else []
-
-
-# The kinds. Each hurts the run of its case; `settle` is what follows.
+# The kinds. Each hurts the run of its case; then it is settled.
 
 
 def killed(name: str, moment: str) -> Callable[[Case], str]:
@@ -187,95 +85,48 @@ def killed(name: str, moment: str) -> Callable[[Case], str]:
             "start": (lambda: True, 2.5),
             "compile": (lambda: command.said("run  "), 2.5),
             "step": (lambda: command.said("first step"), 1.2),
-            "checkpoint": (lambda: command.left("checkpoints/*tmp*"), 0.03),
+            "checkpoint": (lambda: case.left(command, "checkpoints/*tmp*"), 0.03),
             "evaluation": (lambda: command.said(f"epoch {case.chance.randrange(1, 3)}/3"), 0.4),
-            "end": (lambda: command.left("checkpoints/66"), 0.3),
+            "end": (lambda: case.left(command, "checkpoints/66"), 0.3),
         }[moment]
         if not there():
             raise Late
         time.sleep(longest * case.chance.random())
-        if command.process.poll() is not None:
-            raise Late
         at_end = "epoch 3/3" in command.out.read_text()
-        command.process.send_signal(number)
+        command.hit(number)
         sent, code = time.monotonic(), command.end()
-        check_begun(command.text())
+        command.check_begun()
         at_end |= time.monotonic() - sent < 2
         if code not in (-number, 128 + number) and not (code == 0 and at_end):
             raise Wrong(f"exit code {code}: {command.text()}")
         elif code == 128 + number:
             command.error()
-        return settle(case)
+        return case.settle()
 
     return fault
 
 
 def damaged(model: str, how: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
-        case.model(model)
-        hurt(case, [path for path in sorted(case.run.rglob("*")) if path.is_file()], how)
-        return settle(case)
+        shutil.copytree(case.models / model, case.run)
+        files = [path for path in sorted(case.run.rglob("*")) if path.is_file()]
+        hurt(case, files, how, likely=[path for path in files if path.parent == case.run])
+        return case.settle()
 
     return fault
 
 
-def hurt(case: Case, files: list[pathlib.Path], how: str) -> None:
-    """Damages one of the files; the few at the top are as likely as all the others."""
-    files = [path for path in files if path.stat().st_size or how == "removed"]
-    top = [path for path in files if path.parent == case.run]
-    path = case.chance.choice(top if top and case.chance.random() < 0.5 else files)
-    case.said.append(f"({how}: {path.relative_to(case.work)})")
-    damage(path, how, case.chance)
-
-
-def damage(path: pathlib.Path, how: str, chance: random.Random) -> None:
-    """A bit is 'flipped', the file is 'cut', 'emptied' or 'removed'."""
-    content = bytearray(path.read_bytes())
-    if how == "flipped":
-        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        path.write_bytes(content)
-    elif how == "cut":
-        path.write_bytes(content[: chance.randrange(len(content))])
-    elif how == "emptied":
-        path.write_bytes(b"")
-    else:
-        path.unlink()
-
-
 def disk_full(case: Case) -> str:
     """The run directory is on a disk of its own, which is full from a random moment on."""
-    disk = case.work / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
-    if not have_root() or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
-        raise NotImplementedError("mounting a small disk is not allowed here")
-    try:
-        case.runs.joinpath("other").rename(case.work / "other")
-        shutil.copytree(case.work / "other", disk / "other")
-        case.runs.rmdir()
-        case.runs = disk
-        filler = disk / "filler"
-
-        def fill() -> None:
-            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
-
-        case.mend = lambda: filler.unlink(missing_ok=True)
+    with small_disk(case, megabytes=24) as fill:
         command = case.start()
         if command.said(case.chance.choice(["run  ", "first step", "epoch 1/3", "epoch 2/3"])):
             time.sleep(0.5 * case.chance.random())
         fill()
-        end_with_a_word(case, command)
+        case.say(command.end_with_a_word())
         if case.chance.random() < 0.5:
             case.mend()
-        ended = settle(case)
-        case.mend()
-        check_other(case)
-        return ended
-    finally:
-        case.runs = case.work / "none"
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+        return case.settle()
 
 
 def read_only(case: Case) -> str:
@@ -291,6 +142,7 @@ def read_only(case: Case) -> str:
                 ["mount", "--move", str(shut), str(case.run)],
             ):
                 if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+                    subprocess.run(["umount", "-l", str(shut)], stderr=subprocess.DEVNULL)
                     raise NotImplementedError("mounting a directory read-only is not allowed here")
         else:
             permit(0)
@@ -311,8 +163,8 @@ def read_only(case: Case) -> str:
         if command.said(case.chance.choice(["run  ", "first step", "epoch 1/3", "epoch 2/3"])):
             time.sleep(0.5 * case.chance.random())
         forbid()
-        end_with_a_word(case, command)
-        return settle(case)
+        case.say(command.end_with_a_word())
+        return case.settle()
     finally:
         allow()
 
@@ -323,10 +175,10 @@ def two_at_once(case: Case) -> str:
     second = case.start()
     codes = [first.end(), second.end()]
     sentences = [command.error() for command in (first, second)]
-    case.said += [sentence for sentence in sentences if sentence]
+    case.say(*sentences)
     if any(code != (1 if sentence else 0) for code, sentence in zip(codes, sentences, strict=True)) or all(codes):
         raise Wrong(f"exit codes {codes}: {first.text()} {second.text()}")
-    return settle(case)
+    return case.settle()
 
 
 def swept_away(case: Case) -> str:
@@ -334,15 +186,15 @@ def swept_away(case: Case) -> str:
     first = case.start()
     if first.said(case.chance.choice(["run  ", "first step", "epoch 1/3"])):
         time.sleep(0.5 * case.chance.random())
-    if first.process.poll() is not None:
+    if first.over:
         raise Late
     if case.chance.random() < 0.5:
         (case.run / ".lock").unlink(missing_ok=True)
     else:
         shutil.rmtree(case.run, ignore_errors=True)
     for command in (first, case.start()):
-        end_with_a_word(case, command)
-    return settle(case)
+        case.say(command.end_with_a_word())
+    return case.settle()
 
 
 def frozen(case: Case) -> str:
@@ -350,15 +202,14 @@ def frozen(case: Case) -> str:
     first = case.start()
     first.said("first step")
     time.sleep(case.chance.random())
-    first.process.send_signal(signal.SIGSTOP)
+    first.hit(signal.SIGSTOP)
     second = case.start()
     second.end()
-    first.process.send_signal(signal.SIGCONT)
+    first.hit(signal.SIGCONT)
     if code := first.end():
         raise Wrong(f"exit code {code}: {first.text()}")
-    if sentence := second.error():
-        case.said.append(sentence)
-    return settle(case)
+    case.say(second.error())
+    return case.settle()
 
 
 def clock_set_back(case: Case) -> str:
@@ -374,7 +225,7 @@ def clock_set_back(case: Case) -> str:
     if code := command.end():
         raise Wrong(f"exit code {code}: {command.text()}")
     command.error()
-    return settle(case)
+    return case.settle()
 
 
 def tracking_fails(kind: str) -> Callable[[Case], str]:
@@ -390,9 +241,9 @@ def tracking_fails(kind: str) -> Callable[[Case], str]:
             text = command.err.read_text()
             if code or not re.fullmatch(r"(W&B (failed and is left out of|does not answer, so) this run.*\n)+", text):
                 raise Wrong(f"exit code {code}: {command.text()}")
-            case.said += text.splitlines()
+            case.say(*text.splitlines())
             case.options, case.env = [], {}
-            return settle(case)
+            return case.settle()
 
     return fault
 
@@ -433,38 +284,32 @@ def data_damaged(how: str) -> Callable[[Case], str]:
         for path in data.rglob("*"):  # the cache is of files of these times
             shutil.copystat(whole / path.relative_to(data), path)
         case.options = ["--config.data.name=grey", f"--config.data.dir={data}", "--config.train.batch_size=16"]
-        case.of("grey")
+        case.of = "grey"
 
         def mend() -> None:
             shutil.rmtree(data)
             shutil.copytree(whole, data)
 
         case.mend = mend
-        hurt(case, [path for path in sorted(data.rglob("*")) if path.is_file()], how)
+        hurt(case, [path for path in sorted(data.rglob("*")) if path.is_file()], how, likely=[])
         command = case.start()
         code, text = command.end(), command.err.read_text()
         if "Traceback" in command.text() or code not in (0, 1):
             raise Wrong(f"exit code {code}: {command.text()}")
-        case.said += text.splitlines()
+        case.say(*text.splitlines())
         if code == 1:
             mend()
             shutil.rmtree(case.run, ignore_errors=True)
             command = case.start()
             if command.end():
                 raise Wrong(f"after the data were mended: {command.text()}")
-        if result(case.run) != result(case.models / "grey"):
-            raise Wrong(f"another result: {command.text()}")
+        case.check(command)
         return "said, then as undisturbed" if code else "as undisturbed"
 
     return fault
 
 
-def have_root() -> bool:
-    return os.geteuid() == 0 and sys.platform == "linux"
-
-
 MOMENTS = ("start", "compile", "step", "checkpoint", "evaluation", "end")
-HURTS = ("flipped", "cut", "emptied", "removed")
 # Kind -> its fault, and how often it comes for each time that the rarest comes.
 KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
     **{f"{s}, {m}": (killed(s, m), 2) for s in ("SIGKILL", "SIGTERM", "SIGINT") for m in MOMENTS},
@@ -480,18 +325,10 @@ KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
 }
 
 
-def check_other(case: Case) -> None:
-    """Raises Wrong where the run beside the hurt one has changed."""
-    if case.runs.exists() and tree(case.runs / "other") != tree(case.models / "finished"):
-        raise Wrong("the other run was touched")
-
-
 def prepare(models: pathlib.Path) -> None:
     """What faults start from: a finished run, a killed one, a data set with a run on it, and compiled programs."""
     (models / "work").mkdir(parents=True)
-    case = Case.__new__(Case)
-    case.work, case.models, case.runs = models / "work", models, models / "work"
-    case.env, case.options, case.commands = {}, [], []
+    case = Case(models / "work", models, random.Random(0))
     for name in ("finished", "killed", "grey"):
         if name == "grey":
             sys.path.insert(0, str(ROOT / "tests"))
@@ -511,6 +348,6 @@ def prepare(models: pathlib.Path) -> None:
         code = command.end()
         if code != (-signal.SIGKILL if name == "killed" else 0):
             sys.exit(f"the undisturbed run failed: {command.text()}")
-        (run,) = (path.parent for path in case.work.glob("*/config.json"))
+        (run,) = (path.parent for path in case.runs.glob("*/config.json"))
         (models / f"{name}.name").write_text(run.name)
         run.rename(models / name)

@@ -1,4 +1,4 @@
-"""The one exception whose message is written for the user, and what others come to in such a message."""
+"""The exceptions whose message is written for the user, and what others come to in such a message."""
 
 
 class InputError(ValueError):
@@ -10,6 +10,10 @@ class InputError(ValueError):
     def __str__(self) -> str:
         """One line, whatever was typed: what does not print, such as a line's end, is escaped as in Python."""
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+
+
+class Unwritable(InputError):
+    """What a run needs or leaves cannot be written for now, for want of room or permission: no fault of the run."""
 
 
 def first_line(error: BaseException) -> str:

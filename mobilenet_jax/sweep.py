@@ -27,6 +27,7 @@ from mobilenet_jax.tables import cell
 
 DEATHS = 5  # of workers, over which a point has failed
 DRAWS = 100  # for each point of a search within the budget
+PATIENCE = 600.0  # seconds for which a database may not answer while nothing is trained
 _TICK = 0.5  # seconds between two looks at everything
 _BUSY = 5.0  # seconds until a point that another process is on is tried again
 # On a CPU, runs side by side gain where a step is little work for its many operations (results/bench/cpu_fused.json:
@@ -73,7 +74,7 @@ def run(
 
     Raises:
       InputError: the database or the directory cannot be used, and nothing was started; or the database was damaged
-        meanwhile, and the workers have saved.
+        or gone meanwhile, or the disk is full, and the workers have saved.
     """
     grid_points = {point.digest: point for point in points} if sweep.method == "grid" else {}
     url = storage or f"sqlite:///{workdir / 'sweeps.db'}"
@@ -95,6 +96,11 @@ def run(
             return _Coordinator(sweep, grid_points, draw, budget, workdir, book, workers, fuse, asked).run()
         except ledger.Damaged as e:
             raise _damaged(book, e) from None
+        except ledger.Lost as e:
+            raise InputError(
+                f"--storage={book.shown_url}: has not answered for {PATIENCE / 60:.0f} minutes ({e}), and without it "
+                "nothing is left to do; once it answers, the same command goes on"
+            ) from None
 
 
 def _damaged(book: ledger.Ledger, error: ledger.Damaged) -> InputError:
@@ -148,6 +154,8 @@ class _Coordinator:
         self.held: list[Job] = []  # claimed, for no worker yet
         self.outbox: list[Callable[[], None]] = []  # what the database has yet to be told
         self.lost = ""  # why the database does not answer
+        self.idle_from = 0.0  # since when it does not, and no worker has anything to do
+        self.unwritable = ""  # why nothing can be trained here
         self.ratios: list[float] = []  # of the time that points took to the estimate
         self.entries: list[ledger.Entry] = []
         self.next_beat = self.next_look = 0.0
@@ -168,7 +176,7 @@ class _Coordinator:
         try:
             while not self._over():
                 self._attempt(self._keep_books)
-                self._stop_if_asked()
+                self._stop_if_due()
                 if not self.stopping:
                     self._attempt(self._assign)
                 self._listen()
@@ -176,6 +184,8 @@ class _Coordinator:
         finally:
             self._end_workers()
             self.board.close()
+        if self.unwritable and not self.asked:
+            raise InputError(self.unwritable)
         return self._conclude()
 
     def _over(self) -> bool:
@@ -359,6 +369,9 @@ class _Coordinator:
             worker.jobs[event["point"]] = None
             if kind == "done":
                 self._done(job, event["summary"])
+            elif kind == "unwritable":
+                self.unwritable = event["error"]
+                self.held.append(job)  # given back at the end
             elif kind == "failed" and len(worker.jobs) > 1:
                 job.again = time.monotonic()  # alone: the fault may be another's
                 self.held.append(job)
@@ -414,12 +427,18 @@ class _Coordinator:
         self._tell(lambda: self.book.fail(job.claim, error))
         self.board.line(f"failed  {job.point.run_name}: {error}")
 
-    def _stop_if_asked(self) -> None:
-        if self.asked and not self.stopping:
+    def _stop_if_due(self) -> None:
+        """Has the workers save and end after a signal, or where one cannot write; later ones could not either."""
+        now = time.monotonic()
+        if not self.lost or any(worker.busy for worker in self.workers):
+            self.idle_from = now
+        elif now - self.idle_from > PATIENCE and not self.stopping:
+            raise ledger.Lost(self.lost)
+        if (self.asked or self.unwritable) and not self.stopping:
             self.stopping = True
-            self.board.line(
-                f"stopping ({signal.Signals(self.asked[0]).name}): the workers save; once more to kill them"
-            )
+            if self.asked:
+                name = signal.Signals(self.asked[0]).name
+                self.board.line(f"stopping ({name}): the workers save; once more to kill them")
             for worker in self.workers:
                 worker.stop()
 

@@ -130,7 +130,8 @@ def train(
 
     Raises:
       Interrupted: a signal came.
-      InputError: what the runs leave cannot be written, or is of an earlier version.
+      Unwritable: what the runs leave cannot be written.
+      InputError: it is of an earlier version.
     """
     started = time.perf_counter()
     built = program.build(specs, inputs.splits, inputs.devices)

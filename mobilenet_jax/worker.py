@@ -10,6 +10,7 @@ those that an earlier worker spent on it. Events name a point by its place in th
     {"event": "done", "point": 0, "summary": {...}}          finished or diverged
     {"event": "busy", "point": 0}                            another process is on it
     {"event": "failed", "point": 0, "error": "..."}
+    {"event": "unwritable", "point": 0, "error": "..."}      this machine cannot write, as its disk is full
     {"event": "anew", "compile_seconds": 8.1}                compiled; a fresh worker should train the group
     {"event": "idle"}                                        the group is over
     {"event": "alive"}                                       every few seconds, whatever else there is to say
@@ -32,7 +33,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mobilenet_jax import config, process, runtime, writer
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import InputError, Unwritable
 
 _ALIVE = 5.0  # seconds between two signs of life
 Say = Callable[..., None]
@@ -107,7 +108,7 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
                 except writer.Busy:
                     say("busy", point=i)
                 except InputError as e:
-                    say("failed", point=i, error=str(e))
+                    say(_failure(e), point=i, error=str(e))
             if left:
                 inputs = train.prepare(specs[0])
                 spent = train.Spent(group["wall_seconds"] + time.perf_counter() - started, group["compile_seconds"])
@@ -129,7 +130,7 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
             summary = None
             with contextlib.suppress(InputError):
                 summary = writer.read_summary(left[i].path) if left else None
-            say("done", point=i, summary=summary) if summary else say("failed", point=i, error=reason)
+            say("done", point=i, summary=summary) if summary else say(_failure(e), point=i, error=reason)
         return not isinstance(e, InputError)  # who knows what a bug has left in this process
     finally:
         training.clear()
@@ -138,6 +139,10 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
 
 class _Anew(Exception):
     """The group is for a fresh worker."""
+
+
+def _failure(error: Exception) -> str:
+    return "unwritable" if isinstance(error, Unwritable) else "failed"
 
 
 def _row(say: Say, point: int, row: dict[str, Any]) -> None:

@@ -215,6 +215,46 @@ def test_a_search_on_held_out_images(tmp_path):
     assert (again.returncode, len(results(tmp_path))) == (0, 3)
 
 
+def test_a_machine_that_cannot_write_leaves_the_points_to_others(tmp_path):
+    """A full disk would fail one point after another: the sweep stops at the first, which stays open."""
+    write(tmp_path, TINY | {"seed": [0, 1]})
+    lock = tmp_path / "runs" / spec_of(TINY).run_name / ".lock"
+    lock.mkdir(parents=True)  # no file can be made there, root's neither
+    done = run(tmp_path)
+    assert (done.returncode, states(tmp_path)) == (1, ["FAIL", "WAITING", "WAITING"])
+    assert done.stderr.startswith(f"error: {lock.parent}: the run directory cannot be written (")
+    assert done.stderr.endswith("); once it can, the same command goes on\n") and done.stderr.count("\n") == 1
+    assert "failed" not in done.stdout
+
+    lock.rmdir()
+    again = run(tmp_path)
+    assert (again.returncode, again.stderr, len(results(tmp_path))) == (0, "", 2)
+    assert states(tmp_path) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
+AWAY = """
+import sys
+import launch
+from mobilenet_jax import ledger, sweep
+
+def beat(book, claims):
+    raise ledger.Lost("away")
+
+ledger.Ledger.beat, sweep.PATIENCE = beat, 3
+sys.exit(launch.run())
+"""
+
+
+def test_a_database_that_stays_away(tmp_path):
+    """With nothing left to train, nobody is to wait for it for days."""
+    write(tmp_path, TINY | {"seed": [0, 1]})
+    line, env = [sys.executable, "-c", AWAY, *command(tmp_path)[2:]], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and "the database does not answer, training goes on (away)\n" in done.stdout
+    assert done.stderr.startswith("error: --storage=sqlite:///") and done.stderr.count("\n") == 1
+    assert "has not answered for 0 minutes (away)" in done.stderr and "the same command goes on" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
