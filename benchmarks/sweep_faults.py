@@ -36,8 +36,8 @@ HASTY = """
 import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
 import launch
-from mobilenet_jax import crew, ledger, sweep
-ledger.HEARTBEAT, ledger.GRACE, crew.SILENT, sweep.PATIENCE = 1, 5, 12, 40
+from mobilenet_jax import crew, ledger
+ledger.HEARTBEAT, ledger.GRACE, crew.SILENT = 1, 5, 12
 if sys.argv.pop(1) == "alone":
     ledger._owner = lambda pid: ""
 sys.exit(launch.run())

@@ -36,6 +36,10 @@ class Lost(Exception):
     """The database does not answer, for now."""
 
 
+class Unwritable(Lost):
+    """It does not until somebody makes room for it, or gives leave."""
+
+
 class Damaged(Exception):
     """The database is no database any more."""
 
@@ -135,6 +139,7 @@ class Ledger:
         except (Lost, Damaged, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError, ValueError) as e:
             reason = _reason(e)
             hint = f"; {self.remedy}" if isinstance(e, Damaged) else ""
+            hint = "; once it can be written, the same command goes on" if isinstance(e, Unwritable) else hint
             raise InputError(f"--storage={shown}: cannot be opened ({reason}){hint}") from None
 
     def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
@@ -334,7 +339,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
-        """Turns what Optuna and SQLAlchemy raise over a database that is away, or damaged, into `Lost` or `Damaged`."""
+        """What Optuna and SQLAlchemy raise over a database that is away or damaged, as `Lost` or `Damaged`."""
         try:
             yield
         except (Lost, Damaged, InputError, optuna.exceptions.UpdateFinishedTrialError):
@@ -347,7 +352,7 @@ class Ledger:
                 raise Damaged(reason) from e
             if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
                 raise
-            raise Lost(reason) from e
+            raise (Unwritable if database.is_full(reason) else Lost)(reason) from e
         except (LookupError, ValueError, RuntimeError) as e:  # of what Optuna reads and can make nothing of
             raise Damaged(f"{type(e).__name__}: {_reason(e)}") from e
 

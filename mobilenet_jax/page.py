@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from mobilenet_jax.figures import Figure, svg
-from mobilenet_jax.tables import Table
+from mobilenet_jax.tables import Table, plain
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-# What HTML or XML may not hold, or UTF-8 cannot: control characters, halves of surrogate pairs, non-characters.
-_FORBIDDEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _NUMBER = re.compile(r"\W*\d[\d\W]*(e[-+]?\d+)?([^\W\d_]{1,3}\W*)?")  # with its sign, error and a short unit
 _LONG = {"td": 40, 'th scope="col"': 16}  # characters; a longer cell may be broken into lines
 _PAGE = """<!DOCTYPE html>
@@ -131,13 +129,13 @@ def html(title: str, sections: Sequence[Section], footer: str = "") -> str:
 
 
 def _text(text: str) -> str:
-    return markup.escape(_FORBIDDEN.sub("\ufffd", text))
+    return markup.escape(plain(text))
 
 
 def _anchor(name: str, taken: set[str]) -> str:
     """An id for `name` that is not among `taken`, and is from now on. It has no dot: ids inside a figure have one."""
-    plain = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-") or "part"
-    found = next(a for n in itertools.count(1) if (a := plain if n == 1 else f"{plain}-{n}") not in taken)
+    base = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-") or "part"
+    found = next(a for n in itertools.count(1) if (a := base if n == 1 else f"{base}-{n}") not in taken)
     taken.add(found)
     return found
 
@@ -181,7 +179,7 @@ def _numeric(column: Sequence[str]) -> bool:
 
 def _figure(anchor: str, caption: str, figure: Figure) -> str:
     """The figure as a part of the page. Matplotlib gives all figures the same ids: here they begin with the anchor."""
-    root = ElementTree.fromstring(_FORBIDDEN.sub("\ufffd", svg(figure)))
+    root = ElementTree.fromstring(plain(svg(figure)))
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         for name, value in list(element.attrib.items()):
@@ -194,6 +192,6 @@ def _figure(anchor: str, caption: str, figure: Figure) -> str:
             element.set(key, value.replace("url(#", f"url(#{anchor}."))
         if element.tag == "style":  # a style sheet holds for the whole page, wherever it stands
             element.text = (element.text or "").replace("*{", f"#{anchor} *{{")
-    root.attrib |= {"role": "img", "aria-label": _FORBIDDEN.sub("\ufffd", caption)}
+    root.attrib |= {"role": "img", "aria-label": plain(caption)}
     drawing = ElementTree.tostring(root, encoding="unicode")
     return f'<figure id="{anchor}">\n{drawing}\n<figcaption>{_text(caption)}</figcaption>\n</figure>'

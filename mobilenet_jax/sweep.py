@@ -88,7 +88,7 @@ def run(
     except OSError as e:
         raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
     except ledger.Lost as e:
-        raise InputError(f"--storage={book.shown_url}: does not answer ({e})") from None
+        raise _lost(book, e, "does not answer") from None
     except ledger.Damaged as e:
         raise _damaged(book, e) from None
     with process.signals(again=True) as asked:
@@ -97,10 +97,12 @@ def run(
         except ledger.Damaged as e:
             raise _damaged(book, e) from None
         except ledger.Lost as e:
-            raise InputError(
-                f"--storage={book.shown_url}: has not answered for {PATIENCE / 60:.0f} minutes ({e}), and without it "
-                "nothing is left to do; once it answers, the same command goes on"
-            ) from None
+            raise _lost(book, e, f"has not answered for {PATIENCE / 60:.0f} minutes") from None
+
+
+def _lost(book: ledger.Ledger, error: ledger.Lost, how: str) -> InputError:
+    how, can = ("cannot be written", "can") if isinstance(error, ledger.Unwritable) else (how, "does")
+    return InputError(f"--storage={book.shown_url}: {how} ({error}); once it {can}, the same command goes on")
 
 
 def _damaged(book: ledger.Ledger, error: ledger.Damaged) -> InputError:
@@ -153,7 +155,7 @@ class _Coordinator:
         self.selector = selectors.DefaultSelector()
         self.held: list[Job] = []  # claimed, for no worker yet
         self.outbox: list[Callable[[], None]] = []  # what the database has yet to be told
-        self.lost = ""  # why the database does not answer
+        self.lost: ledger.Lost | None = None  # why the database does not answer
         self.idle_from = 0.0  # since when it does not, and no worker has anything to do
         self.unwritable = ""  # why nothing can be trained here
         self.ratios: list[float] = []  # of the time that points took to the estimate
@@ -202,7 +204,7 @@ class _Coordinator:
         except ledger.Lost as e:
             if not self.lost:
                 self.board.line(f"the database does not answer, training goes on ({e})")
-            self.lost = str(e)
+            self.lost = e
             # Others could not send their heartbeats either: they first have the time to.
             self.reap_from = time.monotonic() + 2 * ledger.HEARTBEAT
 
@@ -222,7 +224,7 @@ class _Coordinator:
         if now >= self.next_look or self.lost:
             self.entries, self.open = self.book.entries(), self.book.open()
             self.next_look = now + (1.0 if self._jobs() else 2.0)
-            self.lost = ""
+            self.lost = None
 
     def _tell(self, what: Callable[[], None]) -> None:
         self.outbox.append(what)
@@ -432,8 +434,8 @@ class _Coordinator:
         now = time.monotonic()
         if not self.lost or any(worker.busy for worker in self.workers):
             self.idle_from = now
-        elif now - self.idle_from > PATIENCE and not self.stopping:
-            raise ledger.Lost(self.lost)
+        elif not self.stopping and (isinstance(self.lost, ledger.Unwritable) or now - self.idle_from > PATIENCE):
+            raise self.lost
         if (self.asked or self.unwritable) and not self.stopping:
             self.stopping = True
             if self.asked:

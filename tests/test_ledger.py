@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from mobilenet_jax import ledger
@@ -199,6 +200,18 @@ def test_a_database_that_goes_away_under_a_sweep_is_not_waited_for(how, url, tmp
         opened(url)
     with pytest.raises(ledger.Damaged):
         book.finish(claim, DONE)
+
+
+@pytest.mark.parametrize("how", ["max_page_count = 1", "query_only = 1"])
+def test_a_full_disk_is_for_somebody_to_mend(how, url):
+    """SQLite has the same words for a bound of its own as for a full disk."""
+    book = opened(url)
+    engine = book._storage.engine
+    sqlalchemy.event.listen(engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {how}").close())
+    engine.dispose()
+    with pytest.raises(ledger.Unwritable, match="disk is full|readonly database"):
+        book.enqueue({f"{i}": {"x": 1} for i in range(300)})
+    assert states(book).items() >= dict.fromkeys(POINTS, "waiting").items()
 
 
 def test_what_optuna_can_make_nothing_of_is_damage(url, tmp_path):

@@ -238,21 +238,28 @@ import launch
 from mobilenet_jax import ledger, sweep
 
 def beat(book, claims):
-    raise ledger.Lost("away")
+    raise ledger.%s("why")
 
 ledger.Ledger.beat, sweep.PATIENCE = beat, 3
 sys.exit(launch.run())
 """
 
 
-def test_a_database_that_stays_away(tmp_path):
-    """With nothing left to train, nobody is to wait for it for days."""
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("Lost", "has not answered for 0 minutes (why); once it does"),
+        ("Unwritable", "cannot be written (why); once it can"),
+    ],
+)
+def test_a_database_that_stays_away(error, sentence, tmp_path):
+    """With nothing left to train, nobody is to wait for it for days; nor at all where its disk is full."""
     write(tmp_path, TINY | {"seed": [0, 1]})
-    line, env = [sys.executable, "-c", AWAY, *command(tmp_path)[2:]], os.environ | {"PYTHONPATH": str(ROOT)}
+    line, env = [sys.executable, "-c", AWAY % error, *command(tmp_path)[2:]], os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1 and "the database does not answer, training goes on (away)\n" in done.stdout
+    assert done.returncode == 1 and "the database does not answer, training goes on (why)\n" in done.stdout
     assert done.stderr.startswith("error: --storage=sqlite:///") and done.stderr.count("\n") == 1
-    assert "has not answered for 0 minutes (away)" in done.stderr and "the same command goes on" in done.stderr
+    assert f"sweeps.db: {sentence}, the same command goes on\n" in done.stderr
 
 
 @pytest.mark.parametrize(
