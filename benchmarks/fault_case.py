@@ -49,7 +49,7 @@ class Command:
         return self.process.poll() is not None
 
     def until(self, there: Callable[[], bool], within: float = 120.0) -> bool:
-        """Waits until it is there; False where the command ended before."""
+        """Waits until it is there; False where the command ended before, or took too long."""
         end = time.monotonic() + within
         while not there():
             if self.over or time.monotonic() > end:
@@ -58,7 +58,7 @@ class Command:
         return True
 
     def said(self, text: str) -> bool:
-        """Waits until it has printed `text`; False where it ended before."""
+        """Waits until it has printed `text`, as `until`."""
         return self.until(lambda: text in self.out.read_text())
 
     def hit(self, number: int) -> None:
@@ -97,8 +97,8 @@ class Command:
 
     def error(self) -> str:
         """The one sentence on stderr, '' if there is none; anything else there is wrong."""
-        if "Traceback" in (text := self.text()):
-            raise Wrong(f"traceback: {text}")
+        if any("Traceback" in path.read_text() for path in (self.out, self.err, *self.logs.glob("*"))):
+            raise Wrong(f"traceback: {self.text()}")
         said = self.err.read_text()
         if said and not re.fullmatch(r"error: .*\n", said):
             raise Wrong(f"more than a sentence: {said[-2000:]}")
@@ -123,13 +123,16 @@ class Case:
     def __init__(self, work: pathlib.Path, models: pathlib.Path, chance: random.Random):
         self.work, self.models, self.chance = work, models, chance
         self.runs = work / "runs"
-        self.mend: Callable[[], None] = lambda: None  # takes the obstacle away
         self.said: list[str] = []  # sentences, as they were printed
         self.commands: list[Command] = []
 
     def start(self) -> Command:
         """Gives the command."""
         raise NotImplementedError
+
+    def mend(self) -> None:
+        """Takes the obstacle away; faults that put one in the way set this."""
+        raise Wrong("a sentence of an obstacle where there is none")
 
     def check(self, command: Command) -> None:
         """Raises Wrong where the command's good end has left something else than an undisturbed one."""

@@ -34,7 +34,7 @@ from mobilenet_jax.tables import Table
 
 KINDS = training_faults.KINDS | sweep_faults.KINDS
 TOLD = re.compile(  # lines of standard output that are about a fault
-    r"^(?:stopp|resumed|already|checkpoint of|again|waits|killed|taken over|the database|failed).*", re.MULTILINE
+    r"^(?:stopp|resumed|already|checkpoint of|again|waits|left|killed|taken over|the database|failed).*", re.MULTILINE
 )
 
 _HOW = (

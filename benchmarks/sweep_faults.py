@@ -149,7 +149,7 @@ def workers_hit(name: str) -> Callable[[Case], str]:
             raise Late
         if command.end() not in (0, 1):
             raise Wrong(f"exit code {command.process.returncode}: {command.text()}")
-        command.error()
+        case.say(command.error())
         return case.settle()
 
     return fault
@@ -236,10 +236,10 @@ def disk_full(case: Case) -> str:
     with small_disk(case, megabytes=48) as fill:
         command = case.start()
         moment(case)
+        if command.over:
+            raise Late
         fill()
-        if command.end() not in (0, 1):
-            raise Wrong(f"exit code {command.process.returncode}: {command.text()}")
-        case.say(command.error(), *case.failed(command))
+        case.say(command.end_with_a_word())
         if case.chance.random() < 0.5:
             case.mend()
         return case.settle()

@@ -57,7 +57,7 @@ class Case(AnyCase):
             raise Wrong(f"the other run was touched: {command.text()}")
 
     def left(self, command: Command, pattern: str) -> bool:
-        """Waits until a file of this name is in the run directory; False where the command ended before."""
+        """Waits until a file of this name is in the run directory, as `Command.until`."""
         return command.until(lambda: any(self.run.glob(pattern)))
 
 

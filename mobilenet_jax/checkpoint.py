@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from mobilenet_jax.errors import InputError, Unwritable, first_line
+from mobilenet_jax.errors import InputError, first_line
 
 KEPT = 2
 
@@ -40,7 +40,7 @@ class Checkpoints:
         """Copies `state` (a pytree) to the host, then writes it and `notes` (plain JSON) in the background.
 
         Raises:
-          Unwritable: it cannot be written, or the one before could not.
+          InputError: it cannot be written, or the one before could not.
         """
         tree = _plain(jax.device_get(state))
         notes = copy.deepcopy(notes)  # the caller's may change before they are written
@@ -109,7 +109,7 @@ class Checkpoints:
         """Waits for what is being written.
 
         Raises:
-          Unwritable: it could not be.
+          InputError: it could not be.
         """
         with self._writing():
             self._manager.wait_until_finished()
@@ -121,7 +121,7 @@ class Checkpoints:
         try:
             yield
         except Exception as e:
-            raise Unwritable(
+            raise InputError(
                 f"{self._directory}: a checkpoint cannot be written ({first_line(e)}); once it can, the same command "
                 "resumes from the one before"
             ) from e

@@ -113,7 +113,10 @@ class Worker:
                 )
         except OSError as e:
             os.close(ours)
-            raise InputError(f"{self.log}: a worker cannot be started with this log ({e.strerror})") from None
+            raise InputError(
+                f"{self.log}: a worker cannot be started with this log ({e.strerror}); once it can, the same command "
+                "goes on"
+            ) from None
         finally:
             os.close(theirs)
         self.pipe, self.silent, self._text = ours, 0.0, b""

@@ -19,7 +19,7 @@ import numpy as np
 
 from mobilenet_jax import cifar10, datasets, process
 from mobilenet_jax.datasets import Dataset
-from mobilenet_jax.errors import InputError, Unwritable, first_line
+from mobilenet_jax.errors import InputError, first_line
 
 HOLDOUT_SEED = 0  # not the run's: runs that differ in their seed hold out the same images
 
@@ -288,4 +288,4 @@ def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> None
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        raise Unwritable(f"cifar10 cannot be written to {root}: {error}; --config.data.dir names another") from error
+        raise InputError(f"cifar10 cannot be written to {root}: {error}; --config.data.dir names another") from error

@@ -77,8 +77,3 @@ def inode(url: str) -> int | None:
 def is_damage(reason: str) -> bool:
     """By SQLite's words for it."""
     return any(words in reason for words in ("malformed", "not a database", "no such table"))
-
-
-def is_full(reason: str) -> bool:
-    """Whether somebody has to make room, or to give leave to write, by SQLite's words for it."""
-    return any(words in reason for words in ("disk is full", "readonly database"))

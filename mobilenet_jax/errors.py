@@ -1,4 +1,11 @@
-"""The exceptions whose message is written for the user, and what others come to in such a message."""
+"""The one exception whose message is written for the user, and what others come to in such a message."""
+
+import errno
+import os
+
+# No room, or nothing may be written: in the words of the system, of SQLite, of PostgreSQL.
+_UNWRITABLE = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
+_UNWRITABLE += ["disk is full", "readonly database", "read-only transaction"]
 
 
 class InputError(ValueError):
@@ -12,10 +19,16 @@ class InputError(ValueError):
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
 
 
-class Unwritable(InputError):
-    """What a run needs or leaves cannot be written for now, for want of room or permission: no fault of the run."""
-
-
 def first_line(error: BaseException) -> str:
     """What another library's exception says, short enough to be part of a sentence; its type where it says nothing."""
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= 200 else f"{line[:99]} … {line[-98:]}"  # the reason may be at either end
+
+
+def is_unwritable(error: BaseException | None) -> bool:
+    """Whether it, or what it came of, is a disk without room or not to be written: the next to try would fail too."""
+    while error is not None:
+        if any(words in str(error) for words in _UNWRITABLE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

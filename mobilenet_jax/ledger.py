@@ -22,7 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mobilenet_jax import database
-from mobilenet_jax.errors import InputError, first_line
+from mobilenet_jax.errors import InputError, first_line, is_unwritable
 
 HEARTBEAT = 10  # seconds between two of a claimer
 GRACE = 60  # seconds after which it counts as dead
@@ -37,7 +37,7 @@ class Lost(Exception):
 
 
 class Unwritable(Lost):
-    """It does not until somebody makes room for it, or gives leave."""
+    """It cannot be written until somebody makes room, or gives leave."""
 
 
 class Damaged(Exception):
@@ -352,7 +352,7 @@ class Ledger:
                 raise Damaged(reason) from e
             if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
                 raise
-            raise (Unwritable if database.is_full(reason) else Lost)(reason) from e
+            raise (Unwritable if is_unwritable(e) else Lost)(reason) from e
         except (LookupError, ValueError, RuntimeError) as e:  # of what Optuna reads and can make nothing of
             raise Damaged(f"{type(e).__name__}: {_reason(e)}") from e
 

@@ -152,7 +152,7 @@ class Member:
         """Writes the summary, last; `state` is that of a finished run, as what a diverged one leaves tells nothing.
 
         Raises:
-          Unwritable: it, or the checkpoint before it, cannot be written.
+          InputError: it, or the checkpoint before it, cannot be written.
         """
         self.display.close()
         self.checkpoints.close()
@@ -166,7 +166,7 @@ class Member:
         """Lets go of a run that is not over, once its checkpoint is written.
 
         Raises:
-          Unwritable: the checkpoint cannot be written.
+          InputError: the checkpoint cannot be written.
         """
         if not self.closed:
             self.closed = True

@@ -156,14 +156,14 @@ class _Coordinator:
         self.held: list[Job] = []  # claimed, for no worker yet
         self.outbox: list[Callable[[], None]] = []  # what the database has yet to be told
         self.lost: ledger.Lost | None = None  # why the database does not answer
-        self.idle_from = 0.0  # since when it does not, and no worker has anything to do
+        self.idle_from = time.monotonic()  # since when it does not, and no worker has anything to do
         self.unwritable = ""  # why nothing can be trained here
         self.ratios: list[float] = []  # of the time that points took to the estimate
         self.entries: list[ledger.Entry] = []
         self.next_beat = self.next_look = 0.0
         self.listened = time.monotonic()
         self.reap_from = time.monotonic() + 2 * ledger.HEARTBEAT
-        self.stopping = self.exhausted = False
+        self.stopping = self.heard = self.exhausted = False
         self.open = 1  # trials waiting or running, here and elsewhere
         self.outside = 0  # points drawn that the budget does not hold
         self.board = Board()
@@ -177,12 +177,13 @@ class _Coordinator:
         )
         try:
             while not self._over():
-                self._attempt(self._keep_books)
+                answers = self._attempt(self._keep_books)
                 self._stop_if_due()
                 if not self.stopping:
-                    self._attempt(self._assign)
+                    answers &= self._attempt(self._assign)
                 self._listen()
                 self._show()
+                self._wait_for_database(answers)
         finally:
             self._end_workers()
             self.board.close()
@@ -197,34 +198,50 @@ class _Coordinator:
 
     # The database.
 
-    def _attempt(self, what: Callable[[], Any]) -> None:
-        """What the database cannot be told or asked now is tried again at the next tick."""
+    def _attempt(self, what: Callable[[], Any]) -> bool:
+        """Whether it could be done; what the database cannot be told or asked now is tried again at the next tick."""
         try:
             what()
         except ledger.Lost as e:
             if not self.lost:
-                self.board.line(f"the database does not answer, training goes on ({e})")
+                how = "cannot be written" if isinstance(e, ledger.Unwritable) else "does not answer"
+                meanwhile = ", training goes on" if self._busy() else ""
+                self.board.line(f"the database {how}{meanwhile} ({e})")
             self.lost = e
             # Others could not send their heartbeats either: they first have the time to.
             self.reap_from = time.monotonic() + 2 * ledger.HEARTBEAT
+            return False
+        return True
+
+    def _wait_for_database(self, answers: bool) -> None:
+        """Raises ledger.Lost where nothing is to be done without it, and it is full, or has been silent for long."""
+        now = time.monotonic()
+        if answers:
+            self.lost = None
+        if not self.lost or self._busy() or self.stopping or self.asked or self.unwritable:
+            self.idle_from = now
+        elif isinstance(self.lost, ledger.Unwritable) or now - self.idle_from > PATIENCE:
+            raise self.lost
+
+    def _busy(self) -> bool:
+        return any(worker.busy for worker in self.workers)
 
     def _keep_books(self) -> None:
         now = time.monotonic()
         if now >= self.next_beat:
             jobs = self._jobs()
             lost = self.book.beat([job.claim for job in jobs])
-            self.next_beat = now + ledger.HEARTBEAT
             for job in jobs:
                 if job.claim in lost:
                     self._drop(job)
             self.book.reap(stale=now >= self.reap_from)
+            self.next_beat = now + ledger.HEARTBEAT
         while self.outbox:
             self.outbox[0]()
             self.outbox.pop(0)
         if now >= self.next_look or self.lost:
             self.entries, self.open = self.book.entries(), self.book.open()
             self.next_look = now + (1.0 if self._jobs() else 2.0)
-            self.lost = None
 
     def _tell(self, what: Callable[[], None]) -> None:
         self.outbox.append(what)
@@ -373,6 +390,7 @@ class _Coordinator:
                 self._done(job, event["summary"])
             elif kind == "unwritable":
                 self.unwritable = event["error"]
+                self.board.line(f"left    {job.point.run_name}: {self.unwritable}")
                 self.held.append(job)  # given back at the end
             elif kind == "failed" and len(worker.jobs) > 1:
                 job.again = time.monotonic()  # alone: the fault may be another's
@@ -431,16 +449,12 @@ class _Coordinator:
 
     def _stop_if_due(self) -> None:
         """Has the workers save and end after a signal, or where one cannot write; later ones could not either."""
-        now = time.monotonic()
-        if not self.lost or any(worker.busy for worker in self.workers):
-            self.idle_from = now
-        elif not self.stopping and (isinstance(self.lost, ledger.Unwritable) or now - self.idle_from > PATIENCE):
-            raise self.lost
+        if self.asked and not self.heard:
+            self.heard = True
+            name = signal.Signals(self.asked[0]).name
+            self.board.line(f"stopping ({name}): the workers save; once more to kill them")
         if (self.asked or self.unwritable) and not self.stopping:
             self.stopping = True
-            if self.asked:
-                name = signal.Signals(self.asked[0]).name
-                self.board.line(f"stopping ({name}): the workers save; once more to kill them")
             for worker in self.workers:
                 worker.stop()
 

@@ -130,8 +130,7 @@ def train(
 
     Raises:
       Interrupted: a signal came.
-      Unwritable: what the runs leave cannot be written.
-      InputError: it is of an earlier version.
+      InputError: what the runs leave cannot be written, or is of an earlier version.
     """
     started = time.perf_counter()
     built = program.build(specs, inputs.splits, inputs.devices)

@@ -10,7 +10,7 @@ those that an earlier worker spent on it. Events name a point by its place in th
     {"event": "done", "point": 0, "summary": {...}}          finished or diverged
     {"event": "busy", "point": 0}                            another process is on it
     {"event": "failed", "point": 0, "error": "..."}
-    {"event": "unwritable", "point": 0, "error": "..."}      this machine cannot write, as its disk is full
+    {"event": "unwritable", "point": 0, "error": "..."}      nor could others, as the disk is full
     {"event": "anew", "compile_seconds": 8.1}                compiled; a fresh worker should train the group
     {"event": "idle"}                                        the group is over
     {"event": "alive"}                                       every few seconds, whatever else there is to say
@@ -33,7 +33,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mobilenet_jax import config, process, runtime, writer
-from mobilenet_jax.errors import InputError, Unwritable
+from mobilenet_jax.errors import InputError, is_unwritable
 
 _ALIVE = 5.0  # seconds between two signs of life
 Say = Callable[..., None]
@@ -142,7 +142,7 @@ class _Anew(Exception):
 
 
 def _failure(error: Exception) -> str:
-    return "unwritable" if isinstance(error, Unwritable) else "failed"
+    return "unwritable" if is_unwritable(error) else "failed"
 
 
 def _row(say: Say, point: int, row: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mobilenet_jax import process
 from mobilenet_jax import summary as summaries
-from mobilenet_jax.errors import InputError, Unwritable
+from mobilenet_jax.errors import InputError
 
 _PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 _LINE_SECONDS = 30.0  # between plain progress lines inside an epoch
@@ -116,7 +116,7 @@ class RunDirectory:
 
         Raises:
           Busy: another process holds it.
-          Unwritable: it cannot be made, or nothing in it.
+          InputError: it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class RunDirectory:
             raise Busy(f"{self.path}: another process is on this run; wait for it or stop it first") from None
         except OSError as e:
             reason = f"the run directory cannot be written ({e.strerror})"
-            raise Unwritable(f"{self.path}: {reason}; once it can, the same command goes on") from None
+            raise InputError(f"{self.path}: {reason}; once it can, the same command goes on") from None
         try:
             yield
         finally:
@@ -202,7 +202,7 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise Unwritable(f"{path} cannot be written ({e.strerror}); once it can, the same command resumes") from None
+        raise InputError(f"{path} cannot be written ({e.strerror}); once it can, the same command resumes") from None
 
 
 def _line(row):

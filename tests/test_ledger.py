@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy
+import sqlalchemy.event
 from optuna.trial import TrialState
 
 from mobilenet_jax import ledger

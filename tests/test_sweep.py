@@ -215,18 +215,20 @@ def test_a_search_on_held_out_images(tmp_path):
     assert (again.returncode, len(results(tmp_path))) == (0, 3)
 
 
-def test_a_machine_that_cannot_write_leaves_the_points_to_others(tmp_path):
-    """A full disk would fail one point after another: the sweep stops at the first, which stays open."""
+def test_a_full_disk_leaves_the_points_to_others(tmp_path):
+    """It would fail one point after another: the sweep stops at the first, which stays open."""
     write(tmp_path, TINY | {"seed": [0, 1]})
-    lock = tmp_path / "runs" / spec_of(TINY).run_name / ".lock"
-    lock.mkdir(parents=True)  # no file can be made there, root's neither
+    directory = tmp_path / "runs" / spec_of(TINY).run_name
+    directory.mkdir(parents=True)
+    (directory / ".config.json.tmp").symlink_to("/dev/full")  # what is written first
+    sentence = f"{directory / 'config.json'} cannot be written (No space left on device); once it can, the same command"
     done = run(tmp_path)
-    assert (done.returncode, states(tmp_path)) == (1, ["FAIL", "WAITING", "WAITING"])
-    assert done.stderr.startswith(f"error: {lock.parent}: the run directory cannot be written (")
-    assert done.stderr.endswith("); once it can, the same command goes on\n") and done.stderr.count("\n") == 1
-    assert "failed" not in done.stdout
+    assert (done.returncode, done.stderr, states(tmp_path)) == (
+        *(1, f"error: {sentence} resumes\n", ["FAIL", "WAITING", "WAITING"]),
+    )
+    assert f"left    {directory.name}: {sentence}" in done.stdout and "failed" not in done.stdout
 
-    lock.rmdir()
+    (directory / ".config.json.tmp").unlink()
     again = run(tmp_path)
     assert (again.returncode, again.stderr, len(results(tmp_path))) == (0, "", 2)
     assert states(tmp_path) == ["COMPLETE", "COMPLETE", "FAIL"]
@@ -237,27 +239,30 @@ import sys
 import launch
 from mobilenet_jax import ledger, sweep
 
-def beat(book, claims):
-    raise ledger.%s("why")
+def away(*args, **kwargs):
+    raise ledger.{error}("why")
 
-ledger.Ledger.beat, sweep.PATIENCE = beat, 3
+ledger.Ledger.{method}, sweep.PATIENCE = away, 3
 sys.exit(launch.run())
 """
 
 
+@pytest.mark.parametrize("method", ["beat", "claim"])  # at all, or only for who writes
 @pytest.mark.parametrize(
-    ("error", "sentence"),
+    ("error", "said", "sentence", "seconds"),
     [
-        ("Lost", "has not answered for 0 minutes (why); once it does"),
-        ("Unwritable", "cannot be written (why); once it can"),
+        ("Lost", "does not answer", "has not answered for 0 minutes (why); once it does", 3),
+        ("Unwritable", "cannot be written", "cannot be written (why); once it can", 0),
     ],
 )
-def test_a_database_that_stays_away(error, sentence, tmp_path):
+def test_a_database_that_stays_away(method, error, said, sentence, seconds, tmp_path):
     """With nothing left to train, nobody is to wait for it for days; nor at all where its disk is full."""
     write(tmp_path, TINY | {"seed": [0, 1]})
-    line, env = [sys.executable, "-c", AWAY % error, *command(tmp_path)[2:]], os.environ | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", AWAY.format(error=error, method=method), *command(tmp_path)[2:]]
+    env, started = os.environ | {"PYTHONPATH": str(ROOT)}, time.monotonic()
     done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1 and "the database does not answer, training goes on (why)\n" in done.stdout
+    assert done.returncode == 1 and time.monotonic() - started > seconds
+    assert done.stdout.splitlines()[1:2] == [f"the database {said} (why)"] and done.stdout.count("(why)") == 1
     assert done.stderr.startswith("error: --storage=sqlite:///") and done.stderr.count("\n") == 1
     assert f"sweeps.db: {sentence}, the same command goes on\n" in done.stderr
 
