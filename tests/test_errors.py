@@ -1,6 +1,11 @@
 """The message for the user: one line, and what it takes of another library's exception."""
 
-from mobilenet_jax.errors import InputError, first_line
+import errno
+import os
+
+import pytest
+
+from mobilenet_jax.errors import InputError, first_line, is_unwritable
 
 
 def test_a_message_is_one_line():
@@ -11,4 +16,33 @@ def test_a_message_is_one_line():
 def test_first_line():
     assert first_line(OSError("\n  no room \nleft")) == "no room"
     assert first_line(KeyError()) == "KeyError"
-    assert first_line(ValueError("x" * 500)) == "x" * 200
+    both_ends = first_line(ValueError("where " * 50 + "why " * 50))
+    assert len(both_ends) == 200 and both_ends.startswith("where ") and both_ends.endswith(" why")
+
+
+def wrapped(cause: Exception) -> InputError:
+    """As the modules tell it."""
+    try:
+        try:
+            raise cause
+        except Exception as e:
+            raise InputError("the checkpoint cannot be written") from (None if isinstance(e, OSError) else e)
+    except InputError as e:
+        return e
+
+
+@pytest.mark.parametrize(
+    ("cause", "unwritable"),
+    [
+        *((OSError(number, os.strerror(number)), True) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)),
+        *((OSError(number, os.strerror(number)), False) for number in (errno.EACCES, errno.EISDIR, errno.ENOENT)),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Failed to write to file 11: No space left on device [os_error_code='28']"),
+            True,
+        ),
+        (ValueError("Destination already exists"), False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_full_disk_is_known_by_what_the_system_said(cause, unwritable):
+    assert is_unwritable(wrapped(cause)) == unwritable
