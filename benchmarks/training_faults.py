@@ -171,13 +171,15 @@ def read_only(case: Case) -> str:
 
 def two_at_once(case: Case) -> str:
     first = case.start()
-    time.sleep(case.chance.uniform(0, 6))
+    time.sleep(case.chance.uniform(0, 2.5))
     second = case.start()
     codes = [first.end(), second.end()]
     sentences = [command.error() for command in (first, second)]
     case.say(*sentences)
     if any(code != (1 if sentence else 0) for code, sentence in zip(codes, sentences, strict=True)) or all(codes):
         raise Wrong(f"exit codes {codes}: {first.text()} {second.text()}")
+    if not any(sentences):
+        raise Late  # one after the other
     return case.settle()
 
 
