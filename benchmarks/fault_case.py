@@ -175,12 +175,12 @@ class Case:
             os.rename(found[1], away)
 
 
-def hurt(case: Case, files: list[pathlib.Path], how: str, likely: list[pathlib.Path]) -> pathlib.Path | None:
-    """Damages one of the files, which comes back; the few `likely` ones are as likely as all the others."""
+def hurt(case: Case, files: list[pathlib.Path], how: str, likely: list[pathlib.Path]) -> None:
+    """Damages one of the files; the few `likely` ones are as likely as all the others."""
     whole = [path for path in files if path.stat().st_size or how == "removed"]
     likely = [path for path in likely if path in whole]
     if not whole:
-        return None
+        return
     path = case.chance.choice(likely if likely and case.chance.random() < 0.5 else whole)
     case.say(f"({how}: {path.relative_to(case.work)})")
     content = bytearray(path.read_bytes())
@@ -193,7 +193,6 @@ def hurt(case: Case, files: list[pathlib.Path], how: str, likely: list[pathlib.P
         path.write_bytes(b"")
     else:
         path.unlink()
-    return path
 
 
 @contextlib.contextmanager

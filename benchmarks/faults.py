@@ -40,10 +40,15 @@ TOLD = re.compile(  # lines of standard output that are about a fault
 _HOW = (
     "Each hurts a run, a sweep, or what it has written; then the same command is given again, and what it says to do "
     "is done. As undisturbed: it ends with the same parameters (`params_sha256`), figures and rows, and the run beside "
-    "it is untouched. Said: it stopped first, with one sentence. Faults that came too early or too late were tried "
+    "it is untouched; files that no result hangs on, such as `env.json`, may be damaged without a word. Said: it "
+    "stopped first, with one sentence. Anything else is a wrong end. Faults that came too early or too late were tried "
     "again."
 )
-_PRINTED = "One of each sort of line; `…` stands for a path, and numbers and names differ."
+_PRINTED = (
+    "One of each sort of line; `…` stands for a path, numbers and names differ, and several spaces are one: search for "
+    "some words from the middle. Lines that begin with `error:` or `failed` want somebody, and say what is to be done; "
+    "`stopped` wants the same command again; after all others it goes on by itself, and its results are as good."
+)
 
 
 def one(kind: str, seed: str, models: pathlib.Path) -> dict:
@@ -101,7 +106,8 @@ def tables(records: Sequence[dict]) -> str:
                 first.setdefault(sort, said)
                 printed[sort] += 1
                 after[sort][each["kind"]] = None
-    columns = ("as undisturbed", "said, then as undisturbed", "wrong", "left out", "too late")
+    columns = ["as undisturbed", "said, then as undisturbed", "wrong", "left out", "too late"]
+    columns = [c for c in columns if c == "wrong" or any(each["end"] == c for each in faults)]
     wrong = sum(each["end"] == "wrong" for each in faults)
     total = (
         f"{sum('sweep' not in each['kind'] for each in faults)} faults of training and "
@@ -113,7 +119,9 @@ def tables(records: Sequence[dict]) -> str:
         for r in records
     ]
     rows = [
-        (kind, str(ends[kind].total()), *(str(ends[kind][c] or "") for c in columns)) for kind in KINDS if ends[kind]
+        (kind, str(ends[kind].total()), *(str(ends[kind][c] or "0" * (c == "wrong")) for c in columns))
+        for kind in KINDS
+        if ends[kind]
     ]
     how = Table("ends", "How they ended", ("fault", "n", *columns), tuple(rows), _HOW)
     said = [(first[sort], str(printed[sort]), "; ".join(after[sort])) for sort in sorted(first, key=first.__getitem__)]

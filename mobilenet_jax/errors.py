@@ -22,7 +22,11 @@ class InputError(ValueError):
 def first_line(error: BaseException) -> str:
     """What another library's exception says, short enough to be part of a sentence; its type where it says nothing."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line if len(line) <= 200 else f"{line[:99]} … {line[-98:]}"  # the reason may be at either end
+    if len(line) <= 200:
+        return line
+    return next(
+        (words for words in _UNWRITABLE if words in str(error)), line[:200]
+    )  # it stands deep in what Orbax says
 
 
 def is_unwritable(error: BaseException | None) -> bool:

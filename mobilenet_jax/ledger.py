@@ -157,6 +157,14 @@ class Ledger:
                 if entry.state == "failed" and not entry.digest.startswith("#"):
                     self._study.enqueue_trial(entry.values, user_attrs={"digest": entry.digest})
 
+    def reopen(self, points: Mapping[str, Mapping[str, Any]]) -> None:
+        """Has points that are done, `{digest: values}`, done once more, as their results were lost where they lay."""
+        with self._alone():
+            done = {entry.digest for entry in self.entries() if entry.summary}
+            for digest, values in points.items():
+                if digest in done:  # and not open again, by another process
+                    self._study.enqueue_trial(dict(values), user_attrs={"digest": digest, "reopened": True})
+
     def claim(self, fits: Callable[[str], bool] = lambda digest: True, draws: int = 0) -> Claim | None:
         """Takes the first waiting point, or draws one.
 
@@ -175,10 +183,11 @@ class Ledger:
             waiting = [t for t in trials if t.state == TrialState.WAITING]
             while waiting:
                 digest: str = waiting[0].user_attrs.get("digest", "")
-                if digest and digest not in settled and not fits(digest):
+                due = digest not in settled or "reopened" in waiting[0].user_attrs
+                if digest and due and not fits(digest):
                     return None
                 trial = self._ask(waiting.pop(0))
-                if digest not in settled:
+                if due:
                     return Claim(trial, dict(trial.params), digest)
                 self._end(trial.number, state=TrialState.FAIL)  # its result came in another way
             drawn = [t for t in trials if t.state != TrialState.FAIL or "error" in t.user_attrs]
@@ -282,7 +291,7 @@ class Ledger:
         for trial in trials:
             failed = f"#{trial.number}" if "error" in trial.user_attrs else ""
             digest = trial.user_attrs.get("digest") or failed
-            if digest and (digest not in best or _RANK.index(trial.state) >= _RANK.index(best[digest].state)):
+            if digest and (digest not in best or _rank(trial) >= _rank(best[digest])):
                 best[digest] = trial
         return [
             Entry(
@@ -321,7 +330,7 @@ class Ledger:
             )
 
     def _enqueue_again(self, trial: FrozenTrial, **attributes: Any) -> None:
-        kept = {key: trial.user_attrs[key] for key in ("digest", "deaths") if key in trial.user_attrs}
+        kept = {key: trial.user_attrs[key] for key in ("digest", "deaths", "reopened") if key in trial.user_attrs}
         self._study.enqueue_trial(_values(trial), user_attrs=kept | attributes)
 
     @contextlib.contextmanager
@@ -367,6 +376,12 @@ def _experimental():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
+
+
+def _rank(trial: FrozenTrial) -> int:
+    """Of several trials of one point, the highest tells of it."""
+    reopened = "reopened" in trial.user_attrs and trial.state in (TrialState.WAITING, TrialState.RUNNING)
+    return len(_RANK) if reopened else _RANK.index(trial.state)
 
 
 def _values(trial: FrozenTrial) -> dict[str, Any]:

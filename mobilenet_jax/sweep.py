@@ -73,20 +73,21 @@ def run(
       The exit code: 0 once every point has a result, 1 where some failed, 128 + its number where a signal came.
 
     Raises:
-      InputError: the database or the directory cannot be used, and nothing was started; or the database was damaged
-        or gone meanwhile, or the disk is full, and the workers have saved.
+      InputError: the database or the directory cannot be used, or a result in it is damaged, and nothing was started;
+        or the database was damaged or gone meanwhile, or the disk is full, and the workers have saved.
     """
     grid_points = {point.digest: point for point in points} if sweep.method == "grid" else {}
     url = storage or f"sqlite:///{workdir / 'sweeps.db'}"
+    if not storage:  # else nothing is made before the database is known to answer
+        _make_directories(workdir)
     book = ledger.Ledger(url, _name(sweep, points, budget), _parameters(sweep), sweep.metric, sweep.goal, sweep.method)
     try:
         if not grid_points:
             book.retry()
         else:
             book.enqueue({digest: _varied(sweep, grid_points[digest]) for digest in _order(points, fuse)})
-        (workdir / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
+        book.reopen(_lost_results(book, lambda entry: grid_points.get(entry.digest) or draw(entry.values), workdir))
+        _make_directories(workdir)
     except ledger.Lost as e:
         raise _lost(book, e, "does not answer") from None
     except ledger.Damaged as e:
@@ -98,6 +99,32 @@ def run(
             raise _damaged(book, e) from None
         except ledger.Lost as e:
             raise _lost(book, e, f"has not answered for {PATIENCE / 60:.0f} minutes") from None
+
+
+def _make_directories(workdir: pathlib.Path) -> None:
+    try:
+        (workdir / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
+
+
+def _lost_results(
+    book: ledger.Ledger, point_of: Callable[[ledger.Entry], Point], workdir: pathlib.Path
+) -> dict[str, Mapping[str, Any]]:
+    """Points, `{digest: values}`, that are done by the books, and here but for their summary: it is made anew.
+
+    Raises:
+      InputError: a summary, or what it was written over, is damaged.
+    """
+    lost = {}
+    for entry in book.entries():
+        if entry.summary:
+            point = point_of(entry)
+            directory = workdir / point.run_name
+            last = directory / "checkpoints" / str(point.spec.total_steps)
+            if writer.read_summary(directory) is None and last.exists():  # else it was trained elsewhere
+                lost[entry.digest] = entry.values
+    return lost
 
 
 def _lost(book: ledger.Ledger, error: ledger.Lost, how: str) -> InputError:

@@ -16,8 +16,8 @@ def test_a_message_is_one_line():
 def test_first_line():
     assert first_line(OSError("\n  no room \nleft")) == "no room"
     assert first_line(KeyError()) == "KeyError"
-    both_ends = first_line(ValueError("where " * 50 + "why " * 50))
-    assert len(both_ends) == 200 and both_ends.startswith("where ") and both_ends.endswith(" why")
+    assert first_line(ValueError("x" * 500)) == "x" * 200
+    assert first_line(ValueError(f"{'where ' * 90}: No space left on device {'{}' * 90}")) == "No space left on device"
 
 
 def wrapped(cause: Exception) -> InputError:

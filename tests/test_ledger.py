@@ -202,6 +202,26 @@ def test_a_database_that_goes_away_under_a_sweep_is_not_waited_for(how, url, tmp
         book.finish(claim, DONE)
 
 
+def test_a_result_that_was_lost_is_made_once_more(url):
+    book, other = opened(url), opened(url)
+    for _ in range(2):
+        book.finish(claimed(book), DONE)
+    for each in (book, other, other):  # nobody's that is open
+        each.reopen({"aa": {"x": 1}, "cc": {"x": 3}})
+    assert states(other) == {"aa": "waiting", "bb": "done", "cc": "waiting"}
+    assert claimed(other).digest == "cc"
+    claim = claimed(other)
+    assert (claim.digest, claim.values, states(book)["aa"]) == ("aa", {"x": 1}, "running")
+    other.give_back(claim)
+    assert (states(book)["aa"], book.open()) == ("waiting", 2)
+    book.finish(claimed(book), DONE)
+    assert states(other) == {"aa": "done", "bb": "done", "cc": "running"}
+    with pytest.raises(AssertionError):
+        claimed(book)
+    opened(url)
+    assert book.open() == 1
+
+
 @pytest.mark.parametrize("how", ["max_page_count = 1", "query_only = 1"])
 def test_a_full_disk_is_for_somebody_to_mend(how, url):
     """SQLite has the same words for a bound of its own as for a full disk."""

@@ -146,6 +146,27 @@ def test_every_point_once_also_one_trained_by_hand(tmp_path):
     assert len(trials(tmp_path)) == 5
 
 
+def test_a_damaged_result_of_a_point_that_is_done(tmp_path):
+    """The books have it, but the report reads the directories: it is said, and made anew."""
+    write(tmp_path, TINY | {"seed": [0, 1]})
+    assert run(tmp_path).returncode == 0
+    before, path = results(tmp_path), tmp_path / "runs" / spec_of(TINY).run_name / "summary.json"
+    path.write_text("{")
+    said = run(tmp_path)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr.startswith(f"error: {path} is damaged") and "; move it away, and the same" in said.stderr
+
+    path.unlink()
+    done = run(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "2 of 2 points have a result; 0 failed" in done.stdout
+    assert done.stdout.count("done    ") == 1 and states(tmp_path) == ["COMPLETE"] * 3
+    after = results(tmp_path)
+    assert {n: s["params_sha256"] for n, s in after.items()} == {n: s["params_sha256"] for n, s in before.items()}
+
+    path.parent.rename(tmp_path / "elsewhere")  # as where another machine trained it
+    assert run(tmp_path).returncode == 0 and len(results(tmp_path)) == 1
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0, 1]})
@@ -279,6 +300,7 @@ def test_a_database_that_stays_away(method, error, said, sentence, seconds, tmp_
         (["--max_mult_adds=1000"], "no point has at most 1,000 mult-adds"),
         (["--storage=oracle://x"], "--storage=oracle://x"),
         (["--storage=nonsense"], "--storage=nonsense"),
+        (["--workdir=tiny.yaml/runs"], "--workdir=tiny.yaml/runs: cannot be written (Not a directory)"),
         (["--sweep=absent.yaml"], "absent.yaml: the sweep file cannot be read"),
     ],
 )
