@@ -1,5 +1,6 @@
 """Checkpoints: saved in the background, verified leaf by leaf on restore, falling back to the one before."""
 
+import collections
 import contextlib
 import copy
 import functools
@@ -19,6 +20,7 @@ from flax import serialization
 from mobilenet_jax.errors import InputError, first_line
 
 KEPT = 2
+FORMAT = 2  # how the arrays lie in a checkpoint
 
 
 class Checkpoints:
@@ -44,14 +46,14 @@ class Checkpoints:
         """
         tree = _plain(jax.device_get(state))
         notes = copy.deepcopy(notes)  # the caller's may change before they are written
-        digests = _sealed({"leaves": leaf_digests(tree), "shapes": _shapes(tree), "notes": _notes_digest(notes)})
+        of = {"format": FORMAT, "leaves": leaf_digests(tree), "shapes": _shapes(tree), "notes": _notes_digest(notes)}
         with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree),
+                    state=ocp.args.StandardSave(_packed(tree)),
                     notes=ocp.args.JsonSave(notes),
-                    digests=ocp.args.JsonSave(digests),
+                    digests=ocp.args.JsonSave(_sealed(of)),
                 ),
             )
 
@@ -92,18 +94,19 @@ class Checkpoints:
         version = digests.keys() == {"leaves", "notes"}  # the first one
         if not version and digests != _sealed(digests):
             raise ValueError("the digests do not match their own")
-        if version or digests["shapes"] != _shapes(tree):
+        if digests.get("format") != FORMAT or digests["shapes"] != _shapes(tree):
             raise InputError(f"{self._directory}: another version of this program wrote it; name another run directory")
         restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(tree), notes=ocp.args.JsonRestore())
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_packed(tree)), notes=ocp.args.JsonRestore())
         )
-        found = leaf_digests(restored.state)
+        state = _unpacked(restored.state, tree)
+        found = leaf_digests(state)
         for name in sorted(found.keys() | digests["leaves"].keys()):
             if found.get(name) != digests["leaves"].get(name):
                 raise ValueError(f"{name} does not match its digest")
         if _notes_digest(restored.notes) != digests["notes"]:
             raise ValueError("the notes do not match their digest")
-        return serialization.from_state_dict(template, restored.state), restored.notes
+        return serialization.from_state_dict(template, state), restored.notes
 
     def close(self) -> None:
         """Waits for what is being written.
@@ -178,6 +181,26 @@ def tree_digest(tree: Any) -> str:
 def _plain(state):
     """Nested dicts of arrays, without the None leaves that Orbax cannot hold."""
     return serialization.to_state_dict(state)
+
+
+def _packed(tree: Any) -> dict[str, np.ndarray]:
+    """All leaves end to end, one array for each dtype: over each that it writes, TensorStore 0.1.86 loses 250 bytes."""
+    parts = collections.defaultdict(list)
+    for leaf in jax.tree.leaves(tree):
+        parts[str(leaf.dtype)].append(np.ravel(leaf))
+    return {dtype: np.concatenate(arrays) for dtype, arrays in parts.items()}
+
+
+def _unpacked(packed: dict[str, np.ndarray], tree: Any) -> Any:
+    """The leaves again, in the structure and the shapes of `tree`."""
+    taken = collections.Counter()
+
+    def take(leaf):
+        start = taken[str(leaf.dtype)]
+        taken[str(leaf.dtype)] += leaf.size
+        return packed[str(leaf.dtype)][start : start + leaf.size].reshape(leaf.shape).copy()
+
+    return jax.tree.map(take, tree)
 
 
 def _notes_digest(notes):

@@ -1,6 +1,7 @@
 """Checkpoints: what is restored is bit for bit what was saved, or it is not restored."""
 
 import dataclasses
+import gc
 import itertools
 import json
 import pathlib
@@ -243,14 +244,32 @@ def test_checkpoints_of_another_version_are_left_alone(change, two, copy):
     assert steps(directory) == {"1", "2"}
 
 
-def test_the_first_version_of_checkpoints_is_known(copy):
+@pytest.mark.parametrize("keys", [("leaves", "notes"), ("leaves", "shapes", "notes")])
+def test_earlier_versions_of_checkpoints_are_known(keys, copy):
     directory = copy()
     path = directory / "2" / "digests" / "metadata"
-    digests = json.loads(path.read_text())
-    path.write_text(json.dumps({key: digests[key] for key in ("leaves", "notes")}))
+    digests = {key: json.loads(path.read_text())[key] for key in keys}
+    path.write_text(json.dumps(checkpoint._sealed(digests) if "shapes" in keys else digests))
     with pytest.raises(InputError, match="another version of this program wrote it"):
         restore(directory)
     assert steps(directory) == {"1", "2"}
+
+
+def test_saving_holds_no_memory(tmp_path):
+    """Each array that TensorStore writes would hold four blocks for good: a hundred leaves are one array."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    state = {f"{i}": np.full(7, i) for i in range(100)}
+
+    def blocks(steps: range) -> int:
+        for step in steps:
+            checkpoints.save(step, state, {})
+        checkpoints._manager.wait_until_finished()
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = blocks(range(15))
+    assert blocks(range(15, 30)) - before < 15 * 100
+    checkpoints.close()
 
 
 def test_too_little_memory_is_no_damage(copy, monkeypatch):
