@@ -280,7 +280,7 @@ def test_the_database_goes_away_for_some_seconds(machine, database, server):
 @pytest.mark.slow
 def test_the_database_goes_away_for_longer_than_a_heartbeat_may(machine, database, server):
     """No machine could send one, so that the first to come back must not take the others for dead."""
-    parameters = TINY | {"train.epochs": 20, "seed": [0, 1]}
+    parameters = TINY | {"train.epochs": 60, "seed": [0, 1]}
     machines = [machine(parameters, hasty=True), machine(parameters, hasty=True)]
     held = [pid for each in machines for pid in wait(lambda each=each: training(each.process.pid), each.process)]
     for pid in held:
