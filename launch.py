@@ -17,8 +17,14 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mobilenet_jax import config, cost, grid, listing, process, runtime, sweepfile, tracker, writer
+from mobilenet_jax import config, console
 from mobilenet_jax.errors import InputError
+from mobilenet_jax.networks import cost
+from mobilenet_jax.records import directory as writer
+from mobilenet_jax.sweeps import file as sweepfile
+from mobilenet_jax.sweeps import points as grid
+from mobilenet_jax.sweeps import tables as listing
+from mobilenet_jax.training import host, wandb_logger
 
 ROOT = pathlib.Path(__file__).parent
 WORKDIR = flags.DEFINE_string("workdir", "runs", "Holds the run directories.")
@@ -59,8 +65,8 @@ def main(argv: list[str]) -> int:
     if DRY_RUN.value:
         print(cost.describe(spec.arch, spec.resolution, spec.title, FORMAT.value))
         return 0
-    runtime.keep_memory()
-    from mobilenet_jax import train  # takes a second that a dry run has no use for
+    host.keep_memory()
+    from mobilenet_jax.training import loop as train  # takes a second that a dry run has no use for
 
     gc.freeze()  # tracing makes many objects: the collector need not look through all modules each time
     return train.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))
@@ -75,7 +81,7 @@ def run_sweep(sweep: sweepfile.Sweep, name: str, base: ConfigDict, overridden: C
     if DRY_RUN.value:
         print(listing.describe(sweep, points, FORMAT.value))
         return 0
-    from mobilenet_jax import sweep as sweeps  # and Optuna with it
+    from mobilenet_jax.sweeps import supervisor as sweeps  # and Optuna with it
 
     return sweeps.run(
         sweep,
@@ -158,17 +164,17 @@ def run() -> int:
         sys.stdout.flush()
         return code
     except InputError as e:
-        process.warn(f"error: {e}")
-        if not tracker.under_agent() or not isinstance(e, (ImpossiblePoint, writer.Busy)):
+        console.warn(f"error: {e}")
+        if not wandb_logger.under_agent() or not isinstance(e, (ImpossiblePoint, writer.Busy)):
             return 1
-        tracker.tell_agent("busy" if isinstance(e, writer.Busy) else "invalid", str(e))
+        wandb_logger.tell_agent("busy" if isinstance(e, writer.Busy) else "invalid", str(e))
         return 0  # three failures in a minute would end the agent, and with it the points that can be run
     except BrokenPipeError:  # whoever reads a table has seen enough; training goes on without readers
-        process.mute()
+        console.mute()
         return 0
     except OSError as e:
-        process.mute()
-        process.warn(f"error: {e}")
+        console.mute()
+        console.warn(f"error: {e}")
         return 1
 
 

@@ -21,8 +21,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from mobilenet_jax import arch as architectures
-from mobilenet_jax import runtime
+from mobilenet_jax.networks import arch as architectures
+from mobilenet_jax.training import host
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, CLASSES, SIZE = 0.1, 0.9, 4e-5, 10, 32
 
@@ -49,10 +49,12 @@ def _ours(arch, batch, dtype):
     import jax
     import jax.numpy as jnp
 
-    from mobilenet_jax import augment, depthwise, steps
-    from mobilenet_jax.model import MobileNet
+    from mobilenet_jax.data import augment
+    from mobilenet_jax.model import depthwise
+    from mobilenet_jax.model.mobilenet import MobileNet
+    from mobilenet_jax.training import step as steps
 
-    runtime.use_compilation_cache()
+    host.use_compilation_cache()
     platform = jax.devices()[0].platform
     model = MobileNet(arch, dtype=jnp.dtype(dtype), depthwise=depthwise.choose("auto", platform))
     view = functools.partial(augment.evaluation_view, crop=SIZE, resolution=SIZE, input_range=arch.input_range)
@@ -67,7 +69,7 @@ def ours(arch, batch, dtype):
     import jax
     import jax.numpy as jnp
 
-    from mobilenet_jax import steps
+    from mobilenet_jax.training import step as steps
 
     model, view, state, fed = _ours(arch, batch, dtype)
     scalars = dict.fromkeys(steps.Hyper.__dataclass_fields__, jnp.float32(0.0))
@@ -97,7 +99,7 @@ def ours(arch, batch, dtype):
 def ours_evaluation(arch, batch, dtype):
     import jax
 
-    from mobilenet_jax import steps
+    from mobilenet_jax.training import step as steps
 
     model, view, state, fed = _ours(arch, batch, dtype)
     evaluate = jax.jit(functools.partial(steps.eval_step, model=model, view=view))
@@ -301,8 +303,8 @@ def main(name: str, network: str, batch: str, dtype: str = "float32") -> None:
     float(step())
     start_seconds = time.perf_counter() - started
     if name.startswith("ours"):
-        runtime.start_anew(start_seconds)  # as `launch.py` does
-    say(start_seconds=start_seconds + runtime.compiled_before())
+        host.start_anew(start_seconds)  # as `launch.py` does
+    say(start_seconds=start_seconds + host.compiled_before())
     for line in sys.stdin:
         seconds, steps, started = float(line), 0, time.perf_counter()
         losses = []  # one step ahead, as a training loop is

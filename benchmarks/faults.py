@@ -30,7 +30,7 @@ import training_faults
 from fault_case import ROOT, Late, Wrong
 from train_step import cpu_name, keep
 
-from mobilenet_jax.tables import Table
+from mobilenet_jax.render.tables import Table
 
 KINDS = training_faults.KINDS | sweep_faults.KINDS
 TOLD = re.compile(  # lines of standard output that are about a fault

@@ -17,7 +17,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from mobilenet_jax import config, runtime
+from mobilenet_jax import config
+from mobilenet_jax.training import host
 
 CASES = "v1-0.25-32-4 v1-0.25-32-2 v1-0.5-32-4 v1-1-32-4 v1-0.25-128-4 v2-0.35-32-4"
 
@@ -27,7 +28,9 @@ def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seco
     import jax
 
     from configs import cifar_v1, cifar_v2
-    from mobilenet_jax import data, program, train
+    from mobilenet_jax.data import arrays as data
+    from mobilenet_jax.training import compile as program
+    from mobilenet_jax.training import loop as train
 
     def spec(seed):
         c = {"v1": cifar_v1, "v2": cifar_v2}[version].get_config()
@@ -40,7 +43,7 @@ def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seco
         program.build(specs[:1], inputs.splits, inputs.devices),
         program.build(specs, inputs.splits, inputs.devices),
     ]
-    runtime.start_anew(sum(p.compile_seconds for p in programs))
+    host.start_anew(sum(p.compile_seconds for p in programs))
     gc.freeze()
     orders = [data.epoch_order(programs[0].sizes["train"], seed, 0) for seed in range(runs)]
     states = [p.join(p.states) for p in programs]
@@ -73,7 +76,7 @@ def main() -> None:
     parser.add_argument("--one", help="measure this case in this process, and print it as JSON")
     args = parser.parse_args()
     if args.one:
-        runtime.keep_memory()
+        host.keep_memory()
         version, alpha, batch, runs = args.one.split("-")
         print(json.dumps(measure(version, float(alpha), int(batch), int(runs), args.rounds, args.seconds)))
         return

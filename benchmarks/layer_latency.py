@@ -20,7 +20,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from mobilenet_jax import arch, runtime
+from mobilenet_jax.networks import arch
+from mobilenet_jax.training import host
 
 ROUNDS = 5
 NETWORKS = "v1-0.25 v1-0.5 v1-0.75 v1-1 v2-0.35 v2-0.5 v2-0.75 v2-1 v2-1.3 v2-1.4"
@@ -48,7 +49,7 @@ def compiled(network: arch.Architecture, size: int, batch: int):
     """The inference of `network` on maps of `size` pixels, as a function without arguments."""
     import jax
 
-    from mobilenet_jax import model
+    from mobilenet_jax.model import mobilenet as model
 
     first = network.layers[0]
     shape = (batch, first.in_channels) if first.kind == "dense" else (batch, size, size, first.in_channels)
@@ -61,9 +62,9 @@ def compiled(network: arch.Architecture, size: int, batch: int):
 
 def measure(name: str, batch: int, resolution: int, seconds: float) -> dict:
     """One network at one batch size: its time and its layers', in seconds."""
-    from mobilenet_jax import cost
+    from mobilenet_jax.networks import cost
 
-    runtime.use_compilation_cache()
+    host.use_compilation_cache()
     version, alpha = name.split("-")
     network = BUILD[version](float(alpha))
     started = time.perf_counter()
@@ -75,7 +76,7 @@ def measure(name: str, batch: int, resolution: int, seconds: float) -> dict:
         if (layer, row.in_size) not in alone:
             single = arch.Architecture(version, (layer,), network.bn_epsilon)
             alone[layer, row.in_size] = compiled(single, row.in_size, batch)
-    runtime.start_anew(time.perf_counter() - started)
+    host.start_anew(time.perf_counter() - started)
     took, times = [], {key: [] for key in alone}
     for _ in range(ROUNDS):  # in turns: a busy second of the host does not fall on one of them alone
         took += all_seconds(whole, seconds)
@@ -98,7 +99,7 @@ def limits(seconds: float) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from mobilenet_jax import train
+    from mobilenet_jax.training import loop as train
 
     def rate(size: int) -> float:
         held = [jnp.ones(size // 4)]
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--one", help="measure this network and batch, or 'limits', here, and print them as JSON")
     args = parser.parse_args()
     if args.one:
-        runtime.keep_memory()
+        host.keep_memory()
         name, _, batch = args.one.partition(" ")
         found = measure(name, int(batch), args.resolution, args.seconds) if batch else limits(5 * args.seconds)
         print(json.dumps(found))

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from train_step import cpu_name, keep
 
-from mobilenet_jax.tables import Table
+from mobilenet_jax.render.tables import Table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {"model.rho": 0.25, "model.variant": "shallow", "optim.warmup_epochs": 0, "train.batch_size": 512}
@@ -57,7 +57,7 @@ def _children(pid: int) -> dict[str, int]:
     found = {}
     try:
         for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if b"mobilenet_jax.worker" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"mobilenet_jax.sweeps.worker" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
                 found["worker"] = int(child)
     except FileNotFoundError:  # ended meanwhile
         pass

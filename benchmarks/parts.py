@@ -18,7 +18,8 @@ import time
 
 from contenders import SIZE, architecture, ours
 
-from mobilenet_jax import cost, runtime
+from mobilenet_jax.networks import cost
+from mobilenet_jax.training import host
 
 
 def seconds(function, *args, least: float = 0.3) -> float:
@@ -50,7 +51,7 @@ def parts_of(layer, size: int, batch: int, epsilon: float):
     import jax.numpy as jnp
     import numpy as np
 
-    from mobilenet_jax import depthwise, norm, pointwise
+    from mobilenet_jax.model import batch_norm, convolution, depthwise
 
     rng = np.random.default_rng(0)
 
@@ -66,7 +67,7 @@ def parts_of(layer, size: int, batch: int, epsilon: float):
     if layer.kind == "depthwise":
         convolve = functools.partial(depthwise.depthwise, stride=layer.stride, implementation="shift")
     else:
-        convolve = functools.partial(pointwise.convolve, stride=layer.stride, implementation="shift")
+        convolve = functools.partial(convolution.convolve, stride=layer.stride, implementation="shift")
 
     def backward(x, kernel, g):
         return jax.vjp(convolve, x, kernel)[1](g)
@@ -78,7 +79,7 @@ def parts_of(layer, size: int, batch: int, epsilon: float):
         yield layer.kind, "backward", backward, (x, kernel, y), 2 * macs, 2 * x.nbytes + y.nbytes
 
     def normalise(y, scale, bias):
-        return norm.batch_norm_training(y, scale, bias, epsilon, layer.activation)
+        return batch_norm.batch_norm_training(y, scale, bias, epsilon, layer.activation)
 
     def normalise_backward(y, scale, bias, g):
         return jax.vjp(lambda *args: normalise(*args)[0], y, scale, bias)[1](g)
@@ -142,5 +143,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.keep_memory()
+    host.keep_memory()
     main()

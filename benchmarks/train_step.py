@@ -21,12 +21,12 @@ import sys
 import time
 from importlib import metadata
 
-from mobilenet_jax import runtime
+from mobilenet_jax.training import host
 
 CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
 NETWORKS = "v1-0.25 v1-0.5 v1-1 v2-0.35 v2-0.5 v2-1"
 SLOW = {"v1-0.25": ("flax", "keras"), "v2-0.35": ("flax", "keras")}
-MEMORY = {"huge pages": runtime.HUGE_PAGES, "kept memory": runtime.KEPT_MEMORY}  # of malloc; the latter has both
+MEMORY = {"huge pages": host.HUGE_PAGES, "kept memory": host.KEPT_MEMORY}  # of malloc; the latter has both
 BEST, BEST_PLAIN = "torch, best", "torch, best without kept memory"
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras")
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from mobilenet_jax import arch, datasets
+from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import InputError
+from mobilenet_jax.networks import arch
 
 
 @dataclasses.dataclass(frozen=True)

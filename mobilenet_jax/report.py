@@ -16,9 +16,16 @@ import sys
 import tempfile
 from typing import Any
 
-from mobilenet_jax import claims, conventions, documents, grouping, latency, papers, process, runs, tradeoffs
+from mobilenet_jax import console
+from mobilenet_jax.analysis import configurations as grouping
+from mobilenet_jax.analysis import latency, tradeoffs
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.tables import Picture, Section, plain
+from mobilenet_jax.networks import conventions
+from mobilenet_jax.papers import cifar28 as documents
+from mobilenet_jax.papers import compare as claims
+from mobilenet_jax.papers import tables as papers
+from mobilenet_jax.records import collect as runs
+from mobilenet_jax.render.tables import Picture, Section, plain
 
 _TITLES = {
     "runs": "How much accuracy does a multiply-add buy?",
@@ -39,7 +46,8 @@ def published_sections() -> list[Section]:
         raise RuntimeError(f"printed figures and misprints.csv do not fit the count: {'; '.join(wrong)}")
 
     def drawn() -> Any:
-        from mobilenet_jax import figures, pictures  # and matplotlib with them
+        from mobilenet_jax.analysis import figures as pictures
+        from mobilenet_jax.render import charts as figures  # and matplotlib with them
 
         return figures, pictures
 
@@ -109,9 +117,9 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever reads has seen enough
-        process.mute()
+        console.mute()
     except OSError as e:
-        process.mute()
+        console.mute()
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0
@@ -185,7 +193,8 @@ def _write(out: pathlib.Path, pages: dict[str, list[Section]]) -> None:
     Raises:
       InputError: it cannot be written.
     """
-    from mobilenet_jax import figures, page  # and matplotlib with them
+    from mobilenet_jax.render import charts as figures  # and matplotlib with them
+    from mobilenet_jax.render import page
 
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,9 @@ import re
 import subprocess
 import sys
 
-from mobilenet_jax import grouping, runs, tradeoffs
+from mobilenet_jax.analysis import configurations as grouping
+from mobilenet_jax.analysis import tradeoffs
+from mobilenet_jax.records import collect as runs
 
 HERE = pathlib.Path(__file__).resolve().parent
 README = HERE.parent / "README.md"

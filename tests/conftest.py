@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mobilenet_jax import sweepfile
+from mobilenet_jax.sweeps import file as sweepfile
 
 ROOT = pathlib.Path(__file__).parent.parent
 

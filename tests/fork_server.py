@@ -34,7 +34,8 @@ def report() -> int:
 
 def archive() -> int:
     """Prepares CIFAR-10 from an archive: its path, and where to."""
-    from mobilenet_jax import data, datasets
+    from mobilenet_jax.data import arrays as data
+    from mobilenet_jax.data import datasets
     from mobilenet_jax.errors import InputError
 
     try:
@@ -63,7 +64,7 @@ def child(command, arguments: list[str]) -> None:
 
 def main() -> None:
     command = {"launch": launch, "report": report, "archive": archive}[sys.argv[1]]
-    for module in ("launch", "mobilenet_jax.report", "mobilenet_jax.page", "mobilenet_jax.data"):
+    for module in ("launch", "mobilenet_jax.report", "mobilenet_jax.render.page", "mobilenet_jax.data.arrays"):
         importlib.import_module(module)
 
     for line in sys.stdin:

@@ -10,8 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from mobilenet_jax import config, datasets
+from mobilenet_jax import config
 from mobilenet_jax.config import RULES, RunSpec
+from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))

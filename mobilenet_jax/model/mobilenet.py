@@ -1,0 +1,106 @@
+"""The Flax modules: they walk the same `Architecture` that `cost.py` counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from mobilenet_jax.model import batch_norm, convolution, depthwise
+from mobilenet_jax.networks.arch import Architecture, Layer
+
+# TF-slim's for kernels. Batch norm makes a kernel's scale one with its learning rate: He's, larger where the fan-in
+# is small (9 for a depthwise kernel), was far slower on held-out CIFAR-10. The classifier starts with small logits.
+_KERNEL_INIT = nn.initializers.truncated_normal(0.09)
+_CLASSIFIER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "truncated_normal")
+
+
+class BatchNorm(nn.Module):
+    """Batch norm and activation over the last axis; running statistics in the `batch_stats` collection.
+
+    `decay` is the share of the old running value that a step keeps (TensorFlow's `decay`, Flax's `momentum`).
+    """
+
+    epsilon: float
+    decay: float
+    activation: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if not train:
+            return batch_norm.batch_norm_inference(x, scale, bias, mean.value, var.value, self.epsilon, self.activation)
+        y, batch_mean, batch_var = batch_norm.batch_norm_training(x, scale, bias, self.epsilon, self.activation)
+        if not self.is_initializing():
+            mean.value = self.decay * mean.value + (1 - self.decay) * batch_mean
+            var.value = self.decay * var.value + (1 - self.decay) * batch_var
+        return y
+
+
+class ConvLayer(nn.Module):
+    """One convolution of the architecture with its batch norm and activation: `[N, H, W, C]` to `[N, H', W', C']`."""
+
+    layer: Layer
+    epsilon: float
+    decay: float
+    dtype: DTypeLike
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        layer = self.layer
+        inputs = 1 if layer.kind == "depthwise" else layer.in_channels
+        shape = (layer.kernel, layer.kernel, inputs, layer.out_channels)
+        kernel = self.param("kernel", _KERNEL_INIT, shape).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if layer.kind == "depthwise":
+            y = depthwise.depthwise(x, kernel, layer.stride, self.implementation)
+        else:
+            y = convolution.convolve(x, kernel, layer.stride, self.implementation)
+        return BatchNorm(self.epsilon, self.decay, layer.activation, name="bn")(y, train)
+
+
+class MobileNet(nn.Module):
+    """MobileNet v1 or v2 from its layer list.
+
+    Parameters and statistics are float32; `dtype` is what activations and products are computed in. Variables:
+    `params/<layer name>/kernel`, `.../bn/scale`, `.../bn/bias`, `params/classifier/{kernel,bias}`, and
+    `batch_stats/<layer name>/bn/{mean,var}`.
+
+    Attributes:
+      arch: the layers.
+      dropout: rate before the classifier; draws from the 'dropout' stream when training.
+      bn_decay: share of the running statistics kept at a step.
+      dtype: jnp.float32 or jnp.bfloat16.
+      depthwise: 'shift' or 'conv', see `depthwise.py`.
+    """
+
+    arch: Architecture
+    dropout: float = 0.0
+    bn_decay: float = 0.99
+    dtype: DTypeLike = jnp.float32
+    depthwise: str = "shift"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps normalised images `[B, H, W, 3]` to logits `[B, num_classes]`, float32 or more."""
+        outputs = {}
+        for layer in self.arch.layers:
+            if layer.kind == "pool":
+                x = x.mean((1, 2))
+            elif layer.kind == "dense":
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+                x = nn.Dense(layer.out_channels, dtype=self.dtype, kernel_init=_CLASSIFIER_INIT, name=layer.name)(x)
+            else:
+                conv = ConvLayer(
+                    layer, self.arch.bn_epsilon, self.bn_decay, self.dtype, self.depthwise, name=layer.name
+                )
+                x = conv(x, train)
+            if layer.shortcut is not None:
+                x = x + outputs[layer.shortcut]
+            outputs[layer.name] = x
+        return x.astype(np.promote_types(x.dtype, jnp.float32))

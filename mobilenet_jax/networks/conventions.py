@@ -1,0 +1,174 @@
+"""One network under the counting conventions that people mix up, to find out where a foreign figure comes from.
+
+Every figure is for one image and worked out from the layers, never stored. Sources of the profilers' rules: thop 0.1.1,
+`vision/basic_hooks.py` and `calc_func.py`; ptflops 0.7.5, `pytorch_ops.py` and `pytorch_engine.py` (its default
+backend); fvcore 0.1.5, `nn/flop_count.py` and `jit_handles.py`; XLA, `hlo_cost_analysis.cc`. All four were run as well,
+on PyTorch 2.13 and JAX 0.10.2, and gave these figures.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from mobilenet_jax.networks.arch import Architecture, mobilenet_v1, mobilenet_v2
+from mobilenet_jax.networks.cost import LayerCost, layer_costs
+from mobilenet_jax.render.tables import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """A way to count: `rule` says what, `of_layer` gives one layer's share, an exact integer."""
+
+    name: str
+    rule: str
+    of_layer: Callable[[LayerCost], int] = dataclasses.field(repr=False)
+
+    def count(self, arch: Architecture, resolution: int) -> int:
+        """The figure for a square image of `resolution` pixels."""
+        return sum(self.of_layer(row) for row in layer_costs(arch, resolution))
+
+
+def _normalised(row: LayerCost) -> int:
+    """Values that batch norm writes."""
+    return row.out_activations if row.layer.norm else 0
+
+
+def _activated(row: LayerCost) -> int:
+    return row.out_activations if row.layer.activation else 0
+
+
+def _pooled(row: LayerCost) -> int:
+    """Values that pooling reads."""
+    return row.in_activations if row.layer.kind == "pool" else 0
+
+
+def _inside(row: LayerCost) -> int:
+    """Mult-adds at positions inside the image, without those that multiply SAME padding's zeros."""
+    kernel, reach = row.layer.kernel, row.out_size * row.layer.stride
+    before = max(reach - row.layer.stride + kernel - row.in_size, 0) // 2  # TensorFlow's rule
+    starts = range(-before, reach - before, row.layer.stride)
+    pairs = sum(0 <= start + tap < row.in_size for start in starts for tap in range(kernel))  # along one axis
+    return row.weights // kernel**2 * pairs**2
+
+
+def _ptflops(row: LayerCost) -> int:
+    """It counts `nn.ReLU` as a module and again as the function that this calls, but `nn.ReLU6` only once."""
+    activation = _activated(row) * (2 if row.layer.activation == "relu" else 1)
+    return row.mult_adds + row.bias + 2 * _normalised(row) + activation + _pooled(row)
+
+
+def _xla(row: LayerCost) -> int:
+    """Batch norm folds its four values per channel into a scale and an offset first: 4 operations a channel.
+
+    Its reciprocal square root is a 'transcendental', not a flop. A clip is a maximum and a minimum, ReLU's too. A mean
+    of n values is n - 1 additions and a division.
+    """
+    norm = 2 * _normalised(row) + 2 * row.bn  # bn: 2 values a channel
+    shortcut = row.out_activations if row.layer.shortcut else 0
+    return 2 * _inside(row) + row.bias + norm + 2 * _activated(row) + _pooled(row) + shortcut
+
+
+OPERATIONS = (
+    Convention(
+        "mult-adds",
+        "convolutions and classifier, SAME padding in full: this package's and both papers'",
+        lambda row: row.mult_adds,
+    ),
+    Convention("without classifier", "convolutions", lambda row: 0 if row.layer.kind == "dense" else row.mult_adds),
+    Convention(
+        "without stem",
+        "without the first 3x3 convolution: TF-slim's v1 rows of alpha 0.75",
+        lambda row: 0 if row.layer.name == "stem" else row.mult_adds,
+    ),
+    Convention("with bias", "plus 1 per class, for the classifier's bias", lambda row: row.mult_adds + row.bias),
+    Convention("inside the image", "mult-adds without those on padded zeros", _inside),
+    Convention("with batch norm, 1", "plus 1 per normalised value", lambda row: row.mult_adds + _normalised(row)),
+    Convention(
+        "with batch norm, 2",
+        "plus 2 per normalised value: a multiplication, an addition",
+        lambda row: row.mult_adds + 2 * _normalised(row),
+    ),
+    Convention(
+        "fvcore 0.1.5",
+        "plus 2 per normalised value, 1 per value pooled",
+        lambda row: row.mult_adds + 2 * _normalised(row) + _pooled(row),
+    ),
+    Convention(
+        "ptflops 0.7.5",
+        "plus 2 per normalised value, 1 per activated value (ReLU: 2), 1 per value pooled, 1 per class, for the bias",
+        _ptflops,
+    ),
+    Convention("thop 0.1.1", "plus 4 per normalised value", lambda row: row.mult_adds + 4 * _normalised(row)),
+    Convention("FLOPs", "twice the mult-adds", lambda row: 2 * row.mult_adds),
+    Convention(
+        "XLA flops",
+        "2 per mult-add inside the image, per normalised and per activated value; 4 per batch-norm channel; 1 per "
+        "value pooled, per value that a shortcut adds, per class",
+        _xla,
+    ),
+)
+
+PARAMS = (
+    Convention("trainable", "kernels, bias, batch norm's scale and offset: this package's", lambda row: row.params),
+    Convention("without batch norm", "kernels and bias: TF-slim's v2", lambda row: row.weights + row.bias),
+    Convention("kernels", "no bias, no batch norm", lambda row: row.weights),
+    Convention(
+        "with running statistics",
+        "trainable, and batch norm's mean and variance: Keras's total",
+        lambda row: row.params + row.bn,
+    ),
+    Convention(
+        "TF-slim v1",
+        "one class more, for the background; three values a batch-norm channel (inferred: it gives all 16 of its rows)",
+        lambda row: (
+            row.weights + row.bias + row.bn * 3 // 2 + (row.layer.in_channels + 1 if row.layer.kind == "dense" else 0)
+        ),
+    ),
+)
+
+NAMED = {convention.name: convention for convention in (*OPERATIONS, *PARAMS)}
+
+
+def explain(figure: float, arch: Architecture, resolution: int = 224, tolerance: float = 0.5e6) -> list[Convention]:
+    """The conventions that give `figure`, plus or minus `tolerance`, the nearest first.
+
+    Both are plain numbers: for a rounded 569 M, 569e6 and 0.5e6.
+    """
+    off = {c: abs(c.count(arch, resolution) - figure) for c in NAMED.values()}
+    return sorted((c for c in off if off[c] <= tolerance), key=off.__getitem__)
+
+
+def tables() -> tuple[Table, Table]:
+    """Operations and parameters of both versions at alpha 1, for ImageNet (1000 classes) and CIFAR-10."""
+    networks = {
+        "v1, 224": (mobilenet_v1(), 224),
+        "v2, 224": (mobilenet_v2(), 224),
+        "CIFAR v1, 32": (mobilenet_v1(num_classes=10, strides="cifar"), 32),
+        "CIFAR v2, 32": (mobilenet_v2(num_classes=10, strides="cifar"), 32),
+    }
+    header = ("convention", "counted", *networks, "v1, 224 / first row")
+
+    def table(name: str, title: str, conventions: tuple[Convention, ...], note: str) -> Table:
+        counts = [[c.count(*network) for network in networks.values()] for c in conventions]
+        rows = tuple(
+            (c.name, c.rule, *(f"{n:,}" for n in row), f"{row[0] / counts[0][0]:.3f}")
+            for c, row in zip(conventions, counts, strict=True)
+        )
+        return Table(name, title, header, rows, note)
+
+    return (
+        table(
+            "conventions_operations",
+            "Operations under other conventions",
+            OPERATIONS,
+            "One image; 'plus' is on top of the mult-adds. Profilers: a PyTorch model in evaluation mode, built as "
+            "torchvision's v2 (pooling by `functional.adaptive_avg_pool2d`, shortcuts by `+`). XLA: "
+            "`jax.jit(f).lower(x).cost_analysis()['flops']` of the model with `depthwise='conv'`; XLA adds up in "
+            "float32, so its own figure is off by about 1e-7.",
+        ),
+        table(
+            "conventions_params",
+            "Parameters under other conventions",
+            PARAMS,
+            "TF-slim's v1 networks have 1001 classes, so its rule counts one class more than the network has.",
+        ),
+    )

@@ -1,0 +1,158 @@
+"""A sweep's process that trains: groups of points come on stdin, one JSON line each, and events go out on a pipe.
+
+`supervisor` starts `python -m mobilenet_jax.sweeps.worker PIPE CORES`. The end of stdin, which is also that of a sweep
+that was killed, makes it save and stop.
+
+A group is `{"points": [{"name", "config", "directory"}, ...], "compile_seconds", "wall_seconds"}`, the seconds being
+those that an earlier worker spent on it. Events name a point by its place in the group:
+
+    {"event": "row", "point": 0, "row": {...}}               a row of metrics, or where the point is now
+    {"event": "done", "point": 0, "summary": {...}}          finished or diverged
+    {"event": "busy", "point": 0}                            another process is on it
+    {"event": "failed", "point": 0, "error": "..."}
+    {"event": "unwritable", "point": 0, "error": "..."}      nor could others, as the disk is full
+    {"event": "anew", "compile_seconds": 8.1}                compiled; a fresh worker should train the group
+    {"event": "idle"}                                        the group is over
+    {"event": "alive"}                                       every few seconds, whatever else there is to say
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mobilenet_jax import config, console
+from mobilenet_jax.errors import InputError, is_unwritable
+from mobilenet_jax.records import directory as writer
+from mobilenet_jax.training import host
+
+_ALIVE = 5.0  # seconds between two signs of life
+Say = Callable[..., None]
+
+
+def main() -> int:
+    pipe, cores = int(sys.argv[1]), [int(core) for core in sys.argv[2].split(",")]
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)  # XLA takes as many threads
+    host.keep_memory()
+    events, one_at_a_time = os.fdopen(pipe, "w", buffering=1), threading.Lock()
+
+    def say(event: str, **details: Any) -> None:
+        with one_at_a_time, contextlib.suppress(BrokenPipeError):  # the sweep is gone: stdin says so too
+            events.write(json.dumps({"event": event, **details}) + "\n")
+
+    threading.Thread(target=_live, args=(say,), daemon=True).start()
+    groups: queue.Queue[str | None] = queue.Queue()
+    training: list[list[int]] = []  # of the group that is being trained: where signals are noted
+    threading.Thread(target=_read, args=(groups, training), daemon=True).start()
+    from mobilenet_jax.training import loop as train  # noqa: F401  (and jax with it, while nothing else waits)
+
+    while (line := groups.get()) is not None:
+        if _work(json.loads(line), say, training):
+            return 0
+        say("idle")
+    return 0
+
+
+def _live(say: Say) -> None:
+    while True:
+        time.sleep(_ALIVE)
+        say("alive")
+
+
+def _read(groups: queue.Queue[str | None], training: list[list[int]]) -> None:
+    for line in sys.stdin:
+        groups.put(line)
+    groups.put(None)
+    try:
+        training[0].append(signal.SIGTERM)
+    except IndexError:
+        os._exit(0)  # compiling, or preparing data: there is nothing to save
+
+
+def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
+    """Trains a group; returns whether this process should end."""
+    from mobilenet_jax.training import loop as train  # and jax with it
+
+    started = time.perf_counter()
+    specs = [config.resolve(ConfigDict(point["config"]), point["name"]) for point in group["points"]]
+    left: dict[int, writer.RunDirectory] = {}  # the points that are trained here
+    asked: list[int] = []
+
+    def compiled(seconds: float) -> None:
+        if host.better_anew(seconds) and not group["compile_seconds"]:
+            say("anew", compile_seconds=seconds)
+            raise _Anew
+        training.append(asked)
+
+    try:
+        with contextlib.ExitStack() as held, console.signals() as asked:
+            for i, (spec, point) in enumerate(zip(specs, group["points"], strict=True)):
+                record = writer.RunDirectory(pathlib.Path(point["directory"]))
+                try:
+                    train.finished(spec, record.path)  # or not its directory
+                    held.enter_context(record.locked())
+                    if summary := train.finished(spec, record.path):
+                        say("done", point=i, summary=summary)
+                    else:
+                        left[i] = record
+                except writer.Busy:
+                    say("busy", point=i)
+                except InputError as e:
+                    say(_failure(e), point=i, error=str(e))
+            if left:
+                inputs = train.prepare(specs[0])
+                spent = train.Spent(group["wall_seconds"] + time.perf_counter() - started, group["compile_seconds"])
+                displays = [writer.Display(functools.partial(_row, say, i)) for i in left]
+                train.train([specs[i] for i in left], inputs, [*left.values()], displays, asked, spent, compiled)
+            for i, record in left.items():
+                if summary := writer.read_summary(record.path):
+                    say("done", point=i, summary=summary)
+                else:
+                    raise InputError(f"{record.path}: the run has finished, but its summary is gone")
+    except (_Anew, train.Interrupted):
+        return True
+    except Exception as e:
+        if not isinstance(e, InputError):
+            with contextlib.suppress(OSError):  # the log's disk may be full
+                traceback.print_exc()
+        reason = str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}".splitlines()[0]
+        for i in left or range(len(specs)):
+            summary = None
+            with contextlib.suppress(InputError):
+                summary = writer.read_summary(left[i].path) if left else None
+            say("done", point=i, summary=summary) if summary else say(_failure(e), point=i, error=reason)
+        return not isinstance(e, InputError)  # who knows what a bug has left in this process
+    finally:
+        training.clear()
+    return False
+
+
+class _Anew(Exception):
+    """The group is for a fresh worker."""
+
+
+def _failure(error: Exception) -> str:
+    return "unwritable" if is_unwritable(error) else "failed"
+
+
+def _row(say: Say, point: int, row: dict[str, Any]) -> None:
+    say("row", point=point, row=row)
+
+
+if __name__ == "__main__":
+    code = main()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)  # what other libraries would still do at the end has no use, and may hang

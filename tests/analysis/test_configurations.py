@@ -1,0 +1,194 @@
+"""Runs grouped by what they are; series; labels; the table."""
+
+import itertools
+import json
+
+import pytest
+from helpers import put
+
+from mobilenet_jax.analysis import configurations as grouping
+from mobilenet_jax.records import collect as runs
+
+
+def grouped(*directories):
+    found, problems = runs.read(directories)
+    assert not problems
+    return grouping.configurations(found)
+
+
+def test_a_configuration(tmp_path):
+    for seed, accuracy, seconds in ((2, 0.79, 60), (0, 0.80, 120), (1, 0.78, 90)):
+        device = "NVIDIA H200" if seed == 1 else "cpu (2 cores)"
+        figures = {"test_accuracy": accuracy, "wall_seconds": seconds, "train_images_per_second": 1000.0 + seed}
+        put(tmp_path / f"{accuracy}", {"seed": seed}, device=device, **figures)
+    put(tmp_path / "other", {"model.alpha": 0.5}, mult_adds=5_000_000, fused=4)
+    c, other = grouped(tmp_path)
+    assert [run.seed for run in c.runs] == [0, 1, 2]
+    assert (c.n, c.mean, c.sd) == (3, pytest.approx(0.79), pytest.approx(0.01))
+    assert (c.dataset, c.resolution, c.epochs, c.mult_adds, c.params) == ("cifar10", 32, 3, 3_331_072, 215_642)
+    assert (other.n, other.mean, other.sd) == (1, 0.7914, None)
+    rows = grouping.table([c, other]).rows  # speeds and times device by device: their mean would be that of neither
+    assert rows[0][-3:] == ("1,001; 1,001", "1.5; 1.5", "NVIDIA H200; cpu (2 cores)")
+    assert rows[1][-1] == "cpu (2 cores), 4 runs at once"
+
+
+def test_what_labels_leave_out_is_told(tmp_path):
+    put(tmp_path / "a", {"optim.lr": 0.1})
+    put(tmp_path / "b", {"optim.lr": 0.1, "seed": 1})
+    put(tmp_path / "c", {"optim.lr": 0.2, "model.alpha": 0.5}, mult_adds=5_000_000)
+    put(tmp_path / "d", {"optim.lr": 0.1, "model.alpha": 1.0}, mult_adds=46_000_000)
+    put(tmp_path / "e", {"model.version": "v2", "model.bottleneck": "relu6"}, mult_adds=60_000_000)
+    found = grouped(tmp_path)
+    assert [c.label for c in found][:3] == ["v1 α 0.25", "v1 α 0.5, lr 0.2", "v1 α 1"]
+    made = grouping.recipes(found)
+    assert made.header == ("setting", "cifar10, v1", "cifar10, v2")
+    rows = {key: values for key, *values in made.rows}
+    assert rows["optim.lr"][0] == "0.1" and rows["model.bottleneck"] == ["", "relu6"]
+    assert "model.alpha" not in rows and "seed" not in rows and "train.batch_size" in rows
+
+
+def test_a_config_of_another_version_says_what_it_has_not(tmp_path):
+    put(tmp_path / "a")
+    put(tmp_path / "b", {"seed": 1})
+    path = put(tmp_path / "c", {"seed": 2}) / "config.json"
+    tree = json.loads(path.read_text())
+    del tree["optim"]["clip_norm"]
+    path.write_text(json.dumps(tree))
+    assert [(c.label, c.n) for c in grouped(tmp_path)] == [("v1 α 0.25", 2), ("v1 α 0.25, clip_norm not recorded", 1)]
+
+
+def test_runs_as_data(tmp_path):
+    put(tmp_path / "a", test_accuracy=0.79125)
+    put(tmp_path / "b", {"seed": 1, "model.alpha": 0.5}, mult_adds=5_000_000)
+    made = grouping.data(grouped(tmp_path))
+    first, second = (dict(zip(made.header, row, strict=True)) for row in made.rows)
+    assert (first["run"], first["configuration"], first["seed"], first["git_commit"]) == ("a", "v1 α 0.25", "0", "0123")
+    assert (first["test_accuracy"], first["mult_adds"], first["expansion"]) == ("0.79125", "3331072", "")
+    assert (second["alpha"], second["mult_adds"]) == ("0.5", "5000000")
+
+
+def test_a_setting_may_be_a_list(tmp_path):
+    for seed, value in ((0, [1, 2]), (1, [1, 2]), (2, [])):
+        put(tmp_path / str(seed), {"augment.sizes": value, "seed": seed})
+    assert [(c.label, c.n) for c in grouped(tmp_path)] == [("v1 α 0.25", 2), ("v1 α 0.25, sizes []", 1)]
+
+
+def test_what_means_nothing_to_v1_does_not_tell_its_runs_apart(tmp_path):
+    meaningless = {"model.bottleneck": "relu6", "model.shortcut": "none", "model.expansion": 4.0}
+    put(tmp_path / "a")
+    put(tmp_path / "b", {"seed": 1, **meaningless}, expansion=4.0)
+    assert [c.n for c in grouped(tmp_path)] == [2]
+    put(tmp_path / "c", {"model.version": "v2"})
+    put(tmp_path / "d", {"model.version": "v2", "seed": 1, **meaningless})
+    assert [c.n for c in grouped(tmp_path)] == [2, 1, 1]
+
+
+def test_labels(tmp_path):
+    v2 = {"model.version": "v2", "model.alpha": 0.35}
+    for i, settings in enumerate(
+        (
+            {},
+            {"model.rho": 0.857},
+            {"optim.decay_depthwise": True},
+            {"augment.flip": False, "optim.lr": 0.05},
+            {"optim.name": "rmsprop"},
+            {"model.variant": "shallow"},
+            {"data.name": "digits", "train.epochs": 9},
+            v2,
+            v2 | {"train.epochs": 4},
+            v2 | {"train.epochs": 4, "model.bottleneck": "relu6"},
+            v2 | {"train.epochs": 4, "model.bottleneck": "relu6", "model.expansion": 1.5},
+        )
+    ):
+        put(tmp_path / str(i), settings, mult_adds=1000 + i)
+    assert [c.label for c in grouped(tmp_path)] == [
+        "v1 α 0.25",
+        "v1 α 0.25 ρ 0.857",
+        "v1 α 0.25, decay_depthwise",
+        "v1 α 0.25, no flip, lr 0.05",
+        "v1 α 0.25, optim rmsprop",
+        "v1 α 0.25, shallow",
+        "v2 α 0.35 t 6, epochs 3",
+        "v2 α 0.35 t 6",
+        "v2 α 0.35 t 6, bottleneck relu6",
+        "v2 α 0.35 t 1.5, bottleneck relu6",
+        "v1 α 0.25",  # alone on its data
+    ]
+
+
+def test_a_run_without_config_stays_apart(tmp_path):
+    put(tmp_path / "a")
+    for name, seed, changes in (("b", 1, {}), ("c", 2, {}), ("d", 3, {"steps": 60}), ("e", 1, {"alpha": 0.5})):
+        (put(tmp_path / name, {"seed": seed}, **changes) / "config.json").unlink()
+    found, problems = runs.read([tmp_path])
+    assert len(problems) == 4
+    assert [(c.label, [run.seed for run in c.runs]) for c in grouping.configurations(found)] == [
+        ("v1 α 0.25", [0]),
+        ("v1 α 0.25, recipe unknown", [1, 2]),
+        ("v1 α 0.25, recipe unknown", [3]),
+        ("v1 α 0.5, recipe unknown", [1]),
+    ]
+    assert [(s.key, s.label) for s in grouping.series(grouping.configurations(found))] == [
+        ("model.alpha", "v1, recipe unknown")
+    ]
+
+
+def test_series(tmp_path):
+    """A grid of α and ρ on three seeds, weight decay on depthwise kernels at one point, and two coupled points."""
+    for alpha, rho, seed in itertools.product((0.25, 1.0, 0.5), (1.0, 0.714), range(3)):
+        settings = {"model.alpha": alpha, "model.rho": rho, "seed": seed}
+        put(tmp_path / f"{alpha}-{rho}-{seed}", settings, mult_adds=round(1e6 * alpha * rho))
+    put(tmp_path / "decay", {"model.alpha": 0.5, "optim.decay_depthwise": True}, mult_adds=500_000)
+    for t in (10.0, 2.0):
+        put(tmp_path / f"v2-{t}", {"model.version": "v2", "model.expansion": t}, mult_adds=round(1e6 * t))
+    put(tmp_path / "digits", {"data.name": "digits"})
+    put(tmp_path / "coupled", {"model.alpha": 0.68, "model.rho": 0.625})
+
+    found = grouping.series(grouped(tmp_path))
+    assert [(s.key, s.label, [c.identity[s.key] for c in s.configurations]) for s in found] == [
+        ("model.alpha", "v1 ρ 0.714", [0.25, 0.5, 1.0]),
+        ("model.alpha", "v1", [0.25, 0.5, 1.0]),
+        ("model.rho", "v1 α 0.25", [0.714, 1.0]),
+        ("model.rho", "v1 α 0.5", [0.714, 1.0]),
+        ("model.rho", "v1 α 1", [0.714, 1.0]),
+        ("model.expansion", "v2 α 0.25", [2.0, 10.0]),
+        ("optim.decay_depthwise", "v1 α 0.5", [False, True]),
+    ]
+    assert [c.n for c in found[0].configurations] == [3, 3, 3]
+    assert "model.alpha" not in found[0].fixed
+    assert (found[0].fixed["model.rho"], found[0].fixed["data.name"]) == (0.714, "cifar10")
+
+
+def test_series_come_by_name_after_the_knobs_and_values_in_their_order(tmp_path):
+    for i, value in enumerate(("none", "bottleneck", "expansion")):
+        put(tmp_path / f"a{i}", {"model.version": "v2", "model.shortcut": value}, mult_adds=9 - i)
+    for i, value in enumerate((256, 32, 1024)):
+        put(tmp_path / f"b{i}", {"model.version": "v2", "train.batch_size": value}, mult_adds=9 - i)
+    put(tmp_path / "t", {"model.version": "v2", "model.expansion": 8.0})
+    found = grouping.series(grouped(tmp_path))
+    assert [(s.key, [c.identity[s.key] for c in s.configurations]) for s in found] == [
+        ("model.expansion", [6.0, 8.0]),
+        ("model.shortcut", ["bottleneck", "expansion", "none"]),
+        ("train.batch_size", [32, 128, 256, 1024]),
+    ]
+
+
+def test_configurations_come_by_data_and_cost(tmp_path):
+    for name, data, cost in (("a", "digits", 5), ("b", "cifar10", 7), ("c", "cifar10", 6)):
+        put(tmp_path / name, {"data.name": data, "optim.lr": cost / 100}, mult_adds=cost)
+    assert [(c.dataset, c.mult_adds) for c in grouped(tmp_path)] == [("cifar10", 6), ("cifar10", 7), ("digits", 5)]
+
+
+def test_the_table(tmp_path):
+    put(tmp_path / "a", test_accuracy=0.79)
+    put(tmp_path / "b", {"seed": 1}, test_accuracy=0.80, wall_seconds=319.6, train_images_per_second=1711.1)
+    put(tmp_path / "c", {"model.alpha": 1.0}, mult_adds=46_354_432, params=3_217_226, device="NVIDIA H200")
+    made = grouping.table(grouped(tmp_path))
+    assert made.header == (
+        *("configuration", "data", "test top-1, %", "n", "mult-adds, M", "params, M"),
+        *("epochs", "images/s", "minutes a run", "device"),
+    )
+    assert made.rows == (
+        ("v1 α 0.25", "cifar10 32x32", "79.50 ± 0.71", "2", "3.33", "0.22", "3", "1,711", "5.3", "cpu (2 cores)"),
+        ("v1 α 1", "cifar10 32x32", "79.14", "1", "46.35", "3.22", "3", "1,711", "5.3", "NVIDIA H200"),
+    )

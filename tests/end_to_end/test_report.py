@@ -1,0 +1,125 @@
+"""The command: what it prints, what it writes, what it refuses."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from helpers import record
+
+from mobilenet_jax import report
+
+RESULTS = ROOT / "results"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command; gives its exit status, stdout and stderr."""
+
+    def command(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["report", *map(str, args)])
+        status = report.main()
+        return status, *capsys.readouterr()
+
+    return command
+
+
+def test_bad_input_is_one_sentence(tmp_path, run):
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    one = next((RESULTS / "cifar10").iterdir())
+    for args, sentence in [
+        ([tmp_path / "nothing"], r"\S+nothing is not a directory"),
+        ([tmp_path / "empty"], r"no runs in \S+empty"),
+        ([], r"name directories that hold runs, or give --compare, --published or --latency"),
+        (["--published", "--out", tmp_path / "file"], r"--out=\S+file: is not a directory"),
+        (["--published", "--out", ""], r"--out=: is not a directory"),
+        (["--published", "--out", tmp_path / "link"], r"--out=\S+link: is not a directory"),
+        (["--published", "--out", tmp_path / "file" / "deep"], r"--out=\S+deep: Not a directory"),
+        (["--latency", tmp_path / "nothing"], r"--latency=\S+nothing: No such file or directory"),
+        (["--latency", tmp_path / "file"], r"--latency=\S+: not a record of benchmarks/layer_latency.py"),
+        (["--compare", one, tmp_path / "empty"], r"--compare: \S+empty is not the directory of one .* \(no run\)"),
+        (["--compare", one, RESULTS / "cifar10"], r"--compare: \S+ is not the directory of one .* \(\d+ runs\)"),
+    ]:
+        status, out, err = run(*args)
+        assert (status, out) == (1, "") and re.fullmatch(f"error: {sentence}\n", err), (args, err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "link"]
+
+
+def test_published_costs(run):
+    status, out, err = run("--published")
+    assert (status, err) == (0, "")
+    titles = [line for line in out.splitlines() if line.startswith("## ")]
+    assert len(titles) == len(set(titles)) == 24
+    for line in (
+        "| Conv MobileNet | 4866 ",
+        "| 56x56 ",
+        "| XLA flops ",
+        "| v2 0.35 96  | TF-slim ",
+        "| v2 1.4  | 224    | 75.0 ",
+    ):
+        assert any(found.startswith(line) for found in out.splitlines()), line
+
+
+def test_a_reader_may_leave(tmp_path):
+    command = [sys.executable, "-m", "mobilenet_jax.report", "--published"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_a_cell_that_nothing_explains_is_a_fault_of_ours(monkeypatch, run):
+    monkeypatch.setattr(report.claims, "unexplained", lambda printed: ["v1_table6, 1.0 MobileNet-224, params, M"])
+    with pytest.raises(RuntimeError, match="v1_table6"):
+        run("--published")
+
+
+def test_pages_tables_and_figures_are_written(tmp_path, run):
+    (tmp_path / "record.json").write_text(json.dumps(record()))
+    out = tmp_path / "deep" / "out"
+    status, _, _ = run("--published", "--latency", tmp_path / "record.json", "--out", out)
+    assert status == 0
+    pages = {page: (out / page).read_text() for page in ("published.md", "conventions.md", "latency.md")}
+    for page in pages.values():
+        for picture in re.findall(r"\]\((\S+)\)", page):
+            assert (out / picture).stat().st_size > 1000 and (out / picture).with_suffix(".svg").exists()
+    assert [page.count("![") for page in pages.values()] == [5, 0, 2]
+    rows = list(csv.reader((out / "v1_table6.csv").read_text().splitlines()))
+    assert rows[4][:4] == ["0.25 MobileNet-224", "41", "41.03", "+0.03"]
+    assert {path.suffix for path in out.iterdir()} == {".md", ".csv", ".html", ".png", ".svg"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]  # nothing is left beside it
+    assert (out / "published.html").read_text().count("<figure ") == 5
+
+
+def test_all_or_nothing(tmp_path, run):
+    (tmp_path / "published.md").mkdir()
+    status, out, err = run("--published", "--out", tmp_path)
+    assert (status, out, err) == (1, "", f"error: --out={tmp_path}: published.md there is a directory\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["published.md"]
+
+
+def test_runs_and_their_problems(tmp_path, run):
+    for directory in (RESULTS / "cifar10").iterdir():
+        shutil.copytree(directory, tmp_path / "runs" / directory.name)
+    (tmp_path / "runs" / "unfinished").mkdir()
+    (tmp_path / "runs" / "unfinished" / "config.json").write_text("{}")
+    status, out, _ = run(tmp_path / "runs", "--out", tmp_path / "out")
+    assert status == 0
+    assert "| v1 α 0.25 " in out and "unfinished" in out
+    assert (tmp_path / "out" / "problems.csv").exists()
+    assert "Run directories with a problem" in (tmp_path / "out" / "runs.html").read_text()
+
+
+def test_two_runs_compared(run):
+    first, second, *_ = sorted((RESULTS / "cifar10").iterdir())
+    status, out, _ = run("--compare", first, second)
+    assert status == 0
+    assert any(line.startswith("| test top-1, % ") for line in out.splitlines())

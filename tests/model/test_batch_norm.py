@@ -1,0 +1,146 @@
+"""Batch norm with its activation against Flax's, in float64: value, statistics, gradients."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mobilenet_jax.model.batch_norm import ACTIVATIONS, batch_norm_inference, batch_norm_training
+
+EPSILON = 1e-3
+FLAX_ACTIVATIONS: dict[str | None, Any] = {None: lambda y: y, "relu": nn.relu, "relu6": nn.relu6}
+each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+
+
+def arguments(lead=(), spread=2.0, centre=1.0):
+    """float32 x `[4, 5, 3, 8]`, scale and bias `[8]`, cotangent: enough for ReLU6 to clip on both sides."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(centre, spread, (*lead, 4, 5, 3, 8))
+    scale, bias = rng.uniform(2, 4, (*lead, 8)), rng.uniform(0, 4, (*lead, 8))
+    return [a.astype(np.float32) for a in (x, scale, bias, rng.normal(size=x.shape))]
+
+
+def training(x, scale, bias, cotangent, *, activation):
+    """Output, mean, variance, and the gradients of x, scale and bias."""
+
+    def run(x, scale, bias):
+        y, mean, var = batch_norm_training(x, scale, bias, EPSILON, activation)
+        return y, (mean, var)
+
+    y, pull_back, statistics = jax.vjp(run, x, scale, bias, has_aux=True)
+    return y, *statistics, *pull_back(cotangent)
+
+
+def flax_training(x, scale, bias, cotangent, *, activation):
+    """The same from `flax.linen.BatchNorm`; a momentum of 0 leaves the batch's own statistics."""
+    layer = nn.BatchNorm(use_running_average=False, momentum=0.0, epsilon=EPSILON, dtype=x.dtype, param_dtype=x.dtype)
+    before = {"mean": jnp.zeros_like(scale), "var": jnp.ones_like(scale)}
+
+    def run(x, scale, bias):
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": before}
+        y, after = layer.apply(variables, x, mutable=["batch_stats"])
+        return FLAX_ACTIVATIONS[activation](y), after["batch_stats"]
+
+    y, pull_back, after = jax.vjp(run, x, scale, bias, has_aux=True)
+    return y, after["mean"], after["var"], *pull_back(cotangent)
+
+
+def in_float64(run, values):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # Flax's own code is not strict
+        return jax.tree.map(np.asarray, jax.jit(run)(*(jnp.asarray(v, jnp.float64) for v in values)))
+
+
+def assert_all_close(found, expected, rtol=2e-5, atol=2e-5):
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol * max(1.0, np.abs(b).max()))
+
+
+@each_activation
+def test_training_is_flax(activation):
+    values = arguments()
+    expected = in_float64(functools.partial(flax_training, activation=activation), values)
+    assert all(a.dtype == np.float64 for a in expected)
+    for bound in ACTIVATIONS[activation]:
+        assert np.isinf(bound) or (expected[0] == bound).mean() > 0.05  # it clips
+    found = jax.jit(functools.partial(training, activation=activation))(*values)
+    assert all(a.dtype == jnp.float32 for a in found)
+    assert_all_close(found, expected)
+
+
+def test_a_mean_far_from_zero():
+    values = arguments(spread=1.0, centre=30.0)
+    expected = in_float64(functools.partial(flax_training, activation="relu6"), values)
+    found = jax.jit(functools.partial(training, activation="relu6"))(*values)
+    assert_all_close(found, expected, rtol=2e-3, atol=2e-3)
+
+
+@each_activation
+def test_inference_is_flax(activation):
+    x, scale, bias, _ = arguments()
+    rng = np.random.default_rng(1)
+    mean, var = np.float32(rng.normal(size=8)), np.float32(rng.uniform(0.5, 2, 8))
+
+    def flax_inference(x, scale, bias, mean, var):
+        layer = nn.BatchNorm(use_running_average=True, epsilon=EPSILON, dtype=x.dtype, param_dtype=x.dtype)
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
+        return FLAX_ACTIVATIONS[activation](layer.apply(variables, x))
+
+    values = [jnp.asarray(value) for value in (x, scale, bias, mean, var)]
+    found = batch_norm_inference(*values, epsilon=EPSILON, activation=activation)
+    assert_all_close([found], [in_float64(flax_inference, values)])
+
+
+@each_activation
+def test_vmap(activation):
+    run = jax.jit(functools.partial(training, activation=activation))
+    values = arguments(lead=(3,))
+    expected = [np.stack(parts) for parts in zip(*(run(*(v[i] for v in values)) for i in range(3)), strict=True)]
+    assert not np.allclose(expected[1][0], expected[1][1])
+    assert_all_close(jax.jit(jax.vmap(run))(*values), expected, rtol=1e-6, atol=1e-6)
+
+
+@each_activation
+def test_constant_input(activation):
+    _, scale, bias, cotangent = arguments()
+    x = np.broadcast_to(np.float32(3.0), cotangent.shape)
+    y, mean, var, *gradients = jax.jit(functools.partial(training, activation=activation))(x, scale, bias, cotangent)
+    np.testing.assert_allclose(mean, np.full(8, 3.0), rtol=1e-6)
+    assert (var >= 0).all() and (var < 1e-5).all()
+    np.testing.assert_allclose(y, np.broadcast_to(bias, x.shape), atol=1e-4)
+    assert_all_close(
+        gradients,
+        in_float64(functools.partial(flax_training, activation=activation), [x, scale, bias, cotangent])[3:],
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_statistics_carry_no_gradient():
+    x, scale, bias, _ = arguments()
+
+    def of_statistics(*inputs):
+        _, mean, var = batch_norm_training(*inputs, epsilon=EPSILON, activation="relu")
+        return mean.sum() + var.sum()
+
+    for gradient in jax.grad(of_statistics, (0, 1, 2))(x, scale, bias):
+        assert not gradient.any()
+
+
+def test_bfloat16():
+    x, scale, bias, cotangent = arguments()
+    rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16)) for a in (x, cotangent)]
+    run = jax.jit(functools.partial(training, activation="relu6"))
+    y, mean, var, *gradients = run(rounded[0], scale, bias, rounded[1])
+    assert [a.dtype for a in (y, mean, var, *gradients)] == [
+        *(jnp.bfloat16, jnp.float32, jnp.float32),
+        *(jnp.bfloat16, jnp.float32, jnp.float32),
+    ]
+    expected = run(np.float32(rounded[0]), scale, bias, np.float32(rounded[1]))
+    assert_all_close((mean, var), expected[1:3], rtol=1e-6, atol=1e-6)  # float32 statistics
+    assert_all_close(gradients[1:], expected[4:], rtol=1e-5, atol=1e-5)
+    assert_all_close([np.float32(y), np.float32(gradients[0])], [expected[0], expected[3]], rtol=0.02, atol=0.02)

@@ -1,0 +1,138 @@
+"""Shifted slices against `lax.conv`: values and both gradients."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mobilenet_jax.model.depthwise import _patches, choose, depthwise
+from mobilenet_jax.networks.arch import mobilenet_v1, mobilenet_v2
+from mobilenet_jax.networks.cost import layer_costs
+
+# (height, width, kernel, stride). What the networks use ...
+IN_NETWORKS = sorted(
+    {
+        (row.in_size, row.in_size, row.layer.kernel, row.layer.stride)
+        for build in (mobilenet_v1, mobilenet_v2)
+        for strides, resolution in {"imagenet": 224, "cifar": 32}.items()
+        for row in layer_costs(build(strides=strides), resolution)
+        if row.layer.kind == "depthwise"
+    }
+)
+# ... and what would go wrong first: tiny, odd, not square, other kernels and strides.
+EDGES = [(size, size, 3, stride) for size in (1, 2, 3, 5, 7, 13, 15) for stride in (1, 2)] + [
+    *((1, 6, 3, 2), (6, 1, 3, 2), (5, 8, 3, 1), (5, 8, 3, 2), (8, 5, 3, 2)),
+    *((7, 6, 3, 3), (7, 6, 5, 2), (6, 7, 1, 2), (6, 7, 2, 1), (9, 8, 2, 3)),
+]
+CHANNELS = 3
+COMPILE_FAST = {"xla_backend_optimization_level": 0}  # XLA's own passes stay; LLVM's are what takes long
+
+
+def value_and_gradients(implementation, stride):
+    """(x, kernel, cotangent) -> the output and the gradients of both inputs."""
+
+    def run(x, kernel, cotangent):
+        y, pull_back = jax.vjp(lambda x, kernel: depthwise(x, kernel, stride, implementation), x, kernel)
+        return y, *pull_back(cotangent)
+
+    return run
+
+
+def random_arguments(height, width, kernel, stride, lead=(), dtype: type = np.float64, batch=2):
+    """Small whole numbers: every sum is exact, so the two implementations must agree to the last bit."""
+    rng = np.random.default_rng(0)
+    shapes = (
+        (*lead, batch, height, width, CHANNELS),
+        (*lead, kernel, kernel, 1, CHANNELS),
+        (*lead, batch, -(-height // stride), -(-width // stride), CHANNELS),
+    )
+    return [jnp.asarray(rng.integers(-4, 5, shape), dtype) for shape in shapes]
+
+
+def assert_all_equal(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("height", "width", "kernel", "stride"), sorted({*IN_NETWORKS, *EDGES}))
+def test_shift_is_conv(height, width, kernel, stride):
+    with jax.enable_x64(True):
+        arguments = random_arguments(height, width, kernel, stride)
+        runs = [value_and_gradients(implementation, stride) for implementation in ("shift", "conv")]
+        both = jax.jit(lambda *arguments: [run(*arguments) for run in runs], compiler_options=COMPILE_FAST)
+        found, expected = both(*arguments)
+    assert expected[0].dtype == jnp.float64
+    assert_all_equal(found, expected)
+
+
+@pytest.mark.parametrize(("size", "patches"), [(1, (16, 1, 1)), (2, (4, 2, 2)), (7, (3, 1, 7)), (32, (2, 2, 4))])
+def test_a_batch_of_many_images(size, patches):
+    """Small maps: the kernel gradient takes several images at once."""
+    assert _patches(48, size, size) == patches
+    arguments = random_arguments(size, size, 3, 1, dtype=np.float32, batch=48)
+    runs = [value_and_gradients(implementation, 1) for implementation in ("shift", "conv")]
+    assert_all_equal(*jax.jit(lambda *arguments: [run(*arguments) for run in runs])(*arguments))
+
+
+@pytest.mark.parametrize("size", range(1, 60))
+def test_patches_cut_evenly(size):
+    for batch in (1, 2, 97, 128):
+        found = _patches(batch, size, size)
+        assert all(whole % parts == 0 for whole, parts in zip((batch, size, size), found, strict=True))
+        assert min(16, batch * size * size) <= math.prod(found) <= 200
+
+
+@pytest.mark.parametrize("implementation", ["shift", "conv"])
+def test_by_hand(implementation):
+    x = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1)
+    kernel = jnp.zeros((3, 3, 1, 1)).at[1, :, 0, 0].set(jnp.array([1.0, 10.0, 100.0]))
+    for stride, expected in {1: [210, 321, 432, 43], 2: [321, 43]}.items():  # at stride 2 all padding is behind
+        np.testing.assert_array_equal(depthwise(x, kernel, stride, implementation).ravel(), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+def test_vmap(stride, axes):
+    x, kernel, cotangent = random_arguments(7, 6, 3, stride, lead=(3,), dtype=np.float32)
+    x, kernel = (a if axis == 0 else a[1] for a, axis in zip((x, kernel), axes, strict=True))
+    run = value_and_gradients("shift", stride)
+    singly = [
+        jax.jit(value_and_gradients("conv", stride))(
+            x if axes[0] is None else x[i], kernel if axes[1] is None else kernel[i], cotangent[i]
+        )
+        for i in range(3)
+    ]
+    expected = [jnp.stack(parts) for parts in zip(*singly, strict=True)]
+    assert_all_equal(jax.jit(jax.vmap(run, (*axes, 0)))(x, kernel, cotangent), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16(stride):
+    rng = np.random.default_rng(1)
+    arguments = [
+        jnp.asarray(rng.normal(size=a.shape), jnp.float32)
+        for a in random_arguments(16, 16, 3, stride, dtype=np.float32)
+    ]
+    exact = jax.jit(value_and_gradients("conv", stride))(*arguments)
+    found = jax.jit(value_and_gradients("shift", stride))(*(a.astype(jnp.bfloat16) for a in arguments))
+    for a, b in zip(found, exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        # Eight bits: each product and each of nine sums is off by up to 1/256 of what stands there.
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0.02, atol=0.02 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize(
+    ("implementation", "platform", "chosen"),
+    [
+        ("auto", "cpu", "shift"),
+        ("auto", "gpu", "conv"),
+        ("auto", "tpu", "conv"),
+        ("shift", "gpu", "shift"),
+        ("conv", "cpu", "conv"),
+    ],
+)
+def test_choose(implementation, platform, chosen):
+    assert choose(implementation, platform) == chosen

@@ -1,0 +1,372 @@
+"""The modules against the counts, layer by layer, and against a forward pass written out by hand."""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.extend import core
+
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
+from mobilenet_jax.networks.cost import layer_costs, totals
+
+RESOLUTIONS = itertools.cycle((224, 225, 31, 160, 97, 33, 32, 28, 1, 129))
+STRIDES = itertools.cycle(("imagenet", "cifar"))
+GRID = [
+    (network, next(RESOLUTIONS))
+    for network in (
+        *(
+            mobilenet_v1(alpha, 10, next(STRIDES), variant)
+            for alpha, variant in itertools.product((0.1, 0.25, 0.6, 1, 1.4), ("paper", "standard_conv", "shallow"))
+        ),
+        *(mobilenet_v1(alpha, 100, "cifar", "seed004", activation="relu6") for alpha in (0.5, 1)),
+        *(
+            mobilenet_v2(alpha, expansion, 10, next(STRIDES))
+            for alpha, expansion in itertools.product((0.35, 0.5, 1, 1.4), (1, 2.5, 6))
+        ),
+        *(
+            mobilenet_v2(0.75, 4, 1000, bottleneck=bottleneck, shortcut=shortcut)
+            for bottleneck, shortcut in itertools.product(("linear", "relu6"), ("bottleneck", "expansion", "none"))
+        ),
+    )
+]
+over_the_grid = pytest.mark.parametrize(("network", "resolution"), GRID, ids=range(len(GRID)))
+
+# Every kind of layer, both strides, a shortcut.
+SMALL = Architecture(
+    "v2",
+    (
+        Layer("stem", "conv", 3, 8, 3, 2, "relu6"),
+        Layer("block01_expand", "pointwise", 8, 16, activation="relu6"),
+        Layer("block01_depthwise", "depthwise", 16, 16, 3, 1, "relu6"),
+        Layer("block01_project", "pointwise", 16, 8, shortcut="stem"),
+        Layer("block02_depthwise", "depthwise", 8, 8, 3, 2, "relu"),
+        Layer("head", "pointwise", 8, 12, activation="relu"),
+        Layer("pool", "pool", 12, 12),
+        Layer("classifier", "dense", 12, 5),
+    ),
+)
+WITHOUT_BLOCK01 = Architecture("v2", tuple(x for x in SMALL.layers if not x.name.startswith("block01")))
+
+
+def images(resolution: int, batch: int = 1) -> Any:
+    return jax.ShapeDtypeStruct((batch, resolution, resolution, 3), jnp.float32)
+
+
+@functools.cache
+def shapes(network: Architecture, **fields: Any) -> dict[str, Any]:
+    """The variables' shapes and types."""
+    return jax.eval_shape(MobileNet(network, **fields).init, jax.random.key(0), images(8))
+
+
+def random_variables(network: Architecture, seed: int = 0) -> dict[str, Any]:
+    """Variables with no special values in them; of kernels, so that signals keep their scale."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name == "kernel":
+            return np.float32(rng.normal(size=leaf.shape) * math.sqrt(2 / math.prod(leaf.shape[:-1])))
+        return np.float32(
+            rng.uniform(0.5, 1.5, leaf.shape) if name in ("scale", "var") else rng.normal(size=leaf.shape)
+        )
+
+    return jax.tree_util.tree_map_with_path(draw, shapes(network))
+
+
+def random_images(resolution: int, batch: int = 3, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (batch, resolution, resolution, 3)), jnp.float32)
+
+
+def logits(network: Architecture, variables: Any, x: jax.Array, implementation: str = "shift") -> Any:
+    return jax.jit(MobileNet(network, depthwise=implementation).apply)(variables, x)
+
+
+# The counts.
+
+
+def products(jaxpr: core.Jaxpr) -> Iterator[int]:
+    """The multiplications of each convolution and dot of a traced program, in order; SAME padding in full."""
+    for eqn in jaxpr.eqns:
+        name, out = eqn.primitive.name, math.prod(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
+        if name == "conv_general_dilated":
+            numbers, kernel = eqn.params["dimension_numbers"], eqn.invars[1].aval.shape  # type: ignore[attr-defined]
+            # What one output takes: the kernel's size without its output axis; it holds its own group's inputs only.
+            yield out * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+        elif name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            yield out * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)  # type: ignore[attr-defined]
+        times = eqn.params["length"] if name == "scan" else 1
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr):
+            if is_jaxpr(inner):
+                found = list(products(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner))
+                if found and name in ("while", "cond"):
+                    raise ValueError(f"no telling how often a {name!r} multiplies")
+                yield from found * times
+
+
+def is_jaxpr(x: Any) -> bool:
+    return isinstance(x, core.Jaxpr | core.ClosedJaxpr)
+
+
+def traced_products(f: Any, *arguments: Any) -> list[int]:
+    return list(products(jax.make_jaxpr(f)(*arguments).jaxpr))
+
+
+def conv(x, kernel, strides=(1, 1), **kwargs):
+    return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **kwargs)
+
+
+@jax.custom_vjp
+def vjp_dot(a, b):
+    return a @ b
+
+
+vjp_dot.defvjp(lambda a, b: (a @ b, None), lambda _, g: (g, g))
+
+
+@jax.custom_jvp
+def jvp_dot(a, b):
+    return a @ b
+
+
+jvp_dot.defjvp(lambda primals, tangents: (jvp_dot(*primals), tangents[0]))
+
+
+@pytest.mark.parametrize(
+    ("f", "arguments", "expected"),
+    [
+        (conv, [(1, 5, 5, 3), (3, 3, 3, 8)], [25 * 9 * 3 * 8]),
+        (functools.partial(conv, strides=(2, 2)), [(1, 5, 5, 3), (3, 3, 3, 8)], [9 * 9 * 3 * 8]),
+        (functools.partial(conv, feature_group_count=6), [(2, 4, 4, 6), (3, 3, 1, 6)], [2 * 16 * 9 * 6]),
+        (functools.partial(conv, feature_group_count=2), [(1, 4, 4, 6), (1, 1, 3, 4)], [16 * 3 * 4]),
+        (jnp.dot, [(7, 3), (3, 5)], [7 * 3 * 5]),
+        (lambda a, b: jnp.einsum("bij,bjk->bik", a, b), [(4, 2, 3), (4, 3, 5)], [4 * 2 * 3 * 5]),
+        (jax.vmap(jnp.dot), [(4, 2, 3), (4, 3, 5)], [4 * 2 * 3 * 5]),
+        (lambda a, b: jnp.tensordot(a, b, 2), [(2, 3, 4), (3, 4, 5)], [2 * 3 * 4 * 5]),
+        (lambda a, b: conv(a, b).reshape(16, 4) @ jnp.ones((4, 2)), [(1, 4, 4, 6), (1, 1, 6, 4)], [384, 128]),
+        (jax.jit(jax.checkpoint(jnp.dot)), [(7, 3), (3, 5)], [105]),
+        (vjp_dot, [(7, 3), (3, 5)], [105]),
+        (jvp_dot, [(7, 3), (3, 5)], [105]),
+        (lambda a, b: lax.scan(lambda c, x: (c, x @ b), 0.0, a), [(4, 7, 3), (3, 5)], [105] * 4),
+        (lambda a, b: a[:, :, None] * b[None], [(7, 3), (3, 5)], []),  # elementwise
+    ],
+)
+def test_the_walk_counts_by_hand(f, arguments, expected):
+    assert traced_products(f, *map(jnp.ones, arguments)) == expected
+
+
+def test_the_walk_refuses_an_unknown_number_of_turns():
+    with pytest.raises(ValueError, match="while"):
+        traced_products(lambda a: lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ c, a), jnp.ones((3, 3)))
+
+
+@over_the_grid
+def test_traced_multiplications_are_the_count(network, resolution):
+    apply = MobileNet(network, depthwise="conv").apply
+    found = traced_products(apply, shapes(network), images(resolution))
+    assert found == [row.mult_adds for row in layer_costs(network, resolution) if row.layer.kind != "pool"]
+    assert sum(found) == totals(network, resolution).mult_adds
+
+
+@over_the_grid
+def test_parameters_are_the_count(network, resolution):
+    variables = shapes(network)
+    found = {
+        name: (sizes.get("kernel", 0), sizes.get("bias", 0), sizes.get("bn", 0))
+        for name, layer in variables["params"].items()
+        for sizes in [{key: sum(math.prod(x.shape) for x in jax.tree.leaves(leaf)) for key, leaf in layer.items()}]
+    }
+    rows = layer_costs(network, resolution)
+    assert found == {row.layer.name: (row.weights, row.bias, row.bn) for row in rows if row.layer.kind != "pool"}
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == totals(network, resolution).params
+    statistics = {
+        name: jax.tree.map(lambda x: x.shape, layer["bn"]) for name, layer in variables["batch_stats"].items()
+    }
+    assert statistics == {
+        x.name: {"mean": (x.out_channels,), "var": (x.out_channels,)} for x in network.layers if x.norm
+    }
+
+
+@over_the_grid
+def test_activations_are_the_count(network, resolution):
+    apply = functools.partial(
+        MobileNet(network, depthwise="conv").apply, capture_intermediates=True, mutable=["intermediates"]
+    )
+    output, captured = jax.eval_shape(apply, shapes(network), images(resolution, batch=2))
+    seen = captured["intermediates"]
+    rows = layer_costs(network, resolution)
+    assert {row.layer.name: seen[row.layer.name]["__call__"][0].shape for row in rows if row.layer.norm} == {
+        row.layer.name: (2, row.out_size, row.out_size, row.layer.out_channels) for row in rows if row.layer.norm
+    }
+    assert output.shape == (2, network.num_classes)
+
+
+# The values.
+
+
+def by_hand_conv(x, kernel, stride, depthwise=False):
+    """SAME convolution as TensorFlow pads, in float64."""
+    size, k = x.shape[1], kernel.shape[0]
+    out = -(-size // stride)
+    total = max((out - 1) * stride + k - size, 0)
+    around = (total // 2, total - total // 2)
+    x = np.pad(x, ((0, 0), around, around, (0, 0)))
+    reach = (out - 1) * stride + 1
+    return sum(
+        np.einsum(
+            "nhwc,c->nhwc" if depthwise else "nhwc,co->nhwo",
+            x[:, i : i + reach : stride, j : j + reach : stride],
+            kernel[i, j, 0] if depthwise else kernel[i, j],
+        )
+        for i in range(k)
+        for j in range(k)
+    )
+
+
+@pytest.mark.parametrize("implementation", ["shift", "conv"])
+@pytest.mark.parametrize("resolution", [8, 9])
+def test_forward_is_the_one_written_by_hand(implementation, resolution):
+    variables = random_variables(SMALL)
+    wide: Any = jax.tree.map(np.float64, variables)
+
+    def layer(x, name, stride=1, low=-np.inf, high=np.inf):
+        params, statistics = wide["params"][name], wide["batch_stats"][name]["bn"]
+        x = by_hand_conv(x, params["kernel"], stride, "depthwise" in name)
+        x = (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-3) * params["bn"]["scale"] + params["bn"]["bias"]
+        return x.clip(low, high)
+
+    x = random_images(resolution)
+    stem = layer(np.float64(x), "stem", 2, 0, 6)
+    y = layer(stem, "block01_expand", 1, 0, 6)
+    y = layer(y, "block01_depthwise", 1, 0, 6)
+    y = layer(y, "block01_project") + stem
+    y = layer(y, "block02_depthwise", 2, 0)
+    y = layer(y, "head", 1, 0).mean((1, 2))
+    expected = y @ wide["params"]["classifier"]["kernel"] + wide["params"]["classifier"]["bias"]
+    np.testing.assert_allclose(logits(SMALL, variables, x, implementation), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "network", [mobilenet_v1(0.25, 10, "cifar"), mobilenet_v2(0.35, num_classes=10)], ids=["v1", "v2"]
+)
+def test_shift_and_conv_build_the_same_network(network):
+    variables, x = random_variables(network), random_images(34)  # then 17 and 9
+    shift, plain = (logits(network, variables, x, implementation) for implementation in ("shift", "conv"))
+    assert plain.std() > 0.1
+    np.testing.assert_allclose(shift, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_a_block_whose_projection_is_zero_is_the_identity():
+    variables, x = random_variables(SMALL), random_images(8)
+    zero = {"scale": np.zeros(8, np.float32), "bias": np.zeros(8, np.float32)}
+    params = {**variables["params"], "block01_project": {**variables["params"]["block01_project"], "bn": zero}}
+    kept = {name: params[name] for name in params if not name.startswith("block01")}
+    short = logits(WITHOUT_BLOCK01, {**variables, "params": kept}, x)
+    np.testing.assert_allclose(logits(SMALL, {**variables, "params": params}, x), short, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(logits(SMALL, variables, x), short, atol=0.1)
+
+
+def test_shortcut_and_bottleneck_variants_differ():
+    build = functools.partial(mobilenet_v2, 0.35, num_classes=10, strides="cifar")
+    variables, x = random_variables(build()), random_images(16)
+    networks = [build(shortcut=shortcut) for shortcut in ("bottleneck", "expansion", "none")] + [
+        build(bottleneck="relu6")
+    ]
+    found = [logits(network, variables, x, "conv") for network in networks]
+    for a, b in itertools.combinations(found, 2):
+        assert not np.allclose(a, b, atol=0.01)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_bfloat16_keeps_float32_where_it_matters(train):
+    model = MobileNet(SMALL, dtype=jnp.bfloat16)
+    variables = shapes(SMALL, dtype=jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    collections = ["batch_stats", "intermediates"]
+    apply = functools.partial(model.apply, train=train, capture_intermediates=True, mutable=collections)
+    output, after = jax.eval_shape(apply, variables, images(8))
+    assert output.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(after["batch_stats"])} == {jnp.dtype(jnp.float32)}
+    seen = after["intermediates"]
+    assert {seen[x.name]["__call__"][0].dtype for x in SMALL.layers if x.norm} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_bfloat16_is_close():
+    variables, x = random_variables(SMALL), random_images(8)
+    found: Any = jax.jit(MobileNet(SMALL, dtype=jnp.bfloat16).apply)(variables, x)
+    exact = logits(SMALL, variables, x)
+    np.testing.assert_allclose(found, exact, atol=0.05 * np.abs(exact).max())
+
+
+def test_dropout_draws_only_when_training():
+    model, variables, x = MobileNet(SMALL, dropout=0.5), random_variables(SMALL), random_images(8)
+    np.testing.assert_array_equal(jax.jit(model.apply)(variables, x), logits(SMALL, variables, x))
+
+    @jax.jit
+    def training(key) -> Any:
+        return model.apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key})[0]
+
+    once, again, other = (training(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(once, again)
+    assert not np.allclose(once, other)
+
+
+def test_dropout_drops_the_stated_share_and_keeps_the_mean():
+    """Seen through a classifier that passes its inputs on."""
+    network = Architecture("v1", (Layer("pool", "pool", 3, 3), Layer("classifier", "dense", 3, 3)))
+    model = MobileNet(network, dropout=0.2)
+    variables = {"params": {"classifier": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}}
+    out: Any = model.apply(variables, jnp.ones((4000, 1, 1, 3)), train=True, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_allclose(np.unique(out), [0, 1.25])
+    assert float((out == 0).mean()) == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.99])
+def test_running_statistics_keep_the_stated_share(decay):
+    """The stem's, by hand: its input is the images."""
+    variables, x = random_variables(SMALL), random_images(8)
+    model = MobileNet(SMALL, bn_decay=decay)
+    _, after = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))(variables, x)
+    y: Any = by_hand_conv(np.float64(x), np.float64(variables["params"]["stem"]["kernel"]), 2)
+    before = variables["batch_stats"]["stem"]["bn"]
+    for name, batch in {"mean": y.mean((0, 1, 2)), "var": y.var((0, 1, 2))}.items():
+        np.testing.assert_allclose(
+            after["batch_stats"]["stem"]["bn"][name], decay * before[name] + (1 - decay) * batch, rtol=1e-4, atol=1e-5
+        )
+    moved = jax.tree.map(lambda a, b: not np.allclose(a, b), after["batch_stats"], variables["batch_stats"])
+    assert all(jax.tree.leaves(moved))  # every layer's
+    _, after = jax.jit(functools.partial(model.apply, mutable=["batch_stats"]))(variables, x)  # evaluation moves none
+    jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], variables["batch_stats"])
+
+
+def test_initial_values():
+    network = Architecture(
+        "v1",
+        (
+            Layer("stem", "conv", 3, 64, 3, 2, "relu"),
+            Layer("block01_depthwise", "depthwise", 64, 64, 3, 1, "relu"),
+            Layer("block01_pointwise", "pointwise", 64, 64, activation="relu"),
+            Layer("pool", "pool", 64, 64),
+            Layer("classifier", "dense", 64, 10),
+        ),
+    )
+    init = functools.partial(MobileNet(network).init, train=True)  # statistics do not move while initialising
+    variables: Any = jax.jit(init)(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    params = variables["params"]
+    for name in ("stem", "block01_depthwise", "block01_pointwise"):
+        # A normal with deviation 0.09, cut at two deviations: that leaves 0.88 of it.
+        assert float(params[name]["kernel"].std()) == pytest.approx(0.88 * 0.09, rel=0.1)
+        assert jnp.abs(params[name]["kernel"]).max() <= 0.18
+        assert (params[name]["bn"]["scale"] == 1).all() and (params[name]["bn"]["bias"] == 0).all()
+        statistics = variables["batch_stats"][name]["bn"]
+        assert (statistics["mean"] == 0).all() and (statistics["var"] == 1).all()
+    assert float(params["classifier"]["kernel"].std()) == pytest.approx(math.sqrt(1 / (3 * 64)), rel=0.1)
+    assert (params["classifier"]["bias"] == 0).all()

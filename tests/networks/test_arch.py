@@ -1,0 +1,401 @@
+"""The layer lists against the papers' tables, the rounding of widths, the shortcuts, and what is refused."""
+
+import dataclasses
+import itertools
+import math
+import re
+
+import pytest
+
+from mobilenet_jax.errors import InputError
+from mobilenet_jax.networks import arch
+from mobilenet_jax.networks.arch import Architecture, make_divisible, mobilenet_v1, mobilenet_v2
+from mobilenet_jax.networks.cost import layer_costs
+
+# v1 paper, Table 1 (type and stride, filter, input); the last depthwise stride is printed 2, which its sizes rule out.
+V1_TABLE_1 = """
+conv s2  3x3x3x32      224x224x3
+dw s1    3x3x32        112x112x32
+conv s1  1x1x32x64     112x112x32
+dw s2    3x3x64        112x112x64
+conv s1  1x1x64x128    56x56x64
+dw s1    3x3x128       56x56x128
+conv s1  1x1x128x128   56x56x128
+dw s2    3x3x128       56x56x128
+conv s1  1x1x128x256   28x28x128
+dw s1    3x3x256       28x28x256
+conv s1  1x1x256x256   28x28x256
+dw s2    3x3x256       28x28x256
+conv s1  1x1x256x512   14x14x256
+{five}
+dw s2    3x3x512       14x14x512
+conv s1  1x1x512x1024  7x7x512
+dw s1    3x3x1024      7x7x1024
+conv s1  1x1x1024x1024 7x7x1024
+pool     7x7           7x7x1024
+fc       1024x1000     1x1x1024
+"""
+V1_FIVE = "dw s1 3x3x512 14x14x512\nconv s1 1x1x512x512 14x14x512\n" * 5
+
+# The 28x28 CIFAR-10 network, Table 1 of its document (which prints the classifier as 256x1000 with 10 outputs).
+SEED004_TABLE_1 = """
+conv s1  3x3x3x32      28x28x3
+dw s1    3x3x32        28x28x32
+conv s1  1x1x32x64     28x28x32
+dw s2    3x3x64        28x28x64
+conv s1  1x1x64x64     14x14x64
+dw s1    3x3x64        14x14x64
+conv s1  1x1x64x128    14x14x64
+dw s1    3x3x128       14x14x128
+conv s1  1x1x128x128   14x14x128
+dw s1    3x3x128       14x14x128
+conv s1  1x1x128x128   14x14x128
+dw s1    3x3x128       14x14x128
+conv s1  1x1x128x256   14x14x128
+{five}
+dw s2    3x3x256       14x14x256
+conv s1  1x1x256x256   7x7x256
+dw s1    3x3x256       7x7x256
+conv s1  1x1x256x256   7x7x256
+pool     7x7           7x7x256
+fc       256x10        1x1x256
+"""
+SEED004_FIVE = "dw s1 3x3x256 14x14x256\nconv s1 1x1x256x256 14x14x256\n" * 5
+
+# v2 paper, Table 2: input size and channels, t, c, n, s of the bottleneck rows.
+V2_TABLE_2 = (
+    (112, 32, 1, 16, 1, 1),
+    (112, 16, 6, 24, 2, 2),
+    (56, 24, 6, 32, 3, 2),
+    (28, 32, 6, 64, 4, 2),
+    (14, 64, 6, 96, 3, 1),
+    (14, 96, 6, 160, 3, 2),
+    (7, 160, 6, 320, 1, 1),
+)
+
+V1_NETWORKS = [
+    mobilenet_v1(alpha, strides=strides, variant=variant)
+    for alpha, strides, variant in itertools.product((0.1, 0.25, 0.7, 1.0, 1.5), arch.STRIDES, arch.VARIANTS)
+    if variant != "seed004" or strides == "cifar"
+]
+V2_NETWORKS = [
+    mobilenet_v2(alpha, expansion, strides=strides, shortcut=shortcut)
+    for alpha, expansion, strides, shortcut in itertools.product(
+        (0.1, 0.25, 0.35, 1.0, 1.4), (1, 1.1, 2.5, 6), arch.STRIDES, arch.SHORTCUTS
+    )
+]
+
+
+def table(network: Architecture, resolution: int) -> list[str]:
+    """The layers in the notation of the papers' tables."""
+    lines = []
+    for row in layer_costs(network, resolution):
+        layer, k, m, n = row.layer, row.layer.kernel, row.layer.in_channels, row.layer.out_channels
+        kind, shape = {
+            "conv": (f"conv s{layer.stride}", f"{k}x{k}x{m}x{n}"),
+            "pointwise": (f"conv s{layer.stride}", f"{k}x{k}x{m}x{n}"),
+            "depthwise": (f"dw s{layer.stride}", f"{k}x{k}x{m}"),
+            "pool": ("pool", f"{row.in_size}x{row.in_size}"),
+            "dense": ("fc", f"{m}x{n}"),
+        }[layer.kind]
+        lines.append(f"{kind} {shape} {row.in_size}x{row.in_size}x{m}")
+    return lines
+
+
+def blocks(network: Architecture, resolution: int) -> list[tuple[int, int, float, int, int]]:
+    """(input size, input channels, t, c, stride) of every inverted residual."""
+    rows = [row for row in layer_costs(network, resolution) if row.layer.name.startswith("block")]
+    found = []
+    for _, group in itertools.groupby(rows, key=lambda row: row.layer.name.split("_")[0]):
+        *expand, depthwise, project = group
+        assert [row.layer.name.split("_")[1] for row in expand] in ([], ["expand"])
+        assert (depthwise.layer.kernel, project.layer.kernel) == (3, 1)
+        first = (*expand, depthwise)[0]
+        t = depthwise.layer.in_channels / first.layer.in_channels
+        found.append((first.in_size, first.layer.in_channels, t, project.layer.out_channels, depthwise.layer.stride))
+    return found
+
+
+def widths(network: Architecture, ending: str) -> list[int]:
+    return [layer.out_channels for layer in network.layers if layer.name.endswith(ending)]
+
+
+@pytest.mark.parametrize(
+    ("network", "resolution", "expected"),
+    [
+        (mobilenet_v1(), 224, V1_TABLE_1.format(five=V1_FIVE)),
+        (mobilenet_v1(variant="shallow"), 224, V1_TABLE_1.format(five="")),
+        (
+            mobilenet_v1(num_classes=10, strides="cifar", variant="seed004"),
+            28,
+            SEED004_TABLE_1.format(five=SEED004_FIVE),
+        ),
+    ],
+    ids=["paper", "shallow", "seed004"],
+)
+def test_v1_row_by_row(network, resolution, expected):
+    assert table(network, resolution) == [" ".join(line.split()) for line in expected.splitlines() if line]
+
+
+@pytest.mark.parametrize(("variant", "convolutions"), [("paper", 27), ("seed004", 27), ("shallow", 17)])
+def test_v1_depth(variant, convolutions):
+    kinds = [layer.kind for layer in mobilenet_v1(strides="cifar", variant=variant).layers]
+    assert len([kind for kind in kinds if kind in ("conv", "depthwise", "pointwise")]) == convolutions
+    assert kinds[-2:] == ["pool", "dense"]  # the paper counts the classifier too: 28
+
+
+def test_v1_standard_convolutions_replace_the_pairs():
+    full, separable = mobilenet_v1(variant="standard_conv"), mobilenet_v1()
+    pairs = [
+        (dw.in_channels, pw.out_channels, dw.kernel, dw.stride)
+        for dw, pw in itertools.pairwise(separable.layers)
+        if dw.kind == "depthwise"
+    ]
+    convs = [x for x in full.layers[1:] if x.kind == "conv"]
+    assert [(x.in_channels, x.out_channels, x.kernel, x.stride) for x in convs] == pairs
+    assert len(full.layers) == 1 + 13 + 2
+
+
+def test_v1_cifar_differs_in_the_stem_alone():
+    imagenet, cifar = mobilenet_v1(), mobilenet_v1(strides="cifar")
+    assert (imagenet.layers[0].stride, cifar.layers[0].stride) == (2, 1)
+    assert imagenet.layers[1:] == cifar.layers[1:]
+    strides = [layer.stride for layer in cifar.layers if layer.kind == "depthwise"]
+    assert strides == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+
+
+def test_v2_row_by_row():
+    network = mobilenet_v2()
+    expected = [
+        (size if i == 0 else size // s, m if i == 0 else c, t, c, s if i == 0 else 1)
+        for size, m, t, c, n, s in V2_TABLE_2
+        for i in range(n)
+    ]
+    assert blocks(network, 224) == expected
+    rows = table(network, 224)
+    assert rows[0] == "conv s2 3x3x3x32 224x224x3"
+    assert rows[-3:] == ["conv s1 1x1x320x1280 7x7x320", "pool 7x7 7x7x1280", "fc 1280x1000 1x1x1280"]
+    assert len(rows) == 1 + 17 * 3 - 1 + 3  # the first block has no expansion
+
+
+def test_v2_cifar_strides():
+    network = mobilenet_v2(strides="cifar", num_classes=10)
+    assert network.layers[0].stride == 1
+    assert [row[4] for row in blocks(network, 32)] == [1, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1]
+    assert [row[:4] for row in blocks(network, 32)][-1] == (4, 160, 6, 320)
+
+
+@pytest.mark.parametrize("resolution", [32, 97])
+def test_every_network_is_consistent(resolution):
+    for network in (*V1_NETWORKS, *V2_NETWORKS):
+        rows = {row.layer.name: row for row in layer_costs(network, resolution)}
+        assert len(rows) == len(network.layers), "two layers of one name"
+        assert network.layers[0].in_channels == 3
+        for before, layer in itertools.pairwise(network.layers):
+            assert layer.in_channels == before.out_channels
+        earlier = set()
+        for layer in network.layers:
+            assert layer.kind in {"conv", "depthwise", "pointwise", "pool", "dense"}
+            assert layer.norm == (layer.kind not in ("pool", "dense"))
+            assert layer.kernel == (3 if layer.kind in ("conv", "depthwise") else 1)
+            assert layer.kind not in ("depthwise", "pool") or layer.in_channels == layer.out_channels
+            if layer.shortcut is not None:
+                assert layer.shortcut in earlier
+                source, target = rows[layer.shortcut], rows[layer.name]
+                assert (source.out_size, source.layer.out_channels) == (target.out_size, target.layer.out_channels)
+            earlier.add(layer.name)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.1, 8),  # never below the divisor
+        (8, 8),
+        (8.8, 8),
+        (8.9, 16),  # 8 would be below 0.9 of it
+        (11.2, 16),  # 32 * 0.35
+        (12, 16),  # halfway: up
+        (17.7, 16),
+        (17.8, 24),  # 16 would be below 0.9 of it
+        (33.6, 32),
+        (89.6, 88),
+        (1280 * 1.4, 1792),
+    ],
+)
+def test_make_divisible(value, expected):
+    assert make_divisible(value) == expected
+
+
+def test_make_divisible_by_another_divisor():
+    assert [make_divisible(x, 4) for x in (1, 9, 10, 13.4)] == [4, 12, 12, 16]
+
+
+@pytest.mark.parametrize(
+    ("alpha", "stem", "blocks_out"),
+    [
+        (0.01, 8, [*[8] * 11, 10, 10]),  # at least 8
+        (0.35, 11, [22, 44, 44, 89, 89, *[179] * 6, 358, 358]),  # truncated, not rounded: 11.2, 22.4, 44.8, ...
+        (0.75, 24, [48, 96, 96, 192, 192, *[384] * 6, 768, 768]),
+        (1.5, 48, [96, 192, 192, 384, 384, *[768] * 6, 1536, 1536]),
+    ],
+)
+def test_v1_widths(alpha, stem, blocks_out):
+    network = mobilenet_v1(alpha)
+    assert widths(network, "stem") == [stem]
+    assert widths(network, "_pointwise") == blocks_out
+
+
+@pytest.mark.parametrize("variant", ["standard_conv", "shallow", "seed004"])
+def test_v1_variants_follow_alpha(variant):
+    full, half = (mobilenet_v1(alpha, strides="cifar", variant=variant).layers for alpha in (1, 0.5))
+    assert [layer.out_channels / 2 for layer in full[:-1]] == [layer.out_channels for layer in half[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("alpha", "stem", "stages", "head"),
+    [
+        (0.35, 16, [8, 8, 16, 24, 32, 56, 112], 1280),  # the head is not shrunk ...
+        (0.5, 16, [8, 16, 16, 32, 48, 80, 160], 1280),
+        (1.0, 32, [16, 24, 32, 64, 96, 160, 320], 1280),
+        (1.3, 40, [24, 32, 40, 80, 128, 208, 416], 1664),  # ... but widened
+        (1.4, 48, [24, 32, 48, 88, 136, 224, 448], 1792),
+        (1.33, 40, [24, 32, 40, 88, 128, 216, 424], 1704),  # 1702.4, rounded to a multiple of 8
+    ],
+)
+def test_v2_widths(alpha, stem, stages, head):
+    network = mobilenet_v2(alpha)
+    repeats = [n for *_, n, _ in V2_TABLE_2]
+    assert widths(network, "stem") == [stem]
+    assert widths(network, "_project") == [c for c, n in zip(stages, repeats, strict=True) for _ in range(n)]
+    assert widths(network, "head") == [head]
+
+
+@pytest.mark.parametrize("alpha", [0.35, 1.0])
+@pytest.mark.parametrize("expansion", [1, 1.1, 2.5, 6, 10])
+def test_v2_expansion(alpha, expansion):
+    inputs = blocks(mobilenet_v2(alpha, expansion), 224)
+    expanded = {layer.name: layer for layer in mobilenet_v2(alpha, expansion).layers if layer.name.endswith("_expand")}
+    for index, (_, channels, t, _, _) in enumerate(inputs, 1):
+        wanted = channels if index == 1 else make_divisible(channels * expansion)
+        assert channels * t == pytest.approx(wanted)
+        assert (f"block{index:02d}_expand" in expanded) == (wanted != channels)
+        assert wanted % 8 == 0
+
+
+def test_v2_without_expansion_has_no_expanding_layers():
+    assert not widths(mobilenet_v2(expansion=1), "_expand")
+    assert len(widths(mobilenet_v2(), "_expand")) == 16
+    # 1.1 times the input rounds back to the input in every block but those with 56 channels.
+    names = [layer.name for layer in mobilenet_v2(0.35, 1.1).layers if layer.name.endswith("_expand")]
+    assert names == ["block15_expand", "block16_expand", "block17_expand"]
+
+
+def links(network: Architecture) -> dict[str, str]:
+    return {layer.name: layer.shortcut for layer in network.layers if layer.shortcut}
+
+
+def numbered(pairs: list[tuple[int, int]], ending: str) -> dict[str, str]:
+    return {f"block{to:02d}_{ending}": f"block{source:02d}_{ending}" for source, to in pairs}
+
+
+@pytest.mark.parametrize("expansion", [1, 6])
+def test_shortcuts_between_bottlenecks(expansion):
+    # Within a stage, from projection to projection: stride 1 and equal widths.
+    pairs = [(b - 1, b) for b in (3, 5, 6, 8, 9, 10, 12, 13, 15, 16)]
+    assert links(mobilenet_v2(expansion=expansion)) == numbered(pairs, "project")
+
+
+def test_shortcuts_between_expansions():
+    # The block in between has stride 1 and both expansions are equally wide: also into the next stage's first block.
+    pairs = [(b - 1, b) for b in (4, 6, 7, 9, 10, 11, 13, 14, 16, 17)]
+    assert links(mobilenet_v2(shortcut="expansion")) == numbered(pairs, "expand")
+
+
+def test_without_expansion_both_kinds_of_shortcut_are_the_same():
+    assert mobilenet_v2(expansion=1, shortcut="expansion") == mobilenet_v2(expansion=1)
+
+
+def test_no_shortcuts():
+    assert links(mobilenet_v2(shortcut="none")) == {}
+    assert not any(links(network) for network in V1_NETWORKS)
+
+
+def test_shortcuts_follow_the_rounded_widths():
+    # At 0.35 the first two stages are 8 wide, at 0.25 the stem too; between stages they still need stride 1.
+    assert "block02_project" not in links(mobilenet_v2(0.35))
+    assert links(mobilenet_v2(0.35, strides="cifar"))["block02_project"] == "block01_project"
+    assert links(mobilenet_v2(0.25))["block01_project"] == "stem"
+    assert "block01_project" not in links(mobilenet_v2(0.35))
+
+
+@pytest.mark.parametrize(
+    ("network", "inner", "projection"),
+    [
+        (mobilenet_v1(), "relu", None),
+        (mobilenet_v1(activation="relu6"), "relu6", None),
+        (mobilenet_v1(variant="standard_conv", activation="relu6"), "relu6", None),
+        (mobilenet_v2(), "relu6", None),
+        (mobilenet_v2(activation="relu"), "relu", None),
+        (mobilenet_v2(activation="relu", bottleneck="relu6"), "relu", "relu6"),
+    ],
+)
+def test_activations(network, inner, projection):
+    for layer in network.layers:
+        linear = layer.kind in ("pool", "dense")
+        expected = None if linear else projection if layer.name.endswith("_project") else inner
+        assert layer.activation == expected, layer.name
+
+
+def test_hashable_frozen_and_equal_by_value():
+    assert mobilenet_v2(0.5) == mobilenet_v2(0.5)
+    assert hash(mobilenet_v2(0.5)) == hash(mobilenet_v2(0.5))
+    assert len({mobilenet_v1(), mobilenet_v1(), mobilenet_v1(0.5), mobilenet_v1(bn_epsilon=1e-5)}) == 3
+    network = mobilenet_v1()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        network.version = "v2"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        network.layers[0].stride = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("build", [mobilenet_v1, mobilenet_v2])
+def test_arguments_arrive(build):
+    network = build(num_classes=37, bn_epsilon=0.5)
+    assert network.version == build.__name__.removeprefix("mobilenet_")
+    assert (network.num_classes, network.bn_epsilon, network.input_range) == (37, 0.5, (-1.0, 1.0))
+    assert (network.layers[-1].name, network.layers[-1].out_channels) == ("classifier", 37)
+
+
+@pytest.mark.parametrize(
+    ("build", "key", "value"),
+    [
+        *((build, "alpha", bad) for build in (mobilenet_v1, mobilenet_v2) for bad in (0, -0.5, 9, math.inf, math.nan)),
+        *((build, "num_classes", bad) for build in (mobilenet_v1, mobilenet_v2) for bad in (1, 0, -3)),
+        *((mobilenet_v2, "expansion", bad) for bad in (0, 0.5, 65, math.nan)),
+    ],
+)
+def test_impossible_numbers_are_refused(build, key, value):
+    with pytest.raises(InputError, match=f"^{key}={re.escape(f'{value:g}')}: "):
+        build(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("build", "key", "allowed"),
+    [
+        (mobilenet_v1, "strides", arch.STRIDES),
+        (mobilenet_v1, "variant", arch.VARIANTS),
+        (mobilenet_v1, "activation", arch.ACTIVATIONS),
+        (mobilenet_v2, "strides", arch.STRIDES),
+        (mobilenet_v2, "activation", arch.ACTIVATIONS),
+        (mobilenet_v2, "bottleneck", arch.BOTTLENECKS),
+        (mobilenet_v2, "shortcut", arch.SHORTCUTS),
+    ],
+)
+def test_unknown_choices_are_refused(build, key, allowed):
+    with pytest.raises(InputError, match=f"^{key}='swish': ") as caught:
+        build(**{key: "swish"})
+    assert all(repr(choice) in str(caught.value) for choice in allowed)
+
+
+def test_seed004_has_cifar_strides_only():
+    with pytest.raises(InputError, match="^strides='imagenet': .*seed004.*cifar"):
+        mobilenet_v1(variant="seed004")

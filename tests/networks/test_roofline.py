@@ -1,0 +1,79 @@
+"""The two models of a device, by hand."""
+
+import pytest
+
+from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
+from mobilenet_jax.networks.cost import layer_costs
+from mobilenet_jax.networks.roofline import PIXEL_1, Device, Scratchpad, roofline, scratchpad
+
+# At 2x2 pixels: maps of 12, 16 and 8 values; 12 and 8 weights; 48 and 32 mult-adds.
+TWO = Architecture("v1", (Layer("a", "pointwise", 3, 4), Layer("b", "pointwise", 4, 2)))
+SMALL = Scratchpad(1e3, 1000, 1e2, 8, 1, 2)
+
+
+def test_scratchpad_by_hand():
+    first, second = scratchpad(layer_costs(TWO, 2), SMALL)
+    assert (first.out_bits, first.memory_bits, first.moved_bits) == (128, 96 + 128 + 12, 96 + 24)
+    assert (second.out_bits, second.memory_bits, second.moved_bits) == (64, 236 + 64 + 8, 16)
+    assert (first.move_seconds, first.compute_seconds) == (120 / 8 / 1e2, 2 * 48 / 1e3)
+    assert first.seconds == first.move_seconds + first.compute_seconds
+
+
+def test_a_scratchpad_that_overflows_moves_out_and_starts_again():
+    full = Scratchpad(1e3, 235, 1e2, 8, 1, 2)
+    first, second = scratchpad(layer_costs(TWO, 2), full)
+    assert (first.memory_bits, first.overflows, second.overflows) == (236, True, False)
+    assert first.moved_bits == 96 + 24 + 236 - 12  # the maps and what was held, not the kernels just fetched
+    assert (second.memory_bits, second.moved_bits) == (128 + 64 + 8, 16)
+    exact = Scratchpad(1e3, 236, 1e2, 8, 1, 2)
+    assert scratchpad(layer_costs(TWO, 2), exact)[0].moved_bits == 96 + 24  # just fits
+
+
+def test_maps_of_another_size():
+    first, second = scratchpad(layer_costs(TWO, 2), SMALL, [100, 50])
+    assert (first.memory_bits, second.memory_bits) == (96 + 100 + 12, 208 + 50 + 8)
+    with pytest.raises(ValueError):
+        scratchpad(layer_costs(TWO, 2), SMALL, [100])
+
+
+def machine(rate: float, bandwidth: float, cache: int = 0, cache_rate: float = 1.0) -> Device:
+    return Device("machine", rate, bandwidth, cache, cache_rate, "made up")
+
+
+def test_a_layer_takes_the_longer_of_the_two():
+    values = 12 + 12 + 8 + 16  # input, kernel, batch norm, output
+    time = roofline(TWO, 2, machine(1e3, 1e3))[0]
+    assert (time.compute_seconds, time.memory_seconds) == (48 / 1e3, 4 * values / 1e3)
+    assert (time.seconds, time.bound) == (time.memory_seconds, "memory")
+    time = roofline(TWO, 2, machine(1e2, 1e3))[0]
+    assert (time.seconds, time.bound) == (48 / 1e2, "compute")
+
+
+def test_kernels_are_read_once_a_batch():
+    one, four = (roofline(TWO, 2, machine(1e3, 1e3), batch)[0] for batch in (1, 4))
+    assert four.compute_seconds == 4 * one.compute_seconds
+    assert four.memory_seconds == 4 * (4 * (12 + 16) + 20) / 1e3
+
+
+def test_what_fits_into_the_cache_has_its_rate():
+    size = 4 * (12 + 12 + 8 + 16)
+    assert roofline(TWO, 2, machine(1e9, 1e3, size, 1e4))[0].seconds == size / 1e4
+    assert roofline(TWO, 2, machine(1e9, 1e3, size - 1, 1e4))[0].seconds == size / 1e3
+
+
+def test_a_shortcut_is_read():
+    plain = Layer("b", "pointwise", 4, 4)
+    join = Layer("b", "pointwise", 4, 4, shortcut="a")
+    first = Layer("a", "pointwise", 4, 4)
+    without, with_it = (
+        roofline(Architecture("v2", (first, layer)), 2, machine(1e9, 1.0))[1].seconds for layer in (plain, join)
+    )
+    assert with_it - without == 4 * 16
+
+
+def test_a_phone_is_bound_by_its_arithmetic():
+    """8.6 G mult-adds beside 29.9 GB a second: a layer has to have less than 0.3 of the first to one of the second."""
+    times = roofline(mobilenet_v1(), 224, PIXEL_1)
+    assert {t.row.layer.kind for t in times if t.bound == "memory"} == {"pool", "dense"}
+    assert sum(t.seconds for t in times) == pytest.approx(568_740_352 / 8.6e9, rel=0.01)
+    assert sum(t.seconds for t in roofline(mobilenet_v2(), 224, PIXEL_1)) < 0.075  # which is what the v2 paper measured

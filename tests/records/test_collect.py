@@ -1,0 +1,414 @@
+"""Run directories built by hand: what is read, what is listed as a problem, what differs between two."""
+
+import itertools
+import json
+import os
+import re
+
+import pytest
+from conftest import ROOT
+from helpers import CONFIG, ENV, KNOBS, put, rows
+from ml_collections import ConfigDict
+
+from mobilenet_jax import config
+from mobilenet_jax.analysis import configurations as grouping
+from mobilenet_jax.errors import InputError
+from mobilenet_jax.records import collect as runs
+from mobilenet_jax.records import summary
+
+KNOBS |= {"data.name": "dataset", "train.epochs": "epochs", "seed": "seed"}
+
+
+def change(directory, **summary):
+    """Changes keys of the summary; None of the type `...` takes a key out."""
+    changed = json.loads((directory / "summary.json").read_text()) | summary
+    kept = {key: value for key, value in changed.items() if value is not ...}
+    (directory / "summary.json").write_text(json.dumps(kept))
+
+
+def test_a_figure_that_was_changed_is_noticed(tmp_path):
+    directory = put(tmp_path / "run")
+    path, metrics = directory / "summary.json", directory / "metrics.jsonl"
+    path.write_text(json.dumps(summary.sealed(json.loads(path.read_text()), metrics.read_bytes())))
+    assert read(tmp_path)[1] == []
+    whole = metrics.read_text()
+    metrics.write_text(whole.replace("2", "1", 1))
+    (run,), problems = read(tmp_path)
+    assert not run.epochs and problems[0][1].startswith("metrics.jsonl is damaged: it is not what was written: counted")
+    metrics.write_text(whole)
+    path.write_text(path.read_text().replace("0.7914", "0.9914"))
+    found, problems = read(tmp_path)
+    assert not found and problems[0][1].startswith("summary.json is damaged: it is not what was written: left out")
+
+
+def read(*directories):
+    """Problems by the name of the directory."""
+    found, problems = runs.read(directories)
+    return found, [(problem.directory.name, problem.what) for problem in problems]
+
+
+def test_a_finished_run(tmp_path):
+    directory = put(tmp_path / "deep" / "deeper" / "run")
+    (run,), problems = runs.read([tmp_path])
+    assert problems == []
+    assert (run.directory, run.seed, run.accuracy, run.mult_adds, run.params, run.device) == (
+        *(directory, 0, 0.7914, 3_331_072, 215_642, "cpu (2 cores)"),
+    )
+    assert run.config["model.alpha"] == 0.25 and run.config["point"] == ""
+    assert run.env == ENV
+    assert list(run.epochs) == rows(3)
+    assert runs.read([directory])[0][0].summary == run.summary  # the directory itself will do too
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_identity_is_that_of_the_run_less_what_changes_no_result(tmp_path, version):
+    spec = config.resolve(ConfigDict(CONFIG | {"model": CONFIG["model"] | {"version": version}}))
+    put(tmp_path / "run", {"model.version": version, "model.alpha": 1.0, "train.epochs": 10})
+    (tmp_path / "run" / "config.json").write_text(json.dumps(spec.config.to_dict()))
+    (run,), problems = runs.read([tmp_path])
+    assert not problems
+    expected = {
+        k: v for k, v in spec.identity.items() if k not in ("seed", "train.eval_epochs", "train.checkpoint_epochs")
+    }
+    if version == "v1":
+        del expected["model.bottleneck"], expected["model.shortcut"]
+        expected["model.expansion"] = None
+    assert run.identity == expected
+
+
+def test_a_point_is_folded_into_the_model(tmp_path):
+    put(tmp_path / "a", {"model.dropout": 0.5, "model.alpha": 0.75})
+    put(tmp_path / "b", {"point": "alpha=0.75, dropout=0.5,version=v1", "model.alpha": 1.0, "seed": 1}, alpha=0.75)
+    (c,) = grouping.configurations(runs.read([tmp_path])[0])
+    assert (c.n, c.label) == (2, "v1 α 0.75")
+
+
+# What is done to a run directory; the sentences about it; whether the run is used all the same.
+def _write(name, text):
+    return lambda d: (d / name).write_text(text)
+
+
+def _unlink(*names):
+    return lambda d: [(d / name).unlink() for name in names]
+
+
+def _link_to_itself(name):
+    def spoil(d):
+        (d / name).unlink()
+        (d / name).symlink_to(name)
+
+    return spoil
+
+
+def _cut(lines, tail=""):
+    def spoil(d):
+        kept = (d / "metrics.jsonl").read_text().splitlines(keepends=True)[:lines]
+        (d / "metrics.jsonl").write_text("".join(kept) + tail)
+
+    return spoil
+
+
+def _all(*spoils):
+    return lambda d: [spoil(d) for spoil in spoils]
+
+
+def _change(**summary):
+    return lambda d: change(d, **summary)
+
+
+_ANEW = "move it away, and the run's command makes it anew from the last checkpoint"
+_DAMAGED = rf"summary\.json is damaged: {{}}: left out; {_ANEW}"
+PROBLEMS = {
+    "unfinished": (
+        *(_all(_unlink("summary.json"), _cut(2)), False),
+        r"unfinished, or running: 2 of 3 epochs; the same command resumes it",
+    ),
+    "unfinished, nothing recorded": (
+        *(_unlink("summary.json", "metrics.jsonl", "env.json"), False),
+        r"unfinished, or running: 0 of 3 epochs; the same command resumes it",
+    ),
+    "unfinished, without config": (
+        *(_unlink("summary.json", "config.json"), False),
+        r"unfinished, or running: 3 epochs; config\.json is missing; the same command resumes it",
+    ),
+    "unfinished, config damaged": (
+        *(_all(_unlink("summary.json"), _write("config.json", "{")), False),
+        r"unfinished, or running: 3 epochs; config\.json is damaged: it is no JSON; the same command resumes it",
+    ),
+    "diverged": (
+        *(
+            _all(
+                _change(status="diverged", test_accuracy=None), _cut(1, '{"step": 14, "epoch": 1.4321, "loss": null}\n')
+            ),
+        ),
+        *(False, r"diverged after 1\.43 of 3 epochs: left out; try a lower config\.optim\.lr"),
+    ),
+    "not JSON": (_write("summary.json", '{"schema": 1, "stat'), False, _DAMAGED.format("it is no JSON")),
+    "not text": (lambda d: (d / "summary.json").write_bytes(b'{"a": "\xff"}'), False, _DAMAGED.format("it is no JSON")),
+    "endless": (_write("summary.json", "[" * 200_000), False, _DAMAGED.format("it is no JSON")),
+    "no object": (_write("summary.json", "[1]"), False, _DAMAGED.format("it holds no JSON object")),
+    "empty": (_write("summary.json", ""), False, _DAMAGED.format("it is no JSON")),
+    "foreign schema": (
+        _change(schema=2),
+        False,
+        r"summary\.json: its schema is 2, known here is 1: left out; read it with what wrote it",
+    ),
+    "no schema": (
+        _change(schema=...),
+        False,
+        r"summary\.json: its schema is absent, known here is 1: left out; read it with what wrote it",
+    ),
+    "schema true": (
+        _change(schema=True),
+        False,
+        r"summary\.json: its schema is True, known here is 1: left out; read it with what wrote it",
+    ),
+    "foreign diverged": (_change(schema=0, status="diverged"), False, r"summary\.json: its schema is 0, known .*"),
+    "status": (_change(status="lost"), False, _DAMAGED.format(r"status is 'lost', allowed is 'finished' or .*")),
+    "above 1": (
+        _change(test_accuracy=79.1),
+        False,
+        _DAMAGED.format("test_accuracy is 79.1, allowed is a number from 0 to 1"),
+    ),
+    "below 0": (_change(test_accuracy=-0.1), False, _DAMAGED.format("test_accuracy is -0.1, .*")),
+    "NaN": (_change(test_accuracy=float("nan")), False, _DAMAGED.format("test_accuracy is nan, .*")),
+    "infinite": (_change(wall_seconds=float("inf")), False, _DAMAGED.format("wall_seconds is inf, .*")),
+    "null": (_change(test_accuracy=None), False, _DAMAGED.format("test_accuracy is None, .*")),
+    "a flag": (_change(seed=True), False, _DAMAGED.format("seed is True, .*")),
+    "a float": (_change(mult_adds=1.5), False, _DAMAGED.format("mult_adds is 1.5, allowed is a whole number from 1")),
+    "huge": (_change(mult_adds=10**200), False, _DAMAGED.format("mult_adds is 10{39}, .*")),
+    "text": (_change(alpha="0.25"), False, _DAMAGED.format("alpha is '0.25', allowed is a number above 0")),
+    "no text": (_change(device=["cpu"]), False, _DAMAGED.format(r"device is \['cpu'\], allowed is text")),
+    "no key": (_change(params=...), False, _DAMAGED.format("params is absent, allowed is a whole number from 1")),
+    "no expansion": (_change(expansion=...), False, _DAMAGED.format("expansion is absent, .*")),
+    "unreadable summary": (
+        _link_to_itself("summary.json"),
+        False,
+        r"summary\.json cannot be read \(.+\): left out; move it away, .*",
+    ),
+    "torn line": (
+        *(_cut(2, '{"step": 30, "ep'), True),
+        r"metrics\.jsonl is damaged from line 3 on: counted, but its curve has 2 of 3 epochs",
+    ),
+    "damaged line": (
+        lambda d: (d / "metrics.jsonl").write_text((d / "metrics.jsonl").read_text().replace("2.0", '"two"')),
+        *(True, r"metrics\.jsonl is damaged from line 2 on: counted, but its curve has 1 of 3 epochs"),
+    ),
+    "a word for a number": (
+        _cut(2, '{"epoch": 3, "loss": "low"}\n'),
+        True,
+        r"metrics\.jsonl is damaged from line 3 on: .*",
+    ),
+    "no row": (_cut(0, "null\n"), True, r"metrics\.jsonl is damaged from line 1 on: counted, .* 0 of 3 epochs"),
+    "backwards": (_cut(3, '{"epoch": 2}\n'), True, r"metrics\.jsonl is damaged from line 4 on: .* 3 of 3 epochs"),
+    "short": (_cut(2), True, r"metrics\.jsonl ends early: counted, but its curve has 2 of 3 epochs"),
+    "no metrics": (
+        _unlink("metrics.jsonl"),
+        True,
+        r"metrics\.jsonl is missing: counted, but its curve has 0 of 3 epochs",
+    ),
+    "unreadable metrics": (
+        _link_to_itself("metrics.jsonl"),
+        True,
+        r"metrics\.jsonl cannot be read \(.+\): counted, .*",
+    ),
+    "no config": (
+        *(_unlink("config.json"), True),
+        r"config\.json is missing: its recipe is unknown, so it is kept apart from runs that have one",
+    ),
+    "config damaged": (
+        _write("config.json", "{'a': 1}"),
+        True,
+        r"config\.json is damaged: it is no JSON: its recipe .*",
+    ),
+    "config empty": (_write("config.json", "{}"), True, r"config\.json is damaged: it is empty: its recipe .*"),
+    "point damaged": (
+        _write("config.json", '{"point": "alpha"}'),
+        True,
+        r"config\.json is damaged: its point is 'alpha': .*",
+    ),
+    "another's config": (
+        *(_change(seed=4), True),
+        r"config\.json is not this run's: seed is 0 there, and 4 in summary\.json: its recipe is unknown, .*",
+    ),
+    "v3": (_change(version="v3"), False, _DAMAGED.format("version is 'v3', allowed is 'v1' or 'v2'")),
+    "v2 without t": (_change(version="v2", expansion=None), False, _DAMAGED.format("expansion is None, .*")),
+    "deep": (_write("env.json", '{"a":' + "[" * 900 + "]" * 900 + "}"), True, r"env\.json .*|one of its files .*"),
+    "a pipe": (
+        *(_all(_unlink("env.json"), lambda d: os.mkfifo(d / "env.json")), True),
+        r"env\.json cannot be read \(no plain file\): counted, but without its environment",
+    ),
+    "a curve beyond measure": (
+        _write("metrics.jsonl", '{"epoch": 1, "train_loss": 1e300}\n'),
+        True,
+        r"metrics\.jsonl is damaged from line 1 on: counted, but its curve has 0 of 3 epochs",
+    ),
+    "env damaged": (
+        _write("env.json", "?"),
+        True,
+        r"env\.json is damaged: it is no JSON: counted, but without its environment",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_problem_is_listed(tmp_path, name):
+    spoil, used, sentence = PROBLEMS[name]
+    spoil(put(tmp_path / "spoilt"))
+    put(tmp_path / "whole", {"seed": 9})
+    found, problems = read(tmp_path)
+    assert [run.directory.name for run in found] == ["spoilt", "whole"] if used else ["whole"]
+    assert [directory for directory, _ in problems] == ["spoilt"]
+    assert re.fullmatch(sentence, problems[0][1]), problems[0][1]
+
+
+def test_several_problems_of_one_run(tmp_path):
+    _all(_unlink("config.json", "metrics.jsonl"), _write("env.json", "[]"))(put(tmp_path / "run"))
+    (run,), problems = read(tmp_path)
+    assert [what.split()[0] for _, what in problems] == ["config.json", "metrics.jsonl", "env.json"]
+    assert (run.config, run.env, run.epochs) == ({}, {}, ())
+
+
+def test_a_curve_goes_up_to_the_damage(tmp_path):
+    _cut(1, "\0\0\0\n" + json.dumps(rows(3)[2]) + "\n")(put(tmp_path / "run"))
+    (run,), _ = read(tmp_path)
+    assert list(run.epochs) == rows(1)
+
+
+def test_a_last_line_without_its_end_and_blank_lines_are_no_damage(tmp_path):
+    directory = put(tmp_path / "run")
+    text = (directory / "metrics.jsonl").read_text()
+    (directory / "metrics.jsonl").write_text("\n" + text.rstrip("\n"))
+    (run,), problems = read(tmp_path)
+    assert (list(run.epochs), problems) == (rows(3), [])
+
+
+def test_without_its_environment_a_run_counts(tmp_path):
+    _unlink("env.json")(put(tmp_path / "run"))
+    (run,), problems = read(tmp_path)
+    assert (run.env, problems) == ({}, [("run", "env.json is missing: counted, but without its environment")])
+
+
+@pytest.mark.parametrize("name", ["nothing", "file"])
+def test_an_argument_that_is_no_directory(tmp_path, name):
+    (tmp_path / "file").write_text("{}")
+    with pytest.raises(InputError, match=rf"^\S+{name} is not a directory$"):
+        runs.read([tmp_path, tmp_path / name])
+
+
+def test_a_directory_that_cannot_be_listed(tmp_path, monkeypatch):
+    _unlink("metrics.jsonl")(put(tmp_path / "open"))
+    put(tmp_path / "shut" / "run")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found, problems = read(tmp_path)
+    assert len(found) == 1
+    assert [directory for directory, _ in problems] == ["open", "shut"]
+    assert problems[1] == ("shut", "cannot be read (Permission denied)")
+
+
+def test_links_are_followed_and_nothing_is_read_twice(tmp_path, monkeypatch):
+    put(tmp_path / "elsewhere" / "run")
+    runs_directory = tmp_path / "runs"
+    put(runs_directory / "own", {"seed": 1})
+    (runs_directory / "loop").symlink_to(runs_directory)
+    (runs_directory / "linked").symlink_to(tmp_path / "elsewhere" / "run")
+    (runs_directory / "again").symlink_to(tmp_path / "elsewhere")
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    found, problems = read(runs_directory, runs_directory / "own", runs_directory)
+    assert sorted(run.seed for run in found) == [0, 1]
+    assert problems == []
+    assert len(listed) < 10  # the system itself ends a loop after 40 rounds
+
+
+def test_checkpoints_and_records_of_wandb_are_no_runs(tmp_path):
+    directory = put(tmp_path / "run")
+    for name in ("checkpoints/30", "wandb/offline-run"):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "config.json").write_text("{}")
+    assert read(tmp_path)[1] == []
+    put(tmp_path / "checkpoints" / "run", {"seed": 1})
+    assert len(read(tmp_path)[0]) == 2
+
+
+def test_of_the_same_run_twice_the_first_counts(tmp_path):
+    put(
+        tmp_path / "b",
+        {"wandb.mode": "offline", "data.dir": "/other", "train.checkpoint_epochs": 0.5},
+        test_accuracy=0.8,
+    )
+    put(tmp_path / "a")
+    put(tmp_path / "c", {"seed": 1})
+    found, problems = read(tmp_path / "c", tmp_path / "b", tmp_path / "a")
+    assert [run.directory.name for run in found] == ["a", "c"]
+    assert problems == [("b", f"the same run as {tmp_path / 'a'}, which counts (79.14% there, 80.00% here): left out")]
+
+
+def test_two_thousand_runs(tmp_path):
+    grid = itertools.product((0.25, 0.5, 0.75, 1.0), (1.0, 0.857, 0.714, 0.571), range(125))
+    for i, (alpha, rho, seed) in enumerate(grid):
+        settings = {"model.alpha": alpha, "model.rho": rho, "seed": seed}
+        put(tmp_path / f"run{i:04d}", settings, mult_adds=round(1e6 * alpha * rho))
+    _unlink("summary.json")(tmp_path / "run0007")
+    found, problems = read(tmp_path)
+    assert len(found) == 1999
+    assert [directory for directory, _ in problems] == ["run0007"]
+    configurations = grouping.configurations(found)
+    assert sorted(c.n for c in configurations) == [124, *[125] * 15]
+    assert len(grouping.series(configurations)) == 8
+
+
+def test_the_table_of_problems(tmp_path):
+    _change(schema=2)(put(tmp_path / "b"))
+    _unlink("metrics.jsonl")(put(tmp_path / "a"))
+    made = runs.problems_table(runs.read([tmp_path])[1])
+    assert made.header == ("directory", "problem")
+    assert made.rows == (
+        (str(tmp_path / "a"), "metrics.jsonl is missing: counted, but its curve has 0 of 3 epochs"),
+        (str(tmp_path / "b"), "summary.json: its schema is 2, known here is 1: left out; read it with what wrote it"),
+    )
+
+
+def test_two_runs_compared(tmp_path):
+    put(tmp_path / "a", {"data.dir": ""}, val_accuracy=0.5)
+    put(tmp_path / "b", {"data.dir": "/data", "seed": 1, "augment.flip": False}, test_accuracy=0.8, params=215_643)
+    env = {"git_commit": "4567", "device": "cpu", "packages": {"jax": "0.11.0", "flax": "0.12"}, "earlier": [ENV]}
+    (tmp_path / "b" / "env.json").write_text(json.dumps(env))
+    made = runs.compare(*runs.read([tmp_path])[0])
+    assert (made.title, made.header) == ("a and b", ("", "a", "b", "difference"))
+    assert made.rows == (
+        ("test top-1, %", "79.14", "80.00", "+0.86"),
+        ("train top-1, %", "80.00", "80.00", "+0.00"),
+        ("params", "215642", "215643", ""),
+        ("config.augment.flip", "True", "False", ""),
+        ("config.data.dir", "''", "/data", ""),
+        ("config.seed", "0", "1", ""),
+        ("env.git_commit", "0123", "4567", ""),
+        ("env.packages.jax", "0.10.2", "0.11.0", ""),
+        ("env.python", "3.11.7", "absent", ""),
+    )
+    assert made.note == "The difference of two runs includes what the seed alone changes."
+
+
+def test_what_is_lost_is_not_compared(tmp_path):
+    put(tmp_path / "x" / "run")
+    _unlink("config.json", "env.json")(put(tmp_path / "y" / "run", {"seed": 1}, device="NVIDIA H200"))
+    made = runs.compare(*runs.read([tmp_path])[0])
+    assert made.header == ("", str(tmp_path / "x" / "run"), str(tmp_path / "y" / "run"), "difference")
+    assert [row[0] for row in made.rows] == ["test top-1, %", "train top-1, %", "device"]
+    assert made.note.startswith("Without config.json of both, that part is not compared. Without env.json of both, ")
+
+
+def test_the_committed_records():
+    found, problems = runs.read([ROOT / "results" / "cifar10"])
+    assert problems == []
+    assert {run.directory.name for run in found} == {path.name for path in (ROOT / "results" / "cifar10").iterdir()}
+    assert all(run.epochs[-1]["test_accuracy"] == run.accuracy for run in found)
+    assert len(grouping.table(grouping.configurations(found)).rows) >= 2

@@ -1,0 +1,301 @@
+"""Sweep files: what one says, and one sentence for everything that would go wrong."""
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import GRID, SEARCH
+
+from mobilenet_jax.errors import InputError
+from mobilenet_jax.sweeps import file as sweepfile
+
+ARGS = ["${program}", "${args}"]
+
+
+@pytest.fixture
+def refused(read_sweep, tmp_path):
+    """The one sentence about a bad sweep file, without its name."""
+
+    def run(content: Any) -> str:
+        with pytest.raises(InputError) as caught:
+            read_sweep(content)
+        sentence, start = str(caught.value), f"{tmp_path / 'some.yaml'}"
+        assert sentence.startswith(start) and "\n" not in sentence
+        return sentence.removeprefix(start)
+
+    return run
+
+
+def test_steps_are_numpys_to_the_last_bit():
+    chance = random.Random(0)
+    for _ in range(500):
+        start, step = chance.uniform(-2, 2), chance.choice([0.1, 0.3, 1, chance.uniform(0.01, 1)])
+        stop = start + chance.uniform(0.01, 3)
+        assert sweepfile._arange(start, stop, step) == tuple(np.arange(start, stop, step).tolist())
+    assert [type(value) for value in sweepfile._arange(1, 4, 2)] == [int, int]
+
+
+def test_what_a_search_draws(read_sweep):
+    def one(**given):
+        (found,) = read_sweep(SEARCH | {"parameters": {"config.optim.lr": given}}).parameters
+        assert found.key == "optim.lr"
+        return found.kind, found.low, found.high, found.step, found.log
+
+    assert one(min=1, max=3) == ("int", 1, 3, None, False)
+    assert one(min=1, max=3.0) == ("float", 1.0, 3.0, None, False)
+    assert one(min=1, max=3, distribution="uniform") == ("float", 1.0, 3.0, None, False)
+    assert one(min=2, max=8, q=2, distribution="q_uniform") == ("int", 2, 8, 2, False)
+    assert one(min=0.1, max=0.7, q=0.1, distribution="q_uniform") == ("float", 0.1, 0.7, 0.1, False)
+    assert one(min=0.01, max=1, distribution="log_uniform_values") == ("float", 0.01, 1.0, None, True)
+    assert one(min=-2, max=0, distribution="log_uniform") == ("float", math.exp(-2), 1.0, None, True)
+
+
+def test_a_whole_file(read_sweep):
+    command = ["${env}", "${interpreter}", "${program}"]
+    command += ["--config", "configs/cifar_v1.py", "--config.train.epochs=4", "-config.train.batch_size", "64"]
+    command += ["--config.augment.flip", "${args}", "--noconfig.optim.decay_depthwise"]
+    sweep = read_sweep(
+        GRID
+        | {"name": "x", "description": "x", "project": "x", "entity": "x", "run_cap": 3, "program": "../launch.py"}
+        | {"metric": {"name": "train_loss"}, "command": command}
+    )
+    assert sweep == sweepfile.Sweep(
+        name="some",
+        method="grid",
+        parameters=(sweepfile.Parameter("model.alpha", "values", (0.25, 0.5)),),
+        metric="train_loss",
+        goal="minimize",  # W&B's default
+        run_cap=3,
+        arguments=(
+            "--config=configs/cifar_v1.py",
+            "--config.train.epochs=4",
+            "--config.train.batch_size=64",
+            "--config.augment.flip=True",
+            "--config.optim.decay_depthwise=False",
+        ),
+    )
+
+
+def test_what_need_not_be_said(read_sweep):
+    sweep = read_sweep(GRID)
+    assert (sweep.metric, sweep.goal, sweep.run_cap, sweep.arguments) == ("test_accuracy", "maximize", None, ())
+
+
+def test_an_alias_is_no_repetition(read_sweep):
+    text = "x: &x {values: [0, 1]}\n".replace("x:", "  config.seed:", 1)
+    text = f"program: launch.py\nmethod: grid\nparameters:\n{text}  config.augment.pad: *x\n"
+    assert [p.values for p in read_sweep(text).parameters] == [(0, 1), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", ": must be a mapping of program, method, parameters and command"),
+        ("- 1", ": must be a mapping"),
+        ("method: grid\nprogram: [", ", line 2: is not YAML: expected the node content"),
+        ("a: 1\nb: 2\na: 3", ", line 3: is not YAML: the key 'a' stands there twice"),
+        ("a:\n  b: {c: 1, c: 1}", ", line 2: is not YAML: the key 'c' stands there twice"),
+        ("a: !!python/name:os.system", ", line 1: is not YAML: could not determine a constructor"),
+        ("a: 1\n---\nb: 2", ", line 2: is not YAML: but found another document"),
+        ("a: \x00", ": is not YAML: unacceptable character"),
+        ("a: 2000-99-99", ": is not YAML: month must be in 1..12"),
+        ("a: !!map [1]", "is not YAML"),
+        ("[" * 400, "is not YAML"),
+    ],
+)
+def test_what_is_no_sweep_file(text, sentence, refused):
+    assert sentence in refused(text)
+
+
+def test_what_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"absent.yaml: the sweep file cannot be read \(No such file or directory\)"):
+        sweepfile.read(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        sweepfile.read(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("name: café".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin.yaml: is not YAML: 'utf-8' codec"):
+        sweepfile.read(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"early_terminate": {"type": "hyperband"}},
+            "early_terminate is not supported: every point trains to its last",
+        ),
+        ({"metod": "grid"}, "unknown key 'metod'; did you mean method?"),
+        ({"job": "x"}, "unknown key 'job'; known are program, method, metric, parameters"),
+        ({"imports": "x"}, "unknown key 'imports'; known are"),
+        ({"controller": {"type": "local"}}, "unknown key 'controller'"),
+        ({1: 2}, "unknown key 1; known are"),
+        ({"program": "train.py"}, "program='train.py': must be launch.py"),
+        ({"program": None}, "program=None: must be launch.py"),
+        ({"method": "sobol"}, "method='sobol': allowed are grid, random, bayes"),
+        ({"method": ["grid"]}, "method=['grid']: allowed are grid, random, bayes"),
+        ({"metric": "test_accuracy"}, "metric='test_accuracy': must be a mapping of name and goal"),
+        ({"metric": {"goal": "maximize"}}, "must be a mapping of name and goal"),
+        ({"metric": {"name": "test_loss", "impute": "worst"}}, "must be a mapping of name and goal"),
+        ({"metric": {"name": "test_loss", "target": 1}}, "metric.target is not supported: every point of a sweep is"),
+        (
+            {"metric": {"name": "accuracy"}},
+            "metric.name='accuracy': allowed are test_accuracy, test_loss, val_accuracy",
+        ),
+        ({"metric": {"name": "test_loss", "goal": "max"}}, "metric.goal='max': allowed are maximize, minimize"),
+        (
+            {"metric": {"name": "test_loss", "goal": "maximize"}},
+            "metric.goal=maximize: for test_loss it must be minimize",
+        ),
+        ({"metric": {"name": "val_accuracy"}}, "metric.goal=minimize (W&B's default): for val_accuracy it must be max"),
+        ({"run_cap": 0}, "run_cap=0: must be a whole number from 1"),
+        ({"run_cap": True}, "run_cap=True: must be a whole number from 1"),
+        ({"run_cap": None}, "run_cap=None: must be a whole number from 1"),
+        ({"parameters": None}, "parameters must be a mapping such as"),
+        ({"parameters": {}}, "parameters must be a mapping such as"),
+        (
+            {"parameters": {f"config.{k}": {"values": [*range(101)]} for k in ("seed", "augment.pad")}},
+            "a grid of 10,201",
+        ),
+        ({"command": "python launch.py"}, "command must be a list of texts"),
+        ({"command": ["${program}", 1]}, "command must be a list of texts"),
+        ({"command": ["python", "launch.py", "${args}"]}, "command must have ${program}"),
+        ({"command": ["python", *ARGS]}, "command: 'python' stands before ${program}; allowed are ${env} and"),
+        ({"command": ["${program}"]}, "command must have ${args} once, after ${program}"),
+        ({"command": [*ARGS, "${args}"]}, "command must have ${args} once"),
+        ({"command": ["${args}", "${program}"]}, "'${args}' stands before ${program}"),
+        (
+            {"command": [*ARGS, "${args_no_boolean_flags}"]},
+            "'${args_no_boolean_flags}' is not supported (it drops what",
+        ),
+        ({"command": ["${program}", "${args_json}"]}, "'${args_json}' is not supported; allowed are ${env}, ${interp"),
+        ({"command": [*ARGS, "--config=${envvar:X}"]}, "'--config=${envvar:X}' is not supported"),
+        (
+            {"command": [*ARGS, "--workdir=runs"]},
+            "'--workdir=runs' is not allowed; --config=FILE and --config.KEY=VALUE",
+        ),
+        ({"command": [*ARGS, "extra"]}, "command: 'extra' is not allowed"),
+        ({"command": [*ARGS, "--config configs/cifar_v1.py"]}, "is not allowed; --config=FILE and"),
+        ({"command": [*ARGS, "--noconfig"]}, "'--noconfig' is not allowed"),
+        ({"command": [*ARGS, "--config"]}, "command: '--config' lacks its value"),
+        ({"command": ["${program}", "--config.seed", "${args}"]}, "command: '--config.seed' lacks its value"),
+        ({"command": [*ARGS, "--config.sed=1"]}, "unknown key config.sed; did you mean config.seed?"),
+        ({"command": [*ARGS, "--noconfig.seed"]}, "'--noconfig.seed' does not switch a key off that is True or False"),
+        ({"command": [*ARGS, "--noconfig.augment.flip=1"]}, "does not switch a key off"),
+        ({"command": [*ARGS, "--config.model.alpha=1"]}, "config.model.alpha stands in command and in parameters"),
+    ],
+)
+def test_bad_files(changes, sentence, refused):
+    assert sentence in refused(GRID | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("config.model.alhpa", {"value": 1}, "unknown key config.model.alhpa; did you mean config.model.alpha?"),
+        ("model.alpha", {"value": 1}, "parameter 'model.alpha': must be named config.KEY"),
+        (1, {"value": 1}, "parameter 1: must be named config.KEY"),
+        ("config", {"parameters": {"seed": {"value": 1}}}, "parameter 'config' is nested, and W&B would replace"),
+        ("config.model", {"parameters": {"alpha": {"value": 1}}}, "parameter 'config.model' is nested"),
+        ("config.seed", 1, "parameter config.seed=1: must be a mapping, such as {values: [...]}"),
+        ("config.seed", {}, "parameter config.seed: must have value, values, or min and max"),
+        ("config.seed", {"min": 1}, "must have value, values, or min and max"),
+        (
+            "config.seed",
+            {"distribution": "normal"},
+            "no distribution 'normal'; allowed are constant, categorical, int_uni",
+        ),
+        (
+            "config.optim.lr",
+            {"min": 0.1, "max": 0.2},
+            "a grid sweep has no distribution 'uniform'; allowed are constant",
+        ),
+        ("config.seed", {"distribution": ["constant"]}, "no distribution ['constant']"),
+        ("config.seed", {"distribution": "constant"}, "constant must have value"),
+        ("config.seed", {"distribution": "int_uniform", "max": 1}, "int_uniform must have min and max"),
+        ("config.seed", {"values": [0, 1], "probabilities": [0.5, 0.5]}, "categorical may not have probabilities"),
+        ("config.seed", {"value": 1, "values": [1]}, "constant may not have values"),
+        ("config.seed", {"min": 0, "max": 3, "q": 1}, "int_uniform may not have q"),
+        ("config.seed", {"values": []}, "config.seed: values must be a list that is not empty"),
+        ("config.seed", {"values": 3}, "config.seed: values must be a list that is not empty"),
+        ("config.seed", {"values": [[1]]}, "config.seed: [1] must be a number, text, true or false"),
+        ("config.seed", {"value": {"a": 1}}, "config.seed: {'a': 1} must be a number, text, true or false"),
+        ("config.seed", {"values": [None]}, "config.seed: None must be a number, text"),
+        ("config.optim.lr", {"values": ["3e-4"]}, "config.optim.lr: '3e-4' is text to YAML; write 3.0e-4"),
+        ("config.optim.lr", {"value": "1.5e3"}, "'1.5e3' is text to YAML; write 1.5e+3"),
+        ("config.optim.lr", {"value": "0.1"}, "'0.1' is text to YAML; write 0.1"),
+        ("config.seed", {"min": 3, "max": 3}, "config.seed: min=3 must be below max=3"),
+        (
+            "config.seed",
+            {"distribution": "int_uniform", "min": 0, "max": 3.0},
+            "min and max of int_uniform must be whole",
+        ),
+        ("config.seed", {"min": True, "max": 3}, "a grid sweep has no distribution 'uniform'"),
+        (
+            "config.seed",
+            {"distribution": "int_uniform", "min": True, "max": 3},
+            "config.seed: min=True must be a number",
+        ),
+        ("config.seed", {"distribution": "q_uniform", "min": 0, "max": 3, "q": 0}, "config.seed: q=0 must be above 0"),
+        ("config.seed", {"distribution": "q_uniform", "min": 0, "max": 3, "q": "1e0"}, "is text to YAML; write 1.0e+0"),
+        (
+            "config.seed",
+            {"distribution": "q_uniform", "min": 0, "max": math.inf},
+            "config.seed: max=inf must be a number",
+        ),
+        (
+            "config.seed",
+            {"min": 0, "max": 2**32 - 1},
+            "config.seed: has 4,294,967,296 values; at most 10,000 are allowed",
+        ),
+    ],
+)
+def test_bad_parameters(name, given, sentence, refused):
+    assert sentence in refused(GRID | {"parameters": {name: given}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"metric": {"name": "test_accuracy", "goal": "maximize"}}, "a search may not choose by the test images"),
+        ({"method": "bayes", "metric": {"name": "test_loss"}}, "a search may not choose by the test images"),
+        ({"run_cap": 0}, "run_cap=0: must be"),
+        ({"parameters": {"config.seed": {"value": 1}}}, "no parameter varies, so method random has nothing to draw"),
+    ],
+)
+def test_bad_searches(changes, sentence, refused):
+    assert sentence in refused(SEARCH | changes)
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [("run_cap", "must be a whole number from 1 (method {} has no end of its own)"), ("metric", "{} needs a metric")],
+)
+def test_what_a_search_cannot_do_without(method, missing, sentence, refused):
+    tree = {key: value for key, value in SEARCH.items() if key != missing} | {"method": method}
+    assert sentence.format(method) in refused(tree)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "min=0 of log_uniform_values must be above 0"),
+        ({"distribution": "log_uniform", "min": 0, "max": 1000}, "e to the 1000 is too large or small"),
+        ({"distribution": "log_uniform", "min": -1e9, "max": 1}, "is too large or small"),
+        (
+            {"distribution": "log_uniform_values", "min": "1e-4", "max": 1},
+            "optim.lr.min: '1e-4' is text to YAML; write 1.0",
+        ),
+        ({"distribution": "q_uniform", "min": 0.15, "max": 0.4, "q": 0.1}, "min and max must be multiples of q=0.1"),
+        ({"distribution": "q_uniform", "min": 0, "max": 1e25, "q": 1e-5}, "too large or too small for each other"),
+        ({"min": 0, "max": 10**400}, "must be a number"),
+        (
+            {"distribution": "inv_log_uniform_values", "min": 1, "max": 2},
+            "a random sweep has no distribution 'inv_log_un",
+        ),
+    ],
+)
+def test_bad_ranges(given, sentence, refused):
+    assert sentence in refused(SEARCH | {"parameters": {"config.optim.lr": given}})

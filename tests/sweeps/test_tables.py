@@ -1,0 +1,144 @@
+"""A sweep in tables: before it is run, and after."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SEARCH, parameters
+
+from configs import default
+from mobilenet_jax.sweeps import points as grid
+from mobilenet_jax.sweeps import queue as ledger
+from mobilenet_jax.sweeps import tables as listing
+
+
+def test_the_dry_run_of_a_grid(read_sweep):
+    sweep = read_sweep(
+        parameters(model__alpha={"values": [0.25, 1]}, seed={"values": [0, 1]}, augment__pad={"value": 1})
+    )
+    found = grid.points(sweep, default.get_config(), "x")
+    text = listing.describe(sweep, found)
+    lines = text.splitlines()
+    assert lines[0] == "sweep some: grid, maximize test_accuracy"
+    assert lines[2].split() == ["alpha", "seed", "resolution", "mult-adds", "params", "time"]
+    assert [line.split()[:7] for line in lines[3:7]] == [
+        [alpha, seed, "32", cost, "M", params, "M"]
+        for alpha, cost, params in (("0.25", "3.33", "0.22"), ("1", "46.35", "3.22"))
+        for seed in "01"
+    ]
+    assert len({len(line) for line in lines[2:7]}) == 1
+    total = sum(p.estimated_seconds for p in found)
+    assert lines[8:] == [
+        "points     4",
+        "programs   2 to compile",
+        "mult-adds  3.33 M to 46.35 M",
+        f"time       about {listing._duration(total)} on two CPU cores, by estimate",
+    ]
+
+
+def test_the_dry_run_of_a_grid_for_programs(read_sweep):
+    sweep = read_sweep(parameters(model__alpha={"values": [0.25, 1]}, augment__pad={"value": 1}))
+    found = grid.points(sweep, default.get_config(), "x")
+    said = json.loads(listing.describe(sweep, found, "json"))
+    assert {key: said[key] for key in ("sweep", "method", "metric", "goal")} == {
+        "sweep": "some",
+        "method": "grid",
+        "metric": "test_accuracy",
+        "goal": "maximize",
+    }
+    assert said["points"] == [
+        {
+            "run": p.run_name,
+            "digest": p.digest,
+            "assignment": {"augment.pad": 1, "model.alpha": alpha},
+            "resolution": 32,
+            "mult_adds": mult_adds,
+            "params": params,
+            "estimated_seconds": p.estimated_seconds,
+        }
+        for p, alpha, mult_adds, params in zip(
+            found, (0.25, 1), (3_331_072, 46_354_432), (215_642, 3_217_226), strict=True
+        )
+    ]
+    assert said["totals"] == {
+        "points": 2,
+        "programs": 2,
+        "mult_adds_min": 3_331_072,
+        "mult_adds_max": 46_354_432,
+        "estimated_seconds": sum(p.estimated_seconds for p in found),
+    }
+
+
+def test_the_dry_run_of_a_search(read_sweep):
+    given = {
+        "config.train.epochs": {"distribution": "q_uniform", "min": 4, "max": 8, "q": 2},
+        "config.augment.pad": {"min": 0, "max": 4},
+        "config.optim.momentum": {"min": 0.5, "max": 0.95},
+        "config.model.alpha": {"values": [0.25, 0.5]},
+    }
+    sweep = read_sweep(SEARCH | {"parameters": SEARCH["parameters"] | given})
+    corners = grid.check_search(sweep, default.get_config(), "x")
+    seconds = 10 * sum(p.estimated_seconds for p in corners) / len(corners)
+    assert listing.describe(sweep, corners).splitlines() == [
+        "sweep some: random, maximize val_accuracy",
+        "",
+        "augment.pad     0 to 4                 whole numbers",
+        "data.holdout    0.1                    constant",
+        "model.alpha     0.25, 0.5              one of them",
+        "optim.lr        0.01 to 1              in the logarithm",
+        "optim.momentum  0.5 to 0.95            uniform",
+        "train.epochs    4 to 8, in steps of 2  whole numbers",
+        "",
+        "points     up to 10",
+        "mult-adds  3.33 M to 12.17 M",
+        f"time       about {listing._duration(seconds)} on two CPU cores, by estimate",
+    ]
+    said = json.loads(listing.describe(sweep, corners, "json"))
+    assert "points" not in said and said["run_cap"] == 10
+    assert said["parameters"][3] == {
+        "key": "optim.lr",
+        "kind": "float",
+        "values": [],
+        "low": 0.01,
+        "high": 1.0,
+        "step": None,
+        "log": True,
+    }
+    assert said["totals"] == {
+        "points": 10,
+        "mult_adds_min": 3_331_072,
+        "mult_adds_max": 12_167_168,
+        "estimated_seconds": pytest.approx(seconds),
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(9.6, "10 s"), (59.4, "59 s"), (61, "1 min"), (3570, "1 h 00 min"), (9000, "2 h 30 min")]
+)
+def test_durations(seconds, text):
+    assert listing._duration(seconds) == text
+
+
+def test_what_became_of_the_points(read_sweep):
+    sweep = read_sweep(parameters(model__alpha={"values": [0.25, 1]}, seed={"value": 0}))
+    summary = {"mult_adds": 3_331_072, "params": 215_642, "wall_seconds": 61.42, "test_accuracy": 0.98611}
+    entries = [
+        ledger.Entry("a" * 8, "done", {"model.alpha": 0.25}, summary, "", "here"),
+        ledger.Entry("b" * 8, "diverged", {"model.alpha": 0.5}, summary | {"test_accuracy": None}, "", "there"),
+        ledger.Entry("c" * 8, "failed", {"model.alpha": 1.0}, None, "out of memory", "here"),
+    ]
+    assert listing.results(sweep, entries).splitlines() == [
+        "alpha  mult-adds  params  test_accuracy  seconds     state",
+        " 0.25     3.33 M  0.22 M         0.9861     61.4      done",
+        "  0.5     3.33 M  0.22 M                    61.4  diverged",
+        "    1                                               failed",
+    ]
+
+
+def test_starts_without_anything_heavy():
+    """A listing of a thousand points is read on a laptop, in a terminal."""
+    heavy = ("jax", "numpy", "optuna", "wandb", "sweeps", "scipy")
+    code = f"import sys, mobilenet_jax.sweeps.tables; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

@@ -1,0 +1,352 @@
+"""Checkpoints: what is restored is bit for bit what was saved, or it is not restored."""
+
+import dataclasses
+import gc
+import itertools
+import json
+import pathlib
+import random
+import shutil
+import sys
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from mobilenet_jax.errors import InputError
+from mobilenet_jax.training import checkpoint
+from mobilenet_jax.training import optimizer as optimizers
+from mobilenet_jax.training.checkpoint import Checkpoints
+from mobilenet_jax.training.step import TrainState
+
+KINDS = list(itertools.product(("sgd", "rmsprop"), (False, True)))
+
+
+def make_state(seed: int, optimizer: str = "sgd", with_ema: bool = False) -> TrainState:
+    """A state with the structure of a real one, each leaf random."""
+    shapes = {
+        "stem": {"kernel": (3, 3, 3, 8), "bn": {"scale": (8,)}},
+        "classifier": {"kernel": (64, 100), "bias": (10,)},
+    }
+    rng = np.random.default_rng(seed)
+
+    def fill(like):
+        return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), like)
+
+    params = jax.tree.map(lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
+    stats = {"stem": {"bn": {"mean": np.zeros(8, np.float32)}}}
+    opt_state = optimizers.optimizer(optimizer, 0.0, 0.0).init(params)
+    ema = fill({"params": params, "batch_stats": stats}) if with_ema else None
+    return TrainState(np.int32(seed), fill(params), fill(stats), fill(opt_state), ema)  # type: ignore[arg-type]
+
+
+def make_notes(seed: int) -> dict:
+    return {"tally": {"loss": seed / 3, "count": 64.0}, "images": 128.0, "figures": {}, "text": "é"}
+
+
+def identical(a, b) -> bool:
+    leaves, structure = jax.tree.flatten(a)
+    others, other_structure = jax.tree.flatten(b)
+    return structure == other_structure and all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes() and x.dtype == y.dtype and x.shape == y.shape
+        for x, y in zip(leaves, others, strict=True)
+    )
+
+
+def save(directory: pathlib.Path, *seeds: int) -> None:
+    checkpoints = Checkpoints(directory)
+    for seed in seeds:
+        checkpoints.save(seed, make_state(seed), make_notes(seed))
+    checkpoints.close()
+
+
+def restore(directory: pathlib.Path, template: TrainState | None = None):
+    """What `restore` gives, and what it says."""
+    said: list[str] = []
+    checkpoints = Checkpoints(directory)
+    found = checkpoints.restore(template or make_state(0), said.append)
+    checkpoints.close()
+    return found, said
+
+
+def steps(directory: pathlib.Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A directory with the checkpoints of steps 1 and 2; to be copied, not changed."""
+    directory = tmp_path_factory.mktemp("checkpoints") / "two"
+    save(directory, 1, 2)
+    return directory
+
+
+@pytest.fixture
+def copy(two, tmp_path) -> Callable[[], pathlib.Path]:
+    """Makes fresh copies of that directory."""
+    counter = itertools.count()
+    return lambda: pathlib.Path(shutil.copytree(two, tmp_path / str(next(counter))))
+
+
+@pytest.mark.parametrize(("optimizer", "with_ema"), KINDS)
+def test_a_round_trip_keeps_every_bit(optimizer, with_ema, tmp_path):
+    state = make_state(7, optimizer, with_ema)
+    state.params["stem"]["kernel"][0, 0, 0, :4] = [np.nan, np.inf, -0.0, 1e-45]
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(7, state, make_notes(7))
+    checkpoints.close()
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    found, said = restore(tmp_path, template)
+    assert found is not None and said == []
+    step, restored, notes = found
+    assert (step, notes) == (7, make_notes(7))
+    assert isinstance(restored, TrainState) and (restored.ema is None) == (not with_ema)
+    assert identical(restored, state)
+
+
+def test_what_changes_after_a_save_is_not_in_it(tmp_path, monkeypatch):
+    """The notes are written in the background, while their owner goes on counting."""
+    handed, save_json = [], ocp.args.JsonSave
+    monkeypatch.setattr(ocp.args, "JsonSave", lambda item: handed.append(item) or save_json(item))
+    notes = make_notes(1)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make_state(1), notes)
+    checkpoints.close()
+    notes["tally"]["loss"] += 1
+    assert make_notes(1) in handed and notes not in handed
+
+
+def test_a_save_copies_the_state_before_it_returns(tmp_path):
+    """The training step donates its state: the buffers are gone as soon as the next one starts."""
+    state = jax.device_put(make_state(1))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, {})
+    jax.tree.map(lambda leaf: leaf.delete(), state)
+    checkpoints.close()
+    found, _ = restore(tmp_path)
+    assert found is not None and identical(found[1], make_state(1))
+
+
+def test_nothing_to_restore(tmp_path):
+    assert restore(tmp_path / "absent") == (None, [])
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    save(tmp_path, 1, 2, 3, 10)
+    assert steps(tmp_path) == {"3", "10"}
+    found, _ = restore(tmp_path)
+    assert found is not None and found[0] == 10
+
+
+def flip(data: bytes, offset: int) -> bytes:
+    return data[:offset] + bytes([data[offset] ^ 1 << offset % 8]) + data[offset + 1 :]
+
+
+def flips(data: bytes) -> list[bytes]:
+    """One bit changed at each of several places."""
+    offsets = {0, len(data) // 2, random.Random(len(data)).randrange(len(data)), len(data) - 1}
+    return [flip(data, offset) for offset in sorted(offsets)]
+
+
+DAMAGES = {
+    "flipped": flips,
+    "cut": lambda data: [data[:-1], data[: len(data) // 2]],
+    "emptied": lambda data: [b""],
+    "lengthened": lambda data: [data + b"\0"],
+    "removed": lambda data: [None],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_never_gives_wrong_values(damage, two, copy):
+    """The checkpoint before is used, and it is said; or the damage lies where it changes nothing."""
+    files = [path.relative_to(two) for path in sorted((two / "2").rglob("*")) if path.is_file()]
+    assert len(files) > 5
+    noticed = set()
+    for file in files:
+        before = (two / file).read_bytes()
+        for after in DAMAGES[damage](before):
+            if after == before:
+                continue
+            directory = copy()
+            (directory / file).unlink() if after is None else (directory / file).write_bytes(after)
+            found, said = restore(directory)
+            assert found is not None
+            step, state, notes = found
+            assert step in (1, 2)
+            assert identical(state, make_state(step)) and notes == make_notes(step), file
+            assert len(said) == 2 - step and all("checkpoint of step 2 is damaged and dropped (" in x for x in said)
+            assert ("2" in steps(directory)) == (step == 2)
+            if step == 1:
+                noticed.add(file.parts[1])
+            shutil.rmtree(directory)
+    assert damage == "lengthened" or noticed >= {"state", "notes", "digests"}
+
+
+def test_values_that_orbax_restores_wrong_are_noticed(two, copy):
+    """A bit at each of a dozen places in the file that holds the arrays: Orbax itself sees none of them."""
+    file = max((two / "2").rglob("*"), key=lambda path: path.stat().st_size).relative_to(two)
+    data = (two / file).read_bytes()
+    assert len(data) > 20_000  # one or both of the arrays of 25 kB, as it falls out
+    reasons = []
+    for place in random.Random(0).sample(range(len(data)), 12):
+        directory = copy()
+        (directory / file).write_bytes(flip(data, place))
+        found, said = restore(directory)
+        assert found is not None and identical(found[1], make_state(found[0]))
+        reasons += said
+        shutil.rmtree(directory)
+    assert sum("classifier/kernel does not match its digest" in reason for reason in reasons) > 6
+
+
+@pytest.mark.parametrize("kind", ["notes", "digests"])
+def test_plausible_json_with_another_value_is_noticed(kind, copy):
+    directory = copy()
+    path = directory / "2" / kind / "metadata"
+    value = json.loads(path.read_text())
+    if kind == "notes":
+        value["tally"]["loss"] += 1e-9
+    else:
+        del value["leaves"]["params/stem/kernel"]
+    path.write_text(json.dumps(value))
+    found, said = restore(directory)
+    assert found is not None and found[0] == 1
+    assert ("the notes" if kind == "notes" else "the digests do not match their own") in said[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc's")
+def test_what_cannot_be_read_is_not_taken_for_damaged(copy):
+    """As on a network's disk that is away, or with another user's files: nothing is deleted."""
+    directory = copy()
+    file = max((directory / "2").rglob("*"), key=lambda path: path.stat().st_size)
+    aside = file.rename(directory.parent / "aside")
+    file.symlink_to("/proc/self/mem")  # whose reading fails, for the superuser too
+    with pytest.raises(InputError, match=r"cannot be read \(.+\); once it can, or is moved away, the same command"):
+        restore(directory)
+    aside.rename(file)
+    found, said = restore(directory)
+    assert found is not None and (found[0], said) == (2, [])
+
+
+@pytest.mark.parametrize("change", ["a leaf more", "another shape"])
+def test_checkpoints_of_another_version_are_left_alone(change, two, copy):
+    """They are whole, so they are not taken for damaged, and not deleted."""
+    state = make_state(0)
+    leaf = np.zeros((10 if change == "a leaf more" else 11,), np.float32)
+    name = "more" if change == "a leaf more" else "bias"
+    params = {**state.params, "classifier": {**state.params["classifier"], name: leaf}}
+    directory = copy()
+    checkpoints = Checkpoints(directory)
+    with pytest.raises(InputError, match="another version of this program wrote it; name another run directory"):
+        checkpoints.restore(dataclasses.replace(state, params=params), print)
+    checkpoints.close()
+    assert steps(directory) == {"1", "2"}
+
+
+@pytest.mark.parametrize("keys", [("leaves", "notes"), ("leaves", "shapes", "notes")])
+def test_earlier_versions_of_checkpoints_are_known(keys, copy):
+    directory = copy()
+    path = directory / "2" / "digests" / "metadata"
+    digests = {key: json.loads(path.read_text())[key] for key in keys}
+    path.write_text(json.dumps(checkpoint._sealed(digests) if "shapes" in keys else digests))
+    with pytest.raises(InputError, match="another version of this program wrote it"):
+        restore(directory)
+    assert steps(directory) == {"1", "2"}
+
+
+def test_saving_holds_no_memory(tmp_path):
+    """Each array that TensorStore writes would hold four blocks for good: a hundred leaves are one array."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    state = {f"{i}": np.full(7, i) for i in range(100)}
+
+    def blocks(steps: range) -> int:
+        for step in steps:
+            checkpoints.save(step, state, {})
+        checkpoints._manager.wait_until_finished()
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = blocks(range(15))
+    assert blocks(range(15, 30)) - before < 15 * 100
+    checkpoints.close()
+
+
+def test_too_little_memory_is_no_damage(copy, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    directory = copy()
+    checkpoints = Checkpoints(directory)
+    monkeypatch.setattr(checkpoints._manager, "restore", full)
+    with pytest.raises(MemoryError):
+        checkpoints.restore(make_state(0), print)
+    assert steps(directory) == {"1", "2"}
+
+
+def test_all_damaged(copy):
+    directory = copy()
+    for step in "12":
+        (directory / step / "digests" / "metadata").write_text("{}")
+    found, said = restore(directory)
+    assert found is None and [line[:20] for line in said] == ["checkpoint of step 2", "checkpoint of step 1"]
+    assert restore(directory) == (None, [])
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_the_same_step_can_be_saved_again_after_a_fallback(reopened, copy):
+    directory = copy()
+    (directory / "2" / "digests" / "metadata").write_text("{}")
+    checkpoints = Checkpoints(directory)
+    checkpoints.restore(make_state(0), lambda line: None)
+    if reopened:
+        checkpoints.close()
+        checkpoints = Checkpoints(directory)
+    checkpoints.save(2, make_state(5), make_notes(5))
+    checkpoints.save(3, make_state(6), make_notes(6))
+    checkpoints.close()
+    assert steps(directory) == {"2", "3"}
+    shutil.rmtree(directory / "3")
+    found, said = restore(directory)
+    assert found is not None and said == []
+    assert found[0] == 2 and identical(found[1], make_state(5)) and found[2] == make_notes(5)
+
+
+def test_what_a_killed_process_left_half_written_is_ignored(copy):
+    directory = copy()
+    shutil.copytree(directory / "2", directory / "3.orbax-checkpoint-tmp-1")
+    found, said = restore(directory)
+    assert found is not None and (found[0], said) == (2, [])
+
+
+def test_digests_see_name_dtype_shape_and_bits():
+    base = {"a": np.zeros((2, 3), np.float32), "b": np.ones(3, np.float32)}
+    others = [
+        {"a": base["a"], "c": base["b"]},
+        {"a": base["b"], "b": base["a"]},
+        {"a": base["a"].astype(np.int32), "b": base["b"]},
+        {"a": base["a"].reshape(3, 2), "b": base["b"]},
+        {"a": -base["a"], "b": base["b"]},
+        {"a": base["a"]},
+        {"a": base["a"], "b": {"c": base["b"]}},
+    ]
+    digests = {checkpoint.tree_digest(tree) for tree in [base, *others]}
+    assert len(digests) == 1 + len(others)
+    on_device = {"b": jax.device_put(base["b"]), "a": np.asfortranarray(base["a"])}
+    assert checkpoint.tree_digest(on_device) == checkpoint.tree_digest(base)
+    assert checkpoint.leaf_digests({"x": base}).keys() == {"x/a", "x/b"}
+
+
+def test_what_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"deep: a checkpoint cannot be written \(.+\); once it can, the same command"):
+        Checkpoints(tmp_path / "file" / "deep")
+    checkpoints = Checkpoints(tmp_path / "run")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        checkpoints.save(1, {"x": np.zeros(2)}, {})

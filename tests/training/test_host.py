@@ -1,0 +1,134 @@
+"""What a process asks of its machine, looked at from inside that process."""
+
+import signal
+import sys
+
+import pytest
+from helpers import python
+
+from mobilenet_jax.training import host
+
+ANEW = """
+import os, sys
+from mobilenet_jax import runtime
+print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), flush=True)
+runtime.keep_memory()
+print("on")
+"""
+AGAIN = """
+import os, sys
+from mobilenet_jax import runtime
+print(os.getpid(), sys.argv[1:], runtime.compiled_before())
+runtime.start_anew(float(sys.argv[1]))
+"""
+CACHED = """
+from mobilenet_jax import runtime
+runtime.use_compilation_cache()
+import jax
+print(jax.config.jax_compilation_cache_dir)
+print(jax.config.jax_compilation_cache_max_size)
+jax.jit(lambda x: x + 1)(1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+@pytest.mark.parametrize("before", ["", "glibc.malloc.check=0"])
+def test_kept_memory_takes_one_fresh_start_of_the_same_process(before):
+    first, second, last = python(ANEW, "an argument", **({"GLIBC_TUNABLES": before} if before else {}))
+    pid = first.split()[0]
+    assert first == f"{pid} ['an argument'] {before or None}"
+    assert second == f"{pid} ['an argument'] {before}{':' if before else ''}{host.KEPT_MEMORY}"
+    assert last == "on"
+
+
+def test_memory_is_the_users_to_refuse():
+    assert len(python(ANEW, GLIBC_TUNABLES="glibc.malloc.hugetlb=0")) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tunables", "starts"),
+    [("5.5", host.KEPT_MEMORY, ["0.0", "5.5"]), ("4.5", host.KEPT_MEMORY, ["0.0"]), ("5.5", "", ["0.0"])],
+)
+def test_a_process_that_compiled_for_long_starts_anew_once(seconds, tunables, starts):
+    lines = python(AGAIN, seconds, GLIBC_TUNABLES=tunables)
+    pid = lines[0].split()[0]
+    assert lines == [f"{pid} ['{seconds}'] {before}" for before in starts]
+
+
+SIGNALLED = """
+import os, signal, sys
+from mobilenet_jax import process, runtime
+print("start", flush=True)
+with process.signals() as asked:
+    if sys.argv[1] == "before":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:  # between the last look and the fresh process
+        os.execve = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    runtime.start_anew(6.0, asked)
+    print("on", asked)
+"""
+
+
+def test_a_signal_before_a_fresh_start_is_not_lost():
+    """Noted, it stops the run; unnoted, the process, which has begun nothing yet."""
+    assert python(SIGNALLED, "before", GLIBC_TUNABLES=host.KEPT_MEMORY) == ["start", f"on [{signal.SIGTERM:d}]"]
+    assert python(SIGNALLED, "after", GLIBC_TUNABLES=host.KEPT_MEMORY, code=-signal.SIGTERM) == ["start"]
+
+
+def test_a_child_of_such_a_process_is_not_one():
+    assert python(
+        "from mobilenet_jax import runtime; print(runtime.compiled_before())", MOBILENET_JAX_COMPILED="1:9"
+    ) == ["0.0"]
+
+
+def test_seconds_of_a_process_count_from_its_start():
+    (line,) = python(
+        "import time; time.sleep(0.5); from mobilenet_jax import runtime; print(runtime.process_seconds())"
+    )
+    assert 0.5 <= float(line) < 60
+
+
+def test_a_small_program_is_kept(tmp_path):
+    directory = tmp_path / "mobilenet_jax" / "compiled"
+    assert python(CACHED, XDG_CACHE_HOME=str(tmp_path)) == [str(directory), str(1 << 30)]
+    assert any("lambda" in path.name for path in directory.iterdir())
+
+
+MANY = """
+import jax
+from mobilenet_jax import runtime
+runtime.CACHE_BYTES = 20_000
+runtime.use_compilation_cache()
+for i in range(20):
+    jax.jit(lambda x: x + i)(1)
+"""
+
+
+def test_the_cache_is_bounded(tmp_path):
+    python(MANY, XDG_CACHE_HOME=str(tmp_path))
+    kept = [path for path in (tmp_path / "mobilenet_jax" / "compiled").iterdir() if path.name.endswith("-cache")]
+    assert 0 < len(kept) < 20 and sum(path.stat().st_size for path in kept) <= 20_000
+
+
+def test_a_half_written_program_is_forgotten(tmp_path):
+    python(CACHED, XDG_CACHE_HOME=str(tmp_path))
+    directory = tmp_path / "mobilenet_jax" / "compiled"
+    (program,) = directory.glob("*lambda*-cache")
+    whole = program.read_bytes()
+    program.write_bytes(whole[: len(whole) // 2])  # in place, as by JAX in a process that is killed
+    program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
+    python(CACHED, XDG_CACHE_HOME=str(tmp_path))  # nothing on stderr
+    assert len(program.read_bytes()) == len(whole)
+
+
+def test_the_users_directory_is_used(tmp_path):
+    assert python(CACHED, XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/own") == [
+        f"{tmp_path}/own",
+        "-1",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_no_cache_where_none_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None", "-1"]
