@@ -41,6 +41,7 @@ CONFIG = default.get_config().to_dict()
 
 
 KNOBS = {f"model.{key}": key for key in ("version", "variant", "alpha", "rho", "expansion")}
+KNOBS |= {"data.name": "dataset", "train.epochs": "epochs", "seed": "seed"}
 
 
 def rows(epochs):
