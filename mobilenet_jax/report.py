@@ -19,6 +19,7 @@ from typing import Any
 from mobilenet_jax import console
 from mobilenet_jax.analysis import configurations as grouping
 from mobilenet_jax.analysis import latency, tradeoffs
+from mobilenet_jax.analysis.statistics import pareto
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import conventions
 from mobilenet_jax.papers import cifar28 as documents
@@ -46,14 +47,15 @@ def published_sections() -> list[Section]:
         raise RuntimeError(f"printed figures and misprints.csv do not fit the count: {'; '.join(wrong)}")
 
     def drawn() -> Any:
-        from mobilenet_jax.analysis import figures as pictures
+        from mobilenet_jax.papers import figures as pictures
         from mobilenet_jax.render import charts as figures  # and matplotlib with them
 
         return figures, pictures
 
     def accuracy(count: str, label: str) -> Any:
         figures, pictures = drawn()
-        return figures.accuracy(pictures.checkpoints(count), label)
+        points = pictures.checkpoints(count)
+        return figures.accuracy(points, pareto(points, lambda p: p.x, lambda p: p.top1), label)
 
     def draw(name: str) -> Any:
         figures, pictures = drawn()

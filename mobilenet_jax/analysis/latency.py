@@ -3,14 +3,18 @@
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import totals
 from mobilenet_jax.networks.roofline import PIXEL_1, Device, LayerTime, roofline
-from mobilenet_jax.papers import printed as published
+from mobilenet_jax.papers import printed
 from mobilenet_jax.render.tables import Picture, Section, Table, plain
+
+if TYPE_CHECKING:
+    from mobilenet_jax.render import charts
+    from mobilenet_jax.render.charts import Figure
 
 _KINDS = ("conv", "depthwise", "pointwise", "pool", "dense")
 
@@ -101,19 +105,19 @@ def sections(record: dict) -> tuple[Section, ...]:
     found = networks(record)
     batches = sorted({network.batch for network in found})
 
-    def drawn(name: str, caption: str, draw: str) -> tuple[Picture, ...]:
-        """A picture a batch size, by the function of `pictures` that draws it."""
+    def pictures(name: str, caption: str, draw: Callable[[Sequence[Network]], "Figure"]) -> tuple[Picture, ...]:
+        """Return one picture per batch size."""
         return tuple(
             Picture(
                 f"{name}_{batch}",
                 f"{caption}, batch {batch}",
-                lambda batch=batch: getattr(_drawn(), draw)([n for n in found if n.batch == batch]),
+                lambda batch=batch: draw([n for n in found if n.batch == batch]),
             )
             for batch in batches
         )
 
-    networks_drawn = drawn("latency", "Measured time of an image against mult-adds", "latency_figure")
-    layers_drawn = drawn("latency_layers", "Predicted against measured time of each layer", "latency_layers")
+    networks_drawn = pictures("latency", "Measured time of an image against mult-adds", _draw_networks)
+    layers_drawn = pictures("latency_layers", "Predicted against measured time of each layer", _draw_layers)
     kinds = tuple(_kinds([n for n in found if n.batch == batch], batch) for batch in batches)
     each = tuple(_layers(n) for n in found if n.alpha == 1 and n.batch == 1)
     return (
@@ -126,12 +130,31 @@ def sections(record: dict) -> tuple[Section, ...]:
     )
 
 
-def _drawn() -> Any:
-    from mobilenet_jax.analysis import (
-        figures as pictures,  # and matplotlib with it: a second that the tables have no use for
-    )
+def timings(networks: Sequence[Network]) -> "list[charts.Timing]":
+    """Return each network's measured milliseconds per image, for a figure."""
+    from mobilenet_jax.render import charts  # matplotlib takes a second to import
 
-    return pictures
+    return [charts.Timing(n.version, n.batch, n.alpha, n.mult_adds / 1e6, 1e3 * n.measured / n.batch) for n in networks]
+
+
+def layer_times(networks: Sequence[Network]) -> "list[charts.LayerTime]":
+    """Return the measured and predicted microseconds of each distinct layer, for a figure."""
+    from mobilenet_jax.render import charts
+
+    layers = distinct(networks)
+    return [charts.LayerTime(x.time.row.layer.kind, 1e6 * x.measured, 1e6 * x.predicted) for x in layers]
+
+
+def _draw_networks(networks: Sequence[Network]) -> "Figure":
+    from mobilenet_jax.render import charts
+
+    return charts.latency(timings(networks))
+
+
+def _draw_layers(networks: Sequence[Network]) -> "Figure":
+    from mobilenet_jax.render import charts
+
+    return charts.predicted(layer_times(networks))
 
 
 def _whole(found: Sequence[Network], device: Device, launch: float) -> Table:
@@ -274,8 +297,8 @@ class Timed:
 
 def on_pixel_1() -> list[Timed]:
     """The v2 paper's Table 4, of our networks, and TF-slim's 22 v2 checkpoints."""
-    rows = [("v2 paper", row["version"], row) for row in published.rows("paper_v2") if row["version"]]
-    rows += [("TF-slim", "v2", row) for row in published.rows("slim_v2")]
+    rows = [("v2 paper", row["version"], row) for row in printed.rows("paper_v2") if row["version"]]
+    rows += [("TF-slim", "v2", row) for row in printed.rows("slim_v2")]
     found = []
     for source, version, row in rows:
         network, resolution = arch.mobilenet(version, float(row["alpha"])), int(row["resolution"])
@@ -314,7 +337,15 @@ def pixel_1() -> Section:
     picture = Picture(
         "pixel_1",
         "Printed time of an image on a Pixel 1 against mult-adds, 224 pixels: v2 from TF-slim, v1 from the v2 paper",
-        lambda: _drawn().pixel_1(found),
+        lambda: _draw_pixel_1(found),
     )
     table = Table("pixel_1", f"{PIXEL_1.name}: printed beside predicted", header, rows, note)
     return Section("Time on a phone", pictures=(picture,), tables=(table,))
+
+
+def _draw_pixel_1(timed: Sequence[Timed]) -> "Figure":
+    from mobilenet_jax.render import charts
+
+    shown = [t for t in timed if t.resolution == 224 and (t.source == "TF-slim" or t.version == "v1")]
+    points = [charts.Timing(t.version, 1, t.alpha, t.mult_adds / 1e6, 1e3 * t.seconds) for t in shown]
+    return charts.latency(points, "printed time per image (ms)")

@@ -120,6 +120,21 @@ def test_a_damaged_record_is_refused(damage):
         latency.networks(damaged)
 
 
+def test_measured_times():
+    batch = json.loads(json.dumps(record()))
+    batch["networks"][0] |= {"batch": 4}
+    networks = latency.networks(batch)
+    (timing,) = latency.timings(networks)
+    assert (timing.family, timing.batch, timing.alpha) == ("v1", 4, 0.25)
+    assert (timing.mult_adds, timing.milliseconds) == (MULT_ADDS / 1e6, 0.5)  # of an image, not of the batch
+    layers = latency.distinct(networks)
+    found = latency.layer_times(networks)
+    assert [(x.kind, x.measured, x.predicted) for x in found] == [
+        (x.time.row.layer.kind, 1e6 * x.measured, 1e6 * x.predicted) for x in layers
+    ]
+    assert found[0].measured != found[0].predicted
+
+
 def test_pixel_1_has_every_printed_time():
     (table,) = latency.pixel_1().tables
     printed = [row["pixel1_ms"] for row in published.rows("slim_v2")]

@@ -1,0 +1,48 @@
+"""Compute the points of the figures of published networks: released checkpoints, mult-adds by layer kind, memory.
+
+NOTE: This module imports matplotlib, which takes a second. Import it only when something is drawn.
+"""
+
+from mobilenet_jax.networks import arch
+from mobilenet_jax.networks.cost import held_activations, layer_costs, totals
+from mobilenet_jax.papers import printed
+from mobilenet_jax.render.charts import Memory, Point
+
+_WIDTHS = {"v1": (0.25, 0.5, 0.75, 1.0), "v2": (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)}
+
+
+def checkpoints(count: str) -> list[Point]:
+    """TF-slim's 38 networks: `count` ('mult_adds' or 'params', in millions) and printed ImageNet top-1."""
+    found = []
+    for version in _WIDTHS:
+        for row in printed.rows(f"slim_{version}"):
+            alpha, resolution = float(row["alpha"]), int(row["resolution"])
+            sums = totals(arch.mobilenet(version, alpha), resolution)
+            found.append(Point(version, alpha, resolution, getattr(sums, count) / 1e6, float(row["top1"])))
+    return found
+
+
+def mult_adds_by_kind() -> dict[str, dict[str, int]]:
+    """Network -> kind of layer -> mult-adds at 224 pixels; v2's pointwise layers by what they are for."""
+    found: dict[str, dict[str, int]] = {}
+    for version, widths in _WIDTHS.items():
+        for alpha in widths:
+            kinds = found.setdefault(f"{version}, alpha {alpha:g}", {})
+            for row in layer_costs(arch.mobilenet(version, alpha), 224):
+                role = row.layer.name.rpartition("_")[2]
+                kind = role if role in ("expand", "project", "head") else row.layer.kind
+                kinds[kind] = kinds.get(kind, 0) + row.mult_adds
+    return found
+
+
+def activation_memory() -> list[Memory]:
+    """Of both at alpha 1, 224 pixels: kB at 16 bits a value, as in the v2 paper's Table 3."""
+
+    def held(version: str, bottlenecks_only: bool = False) -> list[float]:
+        values = held_activations(arch.mobilenet(version), 224, bottlenecks_only)
+        return [2 * n / 1000 for n in values]
+
+    return [
+        Memory("v1, alpha 1", held("v1")),
+        Memory("v2, alpha 1", held("v2"), held("v2", bottlenecks_only=True)),
+    ]
