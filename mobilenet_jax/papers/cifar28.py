@@ -1,15 +1,15 @@
 """What the papers' sentences and the documents behind this project (000 to 004) claim on cost, beside ours.
 
-Document 004 predicts the time of its own 28x28 network, layer by layer; `device.scratchpad` regenerates its tables.
+Document 004 predicts the time of its own 28x28 network, layer by layer; `scratchpad` regenerates its tables.
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 
-from mobilenet_jax.networks import arch, roofline
+from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.arch import Architecture, Layer
 from mobilenet_jax.networks.cost import LayerCost, blocks, layer_costs, totals
 from mobilenet_jax.papers import printed as published
@@ -19,6 +19,70 @@ from mobilenet_jax.papers.tables import expansion, layers, millions, share
 _IN, _OUT, _MOVED = "input map, bits", "output map, bits", "data moved, bits"
 _USED, _TAKEN = "memory used, bits", "rise of memory used, bits"
 _MOVE, _COMPUTE, _TOTAL = "data movement, s", "compute, s", "total, s"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scratchpad:
+    """A device with on-chip memory that maps and kernels fill up from layer to layer."""
+
+    operations_per_second: float  # two a mult-add
+    memory_bits: int
+    bus_rate: float  # bytes a second, to and from external memory
+    activation_bits: int
+    weight_bits_held: int  # that a weight takes on chip
+    weight_bits_moved: int  # that a weight costs on the bus
+
+
+# Section 5 of the report says 1 TFLOP/s, 1 MB and 1 GB/s; of 1 MB, only 10^6 bytes overflow where its Table 3 says. The
+# sizes of values follow from that table: a map has 8 bits a value, a weight one on chip and two on the bus ("moved from
+# internal to external and then vice versa"). Its 10 GFLOP/s for elementwise operations enter no row.
+DEVICE = Scratchpad(1e12, 8_000_000, 1e9, 8, 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScratchpadStep:
+    """One layer on a `Scratchpad`: bits held once it has run, bits moved for it, and seconds."""
+
+    out_bits: int
+    memory_bits: int
+    moved_bits: int
+    move_seconds: float
+    compute_seconds: float
+    overflows: bool  # so that all that is held moves out
+
+    @property
+    def seconds(self) -> float:
+        """Movement and computation one after the other."""
+        return self.move_seconds + self.compute_seconds
+
+
+def scratchpad(
+    rows: Sequence[LayerCost], device: Scratchpad, out_bits: Sequence[int] | None = None
+) -> tuple[ScratchpadStep, ...]:
+    """Predicts each layer of one image on `device`.
+
+    The first layer fetches the image. Each layer fetches its kernels, and leaves them and its output map in memory. One
+    that overflows the memory moves out all that is held, and the next starts again from its input map.
+
+    Args:
+      rows: the layers, from `cost.layer_costs`.
+      device: rates and sizes.
+      out_bits: sizes of the output maps to assume instead of the layers' own, in bits.
+    """
+    sizes = out_bits or [device.activation_bits * row.out_activations for row in rows]
+    steps = []
+    source = device.activation_bits * rows[0].in_activations  # the map that the next layer reads
+    held = 0  # nothing in memory yet, or any more
+    for i, (row, out) in enumerate(zip(rows, sizes, strict=True)):
+        moved = device.weight_bits_moved * row.weights + (0 if i else source)
+        held = (held or source) + out + device.weight_bits_held * row.weights
+        overflows = held > device.memory_bits
+        if overflows:  # the kernels that were just fetched are among what is held
+            moved += held - device.weight_bits_held * row.weights
+        compute = 2 * row.mult_adds / device.operations_per_second
+        steps.append(ScratchpadStep(out, held, moved, moved / 8 / device.bus_rate, compute, overflows))
+        source, held = out, 0 if overflows else held
+    return tuple(steps)
 
 
 def tables() -> Iterator[Printed]:
@@ -235,20 +299,18 @@ def _rows_004() -> tuple[list[dict[str, str]], dict[str, str]]:
     return rows, total
 
 
-def _steps(own_maps: bool = False) -> tuple[roofline.ScratchpadStep, ...]:
+def _steps(own_maps: bool = False) -> tuple[ScratchpadStep, ...]:
     """Its convolutions on its device, with the output maps as it prints them, or at their own sizes."""
     rows = [row for row in layer_costs(_network_004(), 28) if row.layer.norm]
-    own = [roofline.SEED004.activation_bits * row.out_activations for row in rows]
+    own = [DEVICE.activation_bits * row.out_activations for row in rows]
     printed = [int(row["out_bits"]) for row in _rows_004()[0]]
-    return roofline.scratchpad(
-        rows, roofline.SEED004, own if own_maps else [*printed, *own[len(printed) :]][: len(rows)]
-    )
+    return scratchpad(rows, DEVICE, own if own_maps else [*printed, *own[len(printed) :]][: len(rows)])
 
 
 def _table3() -> Iterator[Line]:
     """Given the maps as printed, what a layer takes in memory: of the running total, one slip would be many rows."""
     before = "0", 0  # memory used, printed and ours: both accounts start again after an overflow
-    source = roofline.SEED004.activation_bits * layer_costs(_network_004(), 28)[0].in_activations
+    source = DEVICE.activation_bits * layer_costs(_network_004(), 28)[0].in_activations
     steps = itertools.zip_longest(_rows_004()[0], _steps(), _steps(own_maps=True))
     for i, (row, given, own) in enumerate(steps, 1):
         if row is None or given is None:
@@ -300,7 +362,7 @@ def _note_on_memory(table3: Printed) -> str:
         "layer takes its output map and one bit a weight, and where memory starts empty (rows 1 and 26) its input map. "
         f"Given the maps as they are printed, data moved is equal to the digit in {_equal(table3, _MOVED)}, the rise "
         f"of memory used in {_equal(table3, _TAKEN)} (by output map and weights alone in {sum(plain)}). With every map "
-        f"at its own size nothing overflows: at most {most:,} of {roofline.SEED004.memory_bits:,} bits are held, and "
+        f"at its own size nothing overflows: at most {most:,} of {DEVICE.memory_bits:,} bits are held, and "
         f"{moved:,} moved in all."
     )
 

@@ -1,39 +1,12 @@
-"""The two models of a device, by hand."""
+"""The roofline model of a device, by hand."""
 
 import pytest
 
 from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
-from mobilenet_jax.networks.cost import layer_costs
-from mobilenet_jax.networks.roofline import PIXEL_1, Device, Scratchpad, roofline, scratchpad
+from mobilenet_jax.networks.roofline import PIXEL_1, Device, roofline
 
 # At 2x2 pixels: maps of 12, 16 and 8 values; 12 and 8 weights; 48 and 32 mult-adds.
 TWO = Architecture("v1", (Layer("a", "pointwise", 3, 4), Layer("b", "pointwise", 4, 2)))
-SMALL = Scratchpad(1e3, 1000, 1e2, 8, 1, 2)
-
-
-def test_scratchpad_by_hand():
-    first, second = scratchpad(layer_costs(TWO, 2), SMALL)
-    assert (first.out_bits, first.memory_bits, first.moved_bits) == (128, 96 + 128 + 12, 96 + 24)
-    assert (second.out_bits, second.memory_bits, second.moved_bits) == (64, 236 + 64 + 8, 16)
-    assert (first.move_seconds, first.compute_seconds) == (120 / 8 / 1e2, 2 * 48 / 1e3)
-    assert first.seconds == first.move_seconds + first.compute_seconds
-
-
-def test_a_scratchpad_that_overflows_moves_out_and_starts_again():
-    full = Scratchpad(1e3, 235, 1e2, 8, 1, 2)
-    first, second = scratchpad(layer_costs(TWO, 2), full)
-    assert (first.memory_bits, first.overflows, second.overflows) == (236, True, False)
-    assert first.moved_bits == 96 + 24 + 236 - 12  # the maps and what was held, not the kernels just fetched
-    assert (second.memory_bits, second.moved_bits) == (128 + 64 + 8, 16)
-    exact = Scratchpad(1e3, 236, 1e2, 8, 1, 2)
-    assert scratchpad(layer_costs(TWO, 2), exact)[0].moved_bits == 96 + 24  # just fits
-
-
-def test_maps_of_another_size():
-    first, second = scratchpad(layer_costs(TWO, 2), SMALL, [100, 50])
-    assert (first.memory_bits, second.memory_bits) == (96 + 100 + 12, 208 + 50 + 8)
-    with pytest.raises(ValueError):
-        scratchpad(layer_costs(TWO, 2), SMALL, [100])
 
 
 def machine(rate: float, bandwidth: float, cache: int = 0, cache_rate: float = 1.0) -> Device:

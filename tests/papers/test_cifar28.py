@@ -6,12 +6,13 @@ from decimal import Decimal
 
 import pytest
 
-from mobilenet_jax.networks import arch, roofline
-from mobilenet_jax.networks.arch import Architecture, mobilenet_v1, mobilenet_v2
+from mobilenet_jax.networks import arch
+from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
 from mobilenet_jax.networks.cost import layer_costs
 from mobilenet_jax.papers import cifar28 as documents
 from mobilenet_jax.papers import compare as claims
 from mobilenet_jax.papers import printed as published
+from mobilenet_jax.papers.cifar28 import Scratchpad, scratchpad
 
 TABLES = {table.name: table for table in documents.tables()}
 
@@ -54,7 +55,7 @@ def test_the_printed_total_has_row_7_twice():
 
 def test_with_its_own_maps_nothing_overflows():
     own = documents._steps(own_maps=True)
-    assert max(step.memory_bits for step in own) == 7_704_320 < roofline.SEED004.memory_bits
+    assert max(step.memory_bits for step in own) == 7_704_320 < documents.DEVICE.memory_bits
     assert sum(step.seconds for step in own) == pytest.approx(0.000326074, rel=1e-6)
     assert [i for i, step in enumerate(documents._steps(), 1) if step.overflows] == [25]
 
@@ -124,3 +125,33 @@ def test_a_network_of_other_depth_is_told_not_dropped(monkeypatch):
         wrong = claims.unexplained(documents.tables())
         for name in ("seed004_table1", "seed004_table3", "document_000"):
             assert any(entry.startswith(name) for entry in wrong), (build, name)
+
+
+# At 2x2 pixels: maps of 12, 16 and 8 values; 12 and 8 weights; 48 and 32 mult-adds.
+TWO = Architecture("v1", (Layer("a", "pointwise", 3, 4), Layer("b", "pointwise", 4, 2)))
+SMALL = Scratchpad(1e3, 1000, 1e2, 8, 1, 2)
+
+
+def test_scratchpad_by_hand():
+    first, second = scratchpad(layer_costs(TWO, 2), SMALL)
+    assert (first.out_bits, first.memory_bits, first.moved_bits) == (128, 96 + 128 + 12, 96 + 24)
+    assert (second.out_bits, second.memory_bits, second.moved_bits) == (64, 236 + 64 + 8, 16)
+    assert (first.move_seconds, first.compute_seconds) == (120 / 8 / 1e2, 2 * 48 / 1e3)
+    assert first.seconds == first.move_seconds + first.compute_seconds
+
+
+def test_a_scratchpad_that_overflows_moves_out_and_starts_again():
+    full = Scratchpad(1e3, 235, 1e2, 8, 1, 2)
+    first, second = scratchpad(layer_costs(TWO, 2), full)
+    assert (first.memory_bits, first.overflows, second.overflows) == (236, True, False)
+    assert first.moved_bits == 96 + 24 + 236 - 12  # the maps and what was held, not the kernels just fetched
+    assert (second.memory_bits, second.moved_bits) == (128 + 64 + 8, 16)
+    exact = Scratchpad(1e3, 236, 1e2, 8, 1, 2)
+    assert scratchpad(layer_costs(TWO, 2), exact)[0].moved_bits == 96 + 24  # just fits
+
+
+def test_maps_of_another_size():
+    first, second = scratchpad(layer_costs(TWO, 2), SMALL, [100, 50])
+    assert (first.memory_bits, second.memory_bits) == (96 + 100 + 12, 208 + 50 + 8)
+    with pytest.raises(ValueError):
+        scratchpad(layer_costs(TWO, 2), SMALL, [100])
