@@ -136,7 +136,9 @@ def _accuracy(group: Sequence[Configuration], count: str) -> Any:
         )
         for c in group
     ]
-    return figures.accuracy(points, "mult-adds (millions)" if count == "mult_adds" else "trainable params (millions)")
+    front = noise.pareto(points, lambda p: p.x, lambda p: p.top1)
+    label = "mult-adds (millions)" if count == "mult_adds" else "trainable params (millions)"
+    return figures.accuracy(points, front, label)
 
 
 def _fits(group: Sequence[Configuration], title: str, number: int) -> list[Table]:

@@ -19,8 +19,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mobilenet_jax.analysis.statistics import pareto
-
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY, PALE = "#666666", "#C4C4C4"  # for what is derived from the data
@@ -113,17 +111,19 @@ class LayerTime:
 
 
 @_styled
-def accuracy(points: Sequence[Point], x_label: str = "mult-adds (millions)") -> Figure:
-    """Top-1 (%) against cost (millions, log): a line a width multiplier and t, over resolutions; Pareto front filled.
+def accuracy(points: Sequence[Point], front: Sequence[Point], x_label: str = "mult-adds (millions)") -> Figure:
+    """Draw top-1 (%) over cost (millions, log): one line per width multiplier and t, over the resolutions.
 
-    `x_label` says what the `x` of the points is, with its unit.
+    Args:
+      points: the networks.
+      front: those on the Pareto front, by increasing cost; drawn filled.
+      x_label: what `x` of the points is, with its unit.
     """
     lines: dict[tuple[str, float, float], list[Point]] = {}
     for p in sorted(points, key=lambda p: (p.resolution, p.x)):
         lines.setdefault((p.family, p.alpha, p.expansion or 0.0), []).append(p)
     single = any(p.error is not None for p in points) and any(p.error is None for p in points)
     figure, axes = _figure(above=3 if single else 2)
-    front = pareto(points, lambda p: p.x, lambda p: p.top1)
     steps = [(b.x, top1) for a, b in itertools.pairwise(front) for top1 in (a.top1, b.top1)]
     axes.plot(*zip((front[0].x, front[0].top1), *steps, strict=True), color=PALE, lw=5, zorder=1.5)
     labels, told = [], set()

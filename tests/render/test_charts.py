@@ -47,7 +47,11 @@ RIVALS = [
     ],
     [Rival("v1 α 0.75 (26.5 M)", "v1", (81.2,)), Rival("v1 α 0.96 ρ 0.75 (26.8 M)", "v1", (80.2,))],
 ]
-OF = (lambda p: p.x, lambda p: p.top1)  # cost and value of a point
+
+
+def accuracy(points, *label):
+    """`charts.accuracy`, with the front that the points have."""
+    return figures.accuracy(points, noise.pareto(points, lambda p: p.x, lambda p: p.top1), *label)
 
 
 def slim(cost_of="mult_adds"):
@@ -60,11 +64,11 @@ def slim(cost_of="mult_adds"):
 
 
 EVERY = {
-    "accuracy": lambda: figures.accuracy(list(slim())),
-    "accuracy of params": lambda: figures.accuracy(list(slim("params")), "parameters (millions)"),
-    "accuracy of one": lambda: figures.accuracy([Point("v2", 1, 224, 300, 72)]),
-    "accuracy, hardly different": lambda: figures.accuracy([*(Point("v1", a, 28, 90 * a, 83 + a) for a in (0.75, 1))]),
-    "accuracy over t": lambda: figures.accuracy(RATIOS),
+    "accuracy": lambda: accuracy(list(slim())),
+    "accuracy of params": lambda: accuracy(list(slim("params")), "parameters (millions)"),
+    "accuracy of one": lambda: accuracy([Point("v2", 1, 224, 300, 72)]),
+    "accuracy, hardly different": lambda: accuracy([*(Point("v1", a, 28, 90 * a, 83 + a) for a in (0.75, 1))]),
+    "accuracy over t": lambda: accuracy(RATIOS),
     "sweep": lambda: figures.sweep({"v1, 10 epochs": [(0.5, 83.75, None), (1, 83.8, 0.1)]}, "width multiplier"),
     "rivals": lambda: figures.rivals(RIVALS),
     "mult_adds_by_kind": lambda: figures.mult_adds_by_kind(SHARES),
@@ -111,13 +115,16 @@ def written(axes):
     ],
 )
 def test_the_pareto_front(points, front):
-    assert [(p.x, p.top1) for p in noise.pareto([Point("v1", 1, 224, *point) for point in points], *OF)] == front
+    assert [
+        (p.x, p.top1)
+        for p in noise.pareto([Point("v1", 1, 224, *point) for point in points], lambda p: p.x, lambda p: p.top1)
+    ] == front
 
 
 def test_accuracy_draws_every_network():
     points = list(slim())
-    (axes,) = drawn(figures.accuracy(points))
-    front = {(p.x, p.top1) for p in noise.pareto(points, *OF)}
+    (axes,) = drawn(accuracy(points))
+    front = {(p.x, p.top1) for p in noise.pareto(points, lambda p: p.x, lambda p: p.top1)}
     assert len(points) == 38 and 1 < len(front) < 38
     marks = [line for line in axes.lines if line.get_marker() != "None" and values(line)]
     looks = {"v1": ("o", figures.BLUE), "v2": ("s", figures.VERMILLION)}
@@ -133,7 +140,7 @@ def test_accuracy_draws_every_network():
 
 def test_accuracy_joins_and_labels_each_width_multiplier():
     points = list(slim())
-    (axes,) = drawn(figures.accuracy(points))
+    (axes,) = drawn(accuracy(points))
     lines = [values(line) for line in axes.lines if line.get_marker() == "None" and line.get_color() != figures.PALE]
     ends = [(text, [line for line in lines if where in (line[0], line[-1])]) for text, where in written(axes)]
     assert len(lines) == len(ends) == 10
@@ -157,7 +164,7 @@ def test_labels_cover_nothing(make):
 
 def test_expansion_ratios_are_no_resolutions():
     """Networks of one width and several t: not joined, each with its t; those of one seed small, without a bar."""
-    (axes,) = drawn(figures.accuracy(RATIOS))
+    (axes,) = drawn(accuracy(RATIOS))
     assert sorted(text for text, _ in written(axes)) == ["t 1.0", "t 2.0", "t 4.0", "t 6.0"]
     assert all(len({x for x, _ in values(line)}) <= 1 for line in axes.lines if line.get_color() == figures.VERMILLION)
     assert axes.get_legend().get_title().get_text() == "labels: expansion ratio t"
@@ -172,7 +179,7 @@ def test_expansion_ratios_are_no_resolutions():
         Point("v1", 0.5, 32, 12, 78),
         Point("v1", 0.5, 27, 9, 75),
     ]
-    (axes,) = drawn(figures.accuracy(mixed))
+    (axes,) = drawn(accuracy(mixed))
     assert {"0.35 t 1.0", "0.5 t 6.0", "0.5"} <= {text for text, _ in written(axes)}
     title = "labels: width multiplier and expansion ratio t; along a line: resolution"
     assert axes.get_legend().get_title().get_text() == title

@@ -70,7 +70,7 @@ def hatched() -> Figure:
 
 
 def example() -> str:
-    points = figures.accuracy(POINTS)
+    points = figures.accuracy(POINTS, POINTS[1:])
     return page.html(
         "A title",
         [
@@ -227,7 +227,7 @@ def test_is_no_wider_than_a_phone(tmp_path):
     wide = Table(
         "wide", "W" * 60 + " wide" * 40, ("x" * 60, *["column"] * 30), (("y" * 80, *["z" * 90] * 30),), "n" * 90
     )
-    points = figures.accuracy(POINTS)
+    points = figures.accuracy(POINTS, POINTS[1:])
     text = page.html("T" * 90, [Section("S" * 90, ("p" * 200,), (("c" * 200, points),), (wide, TABLE))], "f" * 90)
     assert chromium(text, 360, "frame.contentDocument.documentElement.scrollWidth", tmp_path) == "360"
 
