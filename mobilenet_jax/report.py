@@ -18,7 +18,7 @@ from typing import Any
 
 from mobilenet_jax import console
 from mobilenet_jax.analysis import configurations as grouping
-from mobilenet_jax.analysis import latency, tradeoffs
+from mobilenet_jax.analysis import compare_runs, latency, tradeoffs
 from mobilenet_jax.analysis.statistics import pareto
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import conventions
@@ -133,7 +133,7 @@ def _report(args: argparse.Namespace) -> None:
     out = None if args.out is None else _place(args.out)
     pages: dict[str, list[Section]] = {}
     if args.compare:
-        pages["compare"] = [Section("Two runs", tables=(runs.compare(*map(_one_run, args.compare)),))]
+        pages["compare"] = [Section("Two runs", tables=(compare_runs.compare(*map(_one_run, args.compare)),))]
     if args.runs:
         found, problems = runs.read(args.runs)
         if not (found or problems):
