@@ -2,9 +2,10 @@
 
     python launch.py --config configs/cifar_v2.py --config.model.alpha=0.35 --config.train.epochs=4
 
-Test accuracy 0.769 ± 0.007 over three seeds (results/cifar10), 11 minutes each on one core. The recipe is that of
-`cifar_v1`: on 5,000 held-out training images at alpha = 0.35 and 3 epochs, one seed each, it reached 0.732, and 0.710
-with batches of 64 instead of 32.
+Test accuracy: 0.769 ± 0.007 over three seeds (results/cifar10). Time: 11 minutes each on one core.
+
+The recipe is that of `cifar_v1`. On 5,000 held-out training images at alpha = 0.35 and 3 epochs, one seed per recipe,
+batches of 32 reached 0.732 and batches of 64 reached 0.710.
 """
 
 from ml_collections import ConfigDict
