@@ -3,9 +3,9 @@
     python launch.py --config configs/imagenet_v1.py --dry_run
     python launch.py --config configs/imagenet_v1.py --config.model.alpha=0.5 --config.model.rho=0.714 --dry_run
 
-The recipe: RMSprop (as in the paper, section 3.2) with epsilon 1, a rate of 0.045 for batches of 64, times 0.98 every 2.5
-epochs (as in TF-slim's v2 recipe), no label smoothing, no weight decay on depthwise kernels. TF-slim's v1 script differs:
-plain SGD, 0.045, times 0.94 every 2.5 epochs. ImageNet cannot be trained yet, so this config is for `--dry_run`.
+The recipe: RMSprop (as in the paper, section 3.2) with epsilon 1, a rate of 0.045 for batches of 64, times 0.98 every
+2.5 epochs (as in TF-slim's v2 recipe), no label smoothing, no weight decay on depthwise kernels. TF-slim's v1 script
+differs: plain SGD, 0.045, times 0.94 every 2.5 epochs. ImageNet cannot be trained yet: this is for `--dry_run`.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python launch.py --config configs/imagenet_v2.py --dry_run
     python launch.py --config configs/imagenet_v2.py --config.model.alpha=1.4 --dry_run
 
-The recipe is that of the paper (section 6.1): RMSprop, a rate of 0.045 for batches of 96, times 0.98 every epoch, weight
-decay 4e-5, dropout (0.2 in TF-slim). ImageNet cannot be trained yet, so this config is for `--dry_run`.
+The recipe is that of the paper (section 6.1): RMSprop, a rate of 0.045 for batches of 96, times 0.98 every epoch,
+weight decay 4e-5, dropout (0.2 in TF-slim). ImageNet cannot be trained yet: this is for `--dry_run`.
 """
 
 from ml_collections import ConfigDict
