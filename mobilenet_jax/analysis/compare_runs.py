@@ -12,10 +12,10 @@ def compare(a: Run, b: Run) -> Table:
     """Return a table of the accuracies of two runs, in percent, and of each cost, setting and version that differs."""
     rows, notes = [], []
     for split in ("test", "val", "train"):
-        x, y = (run.summary.get(f"{split}_accuracy") for run in (a, b))
+        x, y = (getattr(run.summary, f"{split}_accuracy") for run in (a, b))
         if x is not None and y is not None:
             rows.append((f"{split} top-1, %", f"{100 * x:.2f}", f"{100 * y:.2f}", f"{100 * (y - x):+.2f}"))
-    rows += _differences("", *({key: run.summary[key] for key in ("mult_adds", "params", "device")} for run in (a, b)))
+    rows += _differences("", *(run.summary.model_dump(include={"mult_adds", "params", "device"}) for run in (a, b)))
     for part, of_a, of_b in (("config", a.config, b.config), ("env", a.env, b.env)):
         if of_a and of_b:
             rows += _differences(f"{part}.", of_a, of_b)

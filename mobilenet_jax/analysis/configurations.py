@@ -1,4 +1,4 @@
-"""Runs -> configurations, with mean and spread over seeds; what varies among them, one key at a time."""
+"""Group runs into configurations, with mean and spread over seeds, and find series that vary one key."""
 
 import collections
 import dataclasses
@@ -7,226 +7,229 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilenet_jax.records.collect import Run, hashable
+from mobilenet_jax.records.identity import KNOBS
 from mobilenet_jax.render.tables import Table, cell
 
-_KNOBS = {"model.alpha": "α", "model.rho": "ρ", "model.expansion": "t"}
+PAPER_CHOICES = {"model.bottleneck": "linear", "model.shortcut": "bottleneck", "model.variant": "paper"}
+
+_IN_LABEL = ("model.version", "model.variant", *KNOBS)
+_Family = tuple[Any, Any, Any]  # data set, version, variant
+_RUN_FIELDS = (
+    *("seed", "version", "variant", "alpha", "rho", "expansion", "resolution", "dataset", "epochs", "mult_adds"),
+    *("params", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "train_images_per_second"),
+    "wall_seconds",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Configuration:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ only in the seed."""
 
-    label: str  # short: 'v1 α 0.25', and what else tells it from the others on its data set
+    label: str  # 'v1 α 0.25', followed by the settings that are unusual on its data set
     identity: dict[str, Any]  # see `Run.identity`
     runs: tuple[Run, ...]  # by seed
+    accuracies: dict[int, float]  # seed -> test top-1, a fraction
+    mean: float  # of the accuracies
+    sd: float | None  # sample standard deviation of the accuracies; None for one run
     dataset: str
     resolution: int  # pixels a side of the network's input
     mult_adds: int
     params: int  # trainable ones
     epochs: int
-    mean: float  # test top-1 over the runs, a fraction
-    sd: float | None  # its sample standard deviation, a fraction; None of one run
 
     @property
     def n(self) -> int:
+        """The number of runs."""
         return len(self.runs)
+
+    @property
+    def percent(self) -> str:
+        """Mean and standard deviation as text: '79.02 ± 0.37'."""
+        return f"{100 * self.mean:.2f}" + ("" if self.sd is None else f" ± {100 * self.sd:.2f}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-    """Configurations that differ in one key alone, in the order of its values."""
+    """Configurations that differ in one key, ordered by its values."""
 
     key: str  # dotted: 'model.alpha'
-    fixed: dict[str, Any]  # the identity that they share
-    label: str  # what is fixed, short: 'v1 ρ 0.714'
+    label: str  # the shared network and its unusual settings: 'v1 ρ 0.714'
     configurations: tuple[Configuration, ...]
 
+    @property
+    def title(self) -> str:
+        """The label with data set and epochs: 'v1 ρ 0.714, cifar10, 10 epochs'."""
+        first = self.configurations[0]
+        return f"{self.label}, {first.dataset}" + ("" if self.key == "train.epochs" else f", {first.epochs} epochs")
 
-def configurations(runs: Iterable[Run]) -> list[Configuration]:
-    """Groups runs by what they are; by data set, then by mult-adds.
+    @property
+    def by_value(self) -> dict[str, Configuration]:
+        """The configurations by the value of the key, as text."""
+        return {str(c.identity[self.key]): c for c in self.configurations}
 
-    A label has every key whose value is not the most common one among the configurations of the same data, version and
-    variant.
+
+def group_runs(runs: Iterable[Run]) -> list[Configuration]:
+    """Return the configurations of the runs, by data set, then by mult-adds.
+
+    A label names every setting that is not the most common one among the configurations of the same data set, version
+    and variant.
     """
     groups: dict[Any, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.seed, run.directory)):
+    for run in sorted(runs, key=lambda run: (run.summary.seed, run.directory)):
         groups.setdefault(hashable(run.identity), []).append(run)
-    usual = _usual(group[0].identity for group in groups.values())
+    usual = _usual_values(group[0].identity for group in groups.values())
     found = [_configuration(_label(group[0].identity, usual), group) for group in groups.values()]
     return sorted(found, key=lambda c: (c.dataset, c.mult_adds, c.label, c.runs[0].directory))
 
 
-def series(configurations: Sequence[Configuration]) -> list[Series]:
-    """Every set of two or more that agree in all but one key: over α, ρ, t, then over the other keys by name.
+def find_series(configurations: Sequence[Configuration]) -> list[Series]:
+    """Return every set of two or more configurations that differ in one key: α, ρ, t, then the other keys by name.
 
-    Points that change several keys at once form no series, and data sets are not compared.
+    Configurations that differ in several keys form no series. Data sets are not compared.
     """
-    usual = _usual(c.identity for c in configurations)
+    usual = _usual_values(c.identity for c in configurations)
+    others = {key for c in configurations for key in c.identity if key not in KNOBS and _is_setting(key)}
     found = []
-    values: dict[str, set[Any]] = {}
-    for c in configurations:
-        for key, value in c.identity.items():
-            values.setdefault(key, set()).add(value)
-    varied = {key for key in values if len(values[key]) > 1 and _is_setting(key)}
-    for key in [*(key for key in _KNOBS if key in varied), *sorted(varied - {*_KNOBS})]:
+    for key in (*KNOBS, *sorted(others)):
         groups: dict[Any, list[Configuration]] = {}
         for c in configurations:
             if key in c.identity:
                 groups.setdefault(hashable(c.identity, key), []).append(c)
-        for fixed, group in groups.items():
+        for shared, group in groups.items():
             if len(group) > 1:
-                ordered = sorted(group, key=lambda c: _order(c.identity[key]))
-                found.append(Series(key, dict(fixed), _label(dict(fixed), usual, key), tuple(ordered)))
+                ordered = sorted(group, key=lambda c: _sort_key(c.identity[key]))
+                found.append(Series(key, _label(dict(shared), usual, key), tuple(ordered)))
     return found
 
 
-def table(configurations: Iterable[Configuration]) -> Table:
-    """One row a configuration; accuracies in percent, costs in millions, speed and time as means on each device."""
+def configurations_table(configurations: Iterable[Configuration]) -> Table:
+    """Return a table with one row per configuration: accuracy in percent, costs in millions, speed per device."""
     rows = [
         (
             c.label,
             f"{c.dataset} {c.resolution}x{c.resolution}",
-            percent(c),
+            c.percent,
             str(c.n),
             f"{c.mult_adds / 1e6:.2f}",
             f"{c.params / 1e6:.2f}",
             str(c.epochs),
-            _each(c, "train_images_per_second", lambda rate: f"{rate:,.0f}"),
-            _each(c, "wall_seconds", lambda seconds: f"{seconds / 60:.1f}"),
-            "; ".join(_by_device(c)),
+            _device_means(c, lambda run: run.summary.train_images_per_second, "{:,.0f}"),
+            _device_means(c, lambda run: run.summary.wall_seconds / 60, "{:.1f}"),
+            "; ".join(_devices(c)),
         )
         for c in configurations
     ]
     header = ("configuration", "data", "test top-1, %", "n", "mult-adds, M", "params, M", "epochs", "images/s")
     note = (
         "Test top-1 of the last epoch: mean ± sample standard deviation over n seeds, always on the same test images. "
-        "Others would move every p: by a standard deviation of √(p (1 - p) / images), 0.4 points at 80 % of 10,000."
+        "Another test set would move every accuracy p, by a standard deviation of √(p (1 - p) / images): 0.4 points at "
+        "80 % of 10,000."
     )
-    return Table(
-        "configurations", "Mean and spread over seeds", (*header, "minutes a run", "device"), tuple(rows), note
-    )
+    title = "Mean and spread over seeds"
+    return Table("configurations", title, (*header, "minutes per run", "device"), tuple(rows), note)
 
 
-def percent(c: Configuration) -> str:
-    """'79.02 ± 0.37'."""
-    return f"{100 * c.mean:.2f}" + ("" if c.sd is None else f" ± {100 * c.sd:.2f}")
-
-
-def recipes(configurations: Sequence[Configuration]) -> Table:
-    """What labels leave out: the usual value of every setting, by data set, version and variant."""
-    usual = _usual(c.identity for c in configurations)
-    told = {"model.version", "model.variant", *_KNOBS}
-    keys = sorted({key for of_family in usual.values() for key in of_family if _is_setting(key)} - told)
-    rows = tuple((key, *(cell(of_family.get(key, "")) for of_family in usual.values())) for key in keys)
+def recipes_table(configurations: Sequence[Configuration]) -> Table:
+    """Return the usual value of every setting that labels leave out, by data set, version and variant."""
+    usual = _usual_values(c.identity for c in configurations)
+    keys = sorted({key for values in usual.values() for key in values if _is_setting(key)} - {*_IN_LABEL})
+    rows = tuple((key, *(cell(values.get(key, "")) for values in usual.values())) for key in keys)
     names = [", ".join(part for part in family if part not in (None, "paper")) for family in usual]
-    note = "A configuration has these settings, but for those that its label names. '': of no meaning, or not recorded."
-    return Table("recipes", "Recipes: what the labels leave out", ("setting", *names), rows, note)
-
-
-def data(configurations: Iterable[Configuration]) -> Table:
-    """One row a run, in full precision: for other programs."""
-    figures = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "train_images_per_second", "wall_seconds")
-    knobs = (
-        "version",
-        "variant",
-        "alpha",
-        "rho",
-        "expansion",
-        "resolution",
-        "dataset",
-        "epochs",
-        "mult_adds",
-        "params",
+    note = (
+        "Every configuration has these settings, except those that its label names. Blank: without meaning for the "
+        "network, or not recorded."
     )
+    return Table("recipes", "Recipes: settings that the labels leave out", ("setting", *names), rows, note)
+
+
+def runs_table(configurations: Iterable[Configuration]) -> Table:
+    """Return a table with one row per run, in full precision, for other programs."""
     rows = []
     for c in configurations:
         for run in c.runs:
-            said = [run.summary.get(key) for key in ("seed", *knobs, *figures)]
-            values = [run.directory.name, c.label, *said, run.device, run.env.get("git_commit")]
+            fields = [getattr(run.summary, name) for name in _RUN_FIELDS]
+            values = [run.directory.name, c.label, *fields, run.device, run.env.get("git_commit")]
             rows.append(tuple("" if value is None else str(value) for value in values))
-    return Table(
-        "runs", "Runs", ("run", "configuration", "seed", *knobs, *figures, "device", "git_commit"), tuple(rows)
-    )
+    return Table("runs", "Runs", ("run", "configuration", *_RUN_FIELDS, "device", "git_commit"), tuple(rows))
 
 
-def _by_device(c: Configuration) -> dict[str, list[Run]]:
-    found: dict[str, list[Run]] = {}
-    for run in sorted(c.runs, key=lambda run: run.device):
-        found.setdefault(run.device, []).append(run)
-    return found
+def setting_text(key: str, value: Any) -> str:
+    """Return a setting as labels spell it: 'decay_depthwise', 'no flip', 'optim rmsprop', 'bottleneck relu6'."""
+    group, _, leaf = key.rpartition(".")
+    if isinstance(value, bool):
+        return leaf if value else f"no {leaf}"
+    return f"{group if leaf == 'name' else leaf} {cell(value)}"
 
 
-def _each(c: Configuration, key: str, show: Callable[[float], str]) -> str:
-    """The mean of a figure of the summaries, device by device."""
-    return "; ".join(show(statistics.mean(run.summary[key] for run in runs)) for runs in _by_device(c).values())
+def _devices(c: Configuration) -> list[str]:
+    return sorted({run.device for run in c.runs})
+
+
+def _device_means(c: Configuration, value: Callable[[Run], float], form: str) -> str:
+    """Return the mean over the runs on each device, as text."""
+    means = (statistics.mean(value(run) for run in c.runs if run.device == device) for device in _devices(c))
+    return "; ".join(map(form.format, means))
 
 
 def _configuration(label: str, runs: Sequence[Run]) -> Configuration:
-    identity, accuracies = runs[0].identity, [run.accuracy for run in runs]
+    first, accuracies = runs[0], {run.summary.seed: run.accuracy for run in runs}
     return Configuration(
         label=label,
-        identity=identity,
+        identity=first.identity,
         runs=tuple(runs),
-        dataset=identity["data.name"],
-        resolution=runs[0].summary["resolution"],
-        mult_adds=runs[0].mult_adds,
-        params=runs[0].params,
-        epochs=identity["train.epochs"],
-        mean=statistics.mean(accuracies),
-        sd=statistics.stdev(accuracies) if len(runs) > 1 else None,
+        accuracies=accuracies,
+        mean=statistics.mean(accuracies.values()),
+        sd=statistics.stdev(accuracies.values()) if len(runs) > 1 else None,
+        dataset=first.summary.dataset,
+        resolution=first.summary.resolution,
+        mult_adds=first.summary.mult_adds,
+        params=first.summary.params,
+        epochs=first.summary.epochs,
     )
 
 
-def _order(value: Any) -> tuple[int, Any]:
-    """Sorts anything: null, then numbers by size, then text."""
+def _sort_key(value: Any) -> tuple[int, Any]:
+    """Return a key that orders null, then numbers by size, then text."""
     return (0, 0) if value is None else (1, value) if isinstance(value, int | float) else (2, value)
 
 
 def _is_setting(key: str) -> bool:
-    """Whether a key is one that a user turns to see what it does."""
+    """Return whether a user sets this key to see its effect."""
     return key != "data.name" and not key.startswith("summary.")
 
 
-def _family(identity: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+def _family(identity: Mapping[str, Any]) -> _Family:
     return identity.get("data.name"), identity.get("model.version"), identity.get("model.variant")
 
 
-def _usual(identities: Iterable[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """Family -> key -> its most common value; of equally common ones the lowest."""
-    counts: dict[Any, dict[str, collections.Counter[Any]]] = {}
+def _usual_values(identities: Iterable[Mapping[str, Any]]) -> dict[_Family, dict[str, Any]]:
+    """Return family -> key -> the most common value, the lowest of equally common ones."""
+    counts: dict[_Family, dict[str, collections.Counter[Any]]] = {}
     for identity in identities:
         of_family = counts.setdefault(_family(identity), {})
         for key, value in identity.items():
             of_family.setdefault(key, collections.Counter())[value] += 1
     return {
-        family: {key: min(n, key=lambda value, n=n: (-n[value], _order(value))) for key, n in keys.items()}
+        family: {key: min(n, key=lambda value, n=n: (-n[value], _sort_key(value))) for key, n in keys.items()}
         for family, keys in counts.items()
     }
 
 
-def _label(identity: Mapping[str, Any], usual: Mapping[Any, Mapping[str, Any]], varies: str = "") -> str:
-    """'v2 α 0.35 ρ 0.714 t 6, bottleneck relu6': ρ where it is not 1, t where there is one; without what `varies`."""
-    knobs = [(key, identity[key]) for key in _KNOBS if identity.get(key) is not None]
-    words = [f"{_KNOBS[key]} {value:g}" for key, value in knobs if (key, value) != ("model.rho", 1)]
+def _label(identity: Mapping[str, Any], usual: Mapping[_Family, Mapping[str, Any]], varied: str = "") -> str:
+    """Return 'v2 α 0.35 ρ 0.714 t 6, bottleneck relu6': ρ unless it is 1, t if there is one, never the `varied` key."""
+    knobs = [(key, identity[key]) for key in KNOBS if identity.get(key) is not None]
+    words = [f"{KNOBS[key]} {value:g}" for key, value in knobs if (key, value) != ("model.rho", 1)]
     parts = [" ".join([identity.get("model.version", ""), *words]).strip()]
     if identity.get("model.variant", "paper") != "paper":
         parts.append(identity["model.variant"])
-    if "summary.steps" in identity:
+    recipe_known = "summary.steps" not in identity
+    if not recipe_known:
         parts.append("recipe unknown")
-    told = {"model.version", "model.variant", *_KNOBS, varies}
     for key, common in usual.get(_family(identity), {}).items():
-        if key in told or not _is_setting(key) or identity.get(key) == common:
+        if key in (*_IN_LABEL, varied) or not _is_setting(key) or identity.get(key) == common:
             continue
         if key in identity:
-            parts.append(setting(key, identity[key]))
-        elif "summary.steps" not in identity:  # a config of another version
+            parts.append(setting_text(key, identity[key]))
+        elif recipe_known:  # the config of another version of this program
             parts.append(f"{key.rpartition('.')[2]} not recorded")
     return ", ".join(filter(None, parts))
-
-
-def setting(key: str, value: Any) -> str:
-    """'decay_depthwise', 'no flip', 'optim rmsprop', 'bottleneck relu6', 'lr 0.1'."""
-    group, _, leaf = key.rpartition(".")
-    if isinstance(value, bool):
-        return leaf if value else f"no {leaf}"
-    return f"{group if leaf == 'name' else leaf} {f'{value:g}' if isinstance(value, float) else value}"
