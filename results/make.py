@@ -1,81 +1,143 @@
-"""Makes every committed table and figure from the records beside this file, the README's tables among them.
+"""Generate every committed table and figure from the run records in `results/`, and the marked parts of the pages.
 
     python results/make.py
 
-The tables come out the same to the byte; figures depend on matplotlib's version and on the fonts at hand. Each
-directory also gets its pages as HTML, which are not committed.
+The tables come out byte for byte. The figures depend on the versions of matplotlib and of the fonts. A page marks a
+generated part with `<!-- NAME -->` and `<!-- /NAME -->`. The HTML pages are written, too, and not committed.
 """
 
+import functools
+import json
 import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
-from mobilenet_jax.analysis import configurations as grouping
-from mobilenet_jax.analysis import tradeoffs
-from mobilenet_jax.records import collect as runs
+from mobilenet_jax.analysis import configurations, published, tradeoffs
+from mobilenet_jax.records import collect
+from mobilenet_jax.render.tables import Table
 
 HERE = pathlib.Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
-PAGES = {  # directory -> the arguments of `mobilenet_jax.report` that fill it
+ROOT = HERE.parent
+REPORTS = {  # directory -> the arguments of `mobilenet_jax.report` that fill it
     "published": ["--published"],
     "latency": ["--latency", "results/bench/cpu_latency.json"],
     "tradeoffs": ["results/cifar10"],
 }
-DIRECTORIES = (*PAGES, "faults")
+DIRECTORIES = (*REPORTS, "faults")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
-def pages(name: str, out: pathlib.Path) -> None:
-    """Fills `out` with what belongs into the directory `name`."""
+def fill_directory(name: str, out: pathlib.Path) -> None:
+    """Write the generated files of the directory `results/<name>` to `out`."""
     if name == "faults":
         out.mkdir(exist_ok=True)
         (out / "faults.md").write_text(_show("faults"), encoding="utf-8")
-        return
-    _python("-m", "mobilenet_jax.report", *PAGES[name], "--out", str(out))
+    else:
+        _python("-m", "mobilenet_jax.report", *REPORTS[name], "--out", str(out))
 
 
-def readme(text: str) -> str:
-    """The README with its tables made anew, each between two marks."""
-    found, problems = runs.read([HERE / "cifar10"])
+def parts(page: str) -> dict[str, str]:
+    """Return the generated parts of a page by name, as they are in its text."""
+    return {name: text.strip() for name, text in re.findall(r"(?s)<!-- (\w+) -->\n(.*?)<!-- /\1 -->", page)}
+
+
+def fill_page(page: str) -> str:
+    """Return the text of a page with each marked part generated."""
+    for name in parts(page):
+        marks = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        text = marks[0] + PARTS[name]() + "\n" + marks[1]
+        page = re.sub(f"(?s){marks[0]}.*?{marks[1]}", lambda _, text=text: text, page)
+    return page
+
+
+@functools.cache
+def _tables() -> dict[str, Table]:
+    """Return the tables of the report on `results/cifar10`, by name."""
+    runs, problems = collect.read([HERE / "cifar10"])
     if problems:
         raise SystemExit("\n".join(f"{problem.directory}: {problem.what}" for problem in problems))
-    configurations = grouping.configurations(found)
-    tables = {
-        "results": grouping.table(configurations),
-        "changes": tradeoffs.changes(configurations),
-        "doublings": tradeoffs.doublings(configurations),
-    }
-    made = {name: table.markdown() for name, table in tables.items() if table}
-    if rivals := tradeoffs.equal_cost(configurations):
-        largest = max(rivals, key=lambda table: len(table.rows))
-        made["equal_cost"] = f"{largest.markdown()}\n\n{largest.note}"
-    made["bench"] = _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip()
-    made["faults"] = _show("faults").splitlines()[2]
-    made["long_runs"] = _show("long_runs").strip()
-    for name, table in made.items():
-        marks = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
-        text = re.sub(f"(?s){marks[0]}.*?{marks[1]}", lambda _, m=marks, t=table: m[0] + t + m[1], text)
-    return text
+    sections = tradeoffs.sections(configurations.group_runs(runs), problems)
+    return {table.name: table for section in sections for table in section.tables}
 
 
-def _show(name: str) -> str:
-    """A benchmark's record, or records, as that benchmark shows them."""
-    records = sorted(path.relative_to(HERE.parent) for path in (HERE / "bench").glob(f"{name}*.json"))
-    return _python(f"benchmarks/{name}.py", "--show", *map(str, records))
+def _equal_cost() -> str:
+    rivals = [table for name, table in _tables().items() if name.startswith("equal_cost")]
+    largest = max(rivals, key=lambda table: len(table.rows))
+    return f"{largest.markdown()}\n\n{largest.note}"
+
+
+def _cells() -> str:
+    """Return how many published cells are compared, and how many agree."""
+    tables = [table for section in published.sections() for table in section.tables]
+    return next(table.note for table in tables if table.name == "differences")
+
+
+def _h200(name: str) -> list[dict[str, Any]]:
+    return json.loads((HERE / "bench" / "h200" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def _h200_operations() -> str:
+    rows = [
+        (row["op"], f"{row['seconds'] * 1000:.2f}", f"{row['of_bandwidth']:.2f}")
+        for row in _h200("layers")
+        if "of_bandwidth" in row
+    ]
+    return Table("operations", "", ("operation", "ms", "of bandwidth"), tuple(rows)).markdown()
+
+
+def _h200_steps() -> str:
+    rows = [
+        (
+            row["network"],
+            "PyTorch eager" if row["variant"] == "torch eager" else "ours",
+            str(row["batch"]),
+            str(row.get("steps", 1)),
+            f"{row['images_per_second']:,.0f}",
+            f"{row['compile_seconds']:.0f}",
+        )
+        for row in (*_h200("rates"), *_h200("peers"))
+        if "images_per_second" in row
+    ]
+    header = ("network", "library", "batch", "steps per call", "images/s", "seconds to the first step")
+    return Table("steps", "", header, tuple(sorted(rows))).markdown()
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "results": lambda: _tables()["configurations"].markdown(),
+    "doublings": lambda: _tables()["doublings"].markdown(),
+    "changes": lambda: _tables()["changes"].markdown(),
+    "equal_cost": _equal_cost,
+    "cells": _cells,
+    "bench": lambda: _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip(),
+    "h200_operations": _h200_operations,
+    "h200_steps": _h200_steps,
+    "faults": lambda: _show("faults").splitlines()[2],
+    "long_runs": lambda: _show("long_runs").strip(),
+}
+
+
+def _show(benchmark: str) -> str:
+    """Return the records of a benchmark as the benchmark prints them."""
+    records = sorted(path.relative_to(ROOT) for path in (HERE / "bench").glob(f"{benchmark}*.json"))
+    return _python(f"benchmarks/{benchmark}.py", "--show", *map(str, records))
 
 
 def _python(*args: str) -> str:
     return subprocess.run(
-        [sys.executable, *args], cwd=HERE.parent, check=True, stdout=subprocess.PIPE, encoding="utf-8"
+        [sys.executable, *args], cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8"
     ).stdout
 
 
 def main() -> None:
     for name in DIRECTORIES:
         for path in (HERE / name).glob("*"):
-            path.unlink()  # some may be of what is no more
-        pages(name, HERE / name)
-    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+            path.unlink()  # a table that is no longer generated would stay
+        fill_directory(name, HERE / name)
+    for page in PAGES:
+        page.write_text(fill_page(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,49 +1,83 @@
-"""What is committed is what `results/make.py` makes of the run records."""
+"""Check that the committed tables are those of the run records, and that the documentation matches the tree."""
 
 import importlib.util
+import pathlib
 import re
 
 import pytest
 from conftest import ROOT
-
-from mobilenet_jax import report
-from mobilenet_jax.papers import tables as papers
 
 spec = importlib.util.spec_from_file_location("make", ROOT / "results" / "make.py")
 assert spec and spec.loader
 make = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make)
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in make.PAGES}
+PARTS = {(page, name): text for page, found in PAGES.items() for name, text in make.parts(found).items()}
 
 
 @pytest.mark.parametrize("name", make.DIRECTORIES)
-def test_the_committed_tables_are_made_from_this_code(tmp_path, name):
-    """Byte for byte; figures depend on the fonts and the version of matplotlib, and are only there."""
+def test_directory_is_generated_from_the_records(tmp_path, name):
+    """Tables byte for byte. Figures depend on matplotlib and fonts, so only their names are compared."""
 
-    def tables(directory) -> dict[str, bytes]:
+    def tables(directory: pathlib.Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".md", ".csv")}
 
-    def figures(directory) -> set[str]:
+    def figures(directory: pathlib.Path) -> set[str]:
         return {path.name for path in directory.iterdir() if path.suffix in (".png", ".svg")}
 
-    make.pages(name, tmp_path)
+    make.fill_directory(name, tmp_path)
     assert tables(tmp_path) == tables(ROOT / "results" / name)
     assert figures(tmp_path) == figures(ROOT / "results" / name)
 
 
-def test_the_readme_has_the_tables_that_the_records_make():
-    emptied = re.sub(r"(?s)(<!-- \w+ -->\n).*?(\n<!-- /\w+ -->)", r"\1\2", README)
-    assert emptied != README
-    assert make.readme(emptied) == README
+@pytest.mark.parametrize(("page", "name"), PARTS)
+def test_part_of_a_page_is_up_to_date(page, name):
+    assert PARTS[page, name] == make.PARTS[name]()
 
 
-def test_what_the_readme_shows_is_there():
-    shown = re.findall(r"\]\((results/[^)]+)\)", README)
-    assert len(shown) > 4 and all((ROOT / path).exists() for path in shown)
+def test_every_part_is_on_a_page():
+    assert {name for _, name in PARTS} == set(make.PARTS)
 
 
-def test_the_readme_counts_the_cells():
-    cells = [c for t in [*papers.tables(), *report.documents.tables()] for _, c in t.cells() if c.ours]
-    differ = sum(not cell.agrees for cell in cells)
-    assert f"{len(cells)} cells, of which {differ} differ" in " ".join(README.split())
+def test_fill_page_replaces_only_marked_text():
+    assert make.fill_page("a <b>\n") == "a <b>\n"
+    filled = make.fill_page("before\n<!-- cells -->\nold\n<!-- /cells -->\nafter")
+    assert filled == f"before\n<!-- cells -->\n{make.PARTS['cells']()}\n<!-- /cells -->\nafter"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_files_of_commands_exist(page):
+    links = re.findall(r"\]\(([^):#]+)\)", PAGES[page])
+    missing = [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+    paths = re.findall(r"\b(?:configs|sweeps|benchmarks|results|tests|docs)/[\w/.*-]*\w", PAGES[page])
+    missing += [path for path in paths if not any(ROOT.glob(path))]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page]])
+def test_python_examples_give_what_they_show(page):
+    for example in re.findall(r"(?s)```python\n(.*?)```", PAGES[page]):
+        names = {}
+        for line in example.splitlines():
+            code, _, shown = line.partition("  # ")
+            if shown:
+                assert repr(eval(code, names)) == shown
+            else:
+                exec(code, names)
+
+
+def test_the_tree_in_design_has_every_file():
+    """`docs/design.md` has one line per file of the package."""
+    tree = re.search(r"(?s)```\n(mobilenet_jax/.*?)```", PAGES["docs/design.md"])
+    assert tree
+    folders, listed = [], set()
+    for line in tree[1].splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth:] = [name.rstrip("/")]
+        if not name.endswith("/"):
+            listed.add("/".join(folders))
+    package = ROOT / "mobilenet_jax"
+    files = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".pyc", "")]
+    found = {str(path.relative_to(ROOT)) for path in files if path.stat().st_size and path.name != "py.typed"}
+    assert listed == found
