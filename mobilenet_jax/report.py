@@ -17,16 +17,12 @@ import tempfile
 from typing import Any
 
 from mobilenet_jax import console
-from mobilenet_jax.analysis import configurations as grouping
-from mobilenet_jax.analysis import compare_runs, latency, tradeoffs
-from mobilenet_jax.analysis.statistics import pareto
+from mobilenet_jax.analysis import compare_runs, latency, published, tradeoffs
+from mobilenet_jax.analysis.configurations import group_runs
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import conventions
-from mobilenet_jax.papers import cifar28 as documents
-from mobilenet_jax.papers import compare as claims
-from mobilenet_jax.papers import tables as papers
 from mobilenet_jax.records import collect as runs
-from mobilenet_jax.render.tables import Picture, Section, plain
+from mobilenet_jax.render.tables import Section, plain
 
 _TITLES = {
     "runs": "How much accuracy does a multiply-add buy?",
@@ -34,66 +30,6 @@ _TITLES = {
     "conventions": "Counting conventions: where a foreign figure comes from",
     "latency": "Inference time, measured and predicted",
 }
-
-
-def published_sections() -> list[Section]:
-    """Tables 1 to 9 of the v1 paper and 2 to 4 of the v2 paper, TF-slim's, the documents', each cell beside ours.
-
-    Raises:
-      RuntimeError: a cell differs from what is printed, and nothing explains it: a layer list is wrong.
-    """
-    from_papers, from_documents = list(papers.tables()), list(documents.tables())
-    if wrong := claims.unexplained([*from_papers, *from_documents]):
-        raise RuntimeError(f"printed figures and misprints.csv do not fit the count: {'; '.join(wrong)}")
-
-    def drawn() -> Any:
-        from mobilenet_jax.papers import figures as pictures
-        from mobilenet_jax.render import charts as figures  # and matplotlib with them
-
-        return figures, pictures
-
-    def accuracy(count: str, label: str) -> Any:
-        figures, pictures = drawn()
-        points = pictures.checkpoints(count)
-        return figures.accuracy(points, pareto(points, lambda p: p.x, lambda p: p.top1), label)
-
-    def draw(name: str) -> Any:
-        figures, pictures = drawn()
-        return getattr(figures, name)(getattr(pictures, name)())
-
-    shown = (
-        Picture(
-            "accuracy_mult_adds",
-            "ImageNet top-1 of the 38 released checkpoints against mult-adds",
-            lambda: accuracy("mult_adds", "mult-adds (millions)"),
-        ),
-        Picture(
-            "accuracy_params",
-            "The same against trainable params",
-            lambda: accuracy("params", "trainable params (millions)"),
-        ),
-        Picture("mult_adds_by_kind", "Where the mult-adds are, at 224 pixels", lambda: draw("mult_adds_by_kind")),
-        Picture(
-            "activation_memory",
-            "Activations held at each layer: its input, its output, a waiting shortcut; or the ends of each block",
-            lambda: draw("activation_memory"),
-        ),
-    )
-    how = (
-        "Difference is ours less what is printed, in the column's unit; a cell agrees if ours, rounded as the source "
-        "rounds, is what is printed. Blank: not one of our networks. 'all': a formula holds for every layer it is of."
-    )
-    which = (
-        "000: the AIdventure page 'MobileNet v1'; 001: notes on v1 and v2; 002: a summary of the v1 paper; 003: course "
-        "notes; 004: a report on a 28x28 CIFAR-10 network (variant 'seed004'). This project grew from them."
-    )
-    return [
-        Section("Released networks", pictures=shown, tables=(papers.released(),)),
-        Section("What differs", (how,), tables=(claims.summary([*from_papers, *from_documents]),)),
-        Section("The papers and TF-slim", tables=tuple(map(claims.as_table, from_papers))),
-        Section("Documents", (which,), tables=tuple(map(claims.as_table, from_documents))),
-        latency.pixel_1(),
-    ]
 
 
 def main() -> int:
@@ -138,9 +74,9 @@ def _report(args: argparse.Namespace) -> None:
         found, problems = runs.read(args.runs)
         if not (found or problems):
             raise InputError(f"no runs in {', '.join(map(str, args.runs))}")
-        pages["runs"] = tradeoffs.sections(grouping.configurations(found), problems)
+        pages["runs"] = tradeoffs.sections(group_runs(found), problems)
     if args.published:
-        pages["published"] = published_sections()
+        pages["published"] = published.sections()
         pages["conventions"] = [Section("Conventions", tables=conventions.tables())]
     if args.latency:
         pages["latency"] = list(latency.sections(_record(args.latency)))

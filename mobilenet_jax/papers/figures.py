@@ -3,27 +3,32 @@
 NOTE: This module imports matplotlib, which takes a second. Import it only when something is drawn.
 """
 
+from typing import Literal
+
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import held_activations, layer_costs, totals
 from mobilenet_jax.papers import printed
-from mobilenet_jax.render.charts import Memory, Point
+from mobilenet_jax.render.charts import Memory, NetworkPoint
 
 _WIDTHS = {"v1": (0.25, 0.5, 0.75, 1.0), "v2": (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)}
 
 
-def checkpoints(count: str) -> list[Point]:
-    """TF-slim's 38 networks: `count` ('mult_adds' or 'params', in millions) and printed ImageNet top-1."""
+def checkpoints(count: Literal["mult_adds", "params"]) -> list[NetworkPoint]:
+    """Return TF-slim's 38 networks: a count, in millions, and the printed ImageNet top-1, in %."""
     found = []
     for version in _WIDTHS:
         for row in printed.rows(f"slim_{version}"):
             alpha, resolution = float(row["alpha"]), int(row["resolution"])
             sums = totals(arch.mobilenet(version, alpha), resolution)
-            found.append(Point(version, alpha, resolution, getattr(sums, count) / 1e6, float(row["top1"])))
+            found.append(NetworkPoint(version, alpha, resolution, getattr(sums, count) / 1e6, float(row["top1"])))
     return found
 
 
 def mult_adds_by_kind() -> dict[str, dict[str, int]]:
-    """Network -> kind of layer -> mult-adds at 224 pixels; v2's pointwise layers by what they are for."""
+    """Return the mult-adds of each network at 224 pixels: network -> kind of layer -> mult-adds.
+
+    The pointwise layers of v2 are divided by their role: expand, project, head.
+    """
     found: dict[str, dict[str, int]] = {}
     for version, widths in _WIDTHS.items():
         for alpha in widths:
@@ -36,7 +41,10 @@ def mult_adds_by_kind() -> dict[str, dict[str, int]]:
 
 
 def activation_memory() -> list[Memory]:
-    """Of both at alpha 1, 224 pixels: kB at 16 bits a value, as in the v2 paper's Table 3."""
+    """Return the memory held at each layer of v1 and v2 at alpha 1 and 224 pixels, in kB at 16 bits a value.
+
+    These are the units of the v2 paper's Table 3.
+    """
 
     def held(version: str, bottlenecks_only: bool = False) -> list[float]:
         values = held_activations(arch.mobilenet(version), 224, bottlenecks_only)

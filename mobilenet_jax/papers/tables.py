@@ -1,17 +1,14 @@
-"""The tables of the v1 paper, the v2 paper and TF-slim's releases: every cell on cost beside ours."""
+"""Compare every cost that the v1 paper, the v2 paper and TF-slim's releases print with ours."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 
-from mobilenet_jax.analysis import statistics as noise
 from mobilenet_jax.networks import arch, conventions
 from mobilenet_jax.networks.arch import Architecture, Layer
-from mobilenet_jax.networks.cost import LayerCost, blocks, layer_costs, totals
-from mobilenet_jax.papers import printed as published
-from mobilenet_jax.papers.compare import DOWN, NEAREST, TWO_DIGITS, Line, Printed, Reading, table
-from mobilenet_jax.render.tables import Table
+from mobilenet_jax.networks.cost import LayerCost, blocks, layer_costs
+from mobilenet_jax.papers import printed
+from mobilenet_jax.papers.compare import DOWN, NEAREST, TWO_DIGITS, Comparison, Line, compare
 
 MULT_ADDS, PARAMS = "mult-adds, M", "params, M"
 _NO_BN = "without batch norm"
@@ -25,138 +22,108 @@ _V1_TITLES = {
 }
 
 
-def tables() -> Iterator[Printed]:
-    """Tables 1 to 9 of the v1 paper, TF-slim's 16 rows, Tables 2 to 4 of the v2 paper, TF-slim's 22 rows."""
+def tables() -> Iterator[Comparison]:
+    """Yield Tables 1 to 9 of the v1 paper, TF-slim's 16 rows, Tables 2 to 4 of the v2 paper, TF-slim's 22 rows."""
     yield layers("v1_table1", "v1 paper, Table 1: the layers", arch.mobilenet_v1(), 224)
-    yield table("v1_table2", "v1 paper, Table 2: resources by kind of layer", _kinds())
-    yield table("v1_table3", "v1 paper, Table 3: one layer (14x14x512), changed step by step", _one_layer())
+    yield compare("v1_table2", "v1 paper, Table 2: resources by kind of layer", _kinds())
+    yield compare("v1_table3", "v1 paper, Table 3: one layer (14x14x512), changed step by step", _one_layer())
     for number, title in _V1_TITLES.items():
-        rows = (row for row in published.rows("paper_v1") if row["table"] == str(number))
-        yield table(f"v1_table{number}", f"v1 paper, Table {number}: {title}", _networks(rows, "v1", "trainable"))
-    slim_v1 = _networks(published.rows("slim_v1"), "v1", "TF-slim v1")
-    yield table("slim_v1", "TF-slim's 16 v1 checkpoints", slim_v1, note="Params: TF-slim's own rule, see conventions.")
-    yield table("v2_table2", "v2 paper, Table 2: the stages", _stages())
+        rows = (row for row in printed.rows("paper_v1") if row["table"] == str(number))
+        yield compare(f"v1_table{number}", f"v1 paper, Table {number}: {title}", _networks(rows, "v1", "trainable"))
+    slim_v1 = _networks(printed.rows("slim_v1"), "v1", "TF-slim v1")
+    yield compare(
+        "slim_v1", "TF-slim's 16 v1 checkpoints", slim_v1, note="Params: TF-slim's own rule, see conventions."
+    )
+    yield compare("v2_table2", "v2 paper, Table 2: the stages", _stages())
     title = "v2 paper, Table 3: what must be held at each resolution"
-    yield table(
-        "v2_table3", title, _held(), _HELD_ROUNDING, "Memory: 16 bits a value; the source cuts it to two digits."
-    )
-    paper_v2 = _networks(published.rows("paper_v2"), "v2", _NO_BN)
+    rounding = {"v1 memory, kB": TWO_DIGITS, "v2 memory, kB": TWO_DIGITS}
+    note = "Memory: 16 bits a value; the source cuts it to two digits."
+    yield compare("v2_table3", title, _held(), rounding, note)
+    paper_v2 = _networks(printed.rows("paper_v2"), "v2", _NO_BN)
     note = "Params: without batch norm. The source cuts its figures to the printed digits."
-    yield table("v2_table4", "v2 paper, Table 4: ImageNet", paper_v2, DOWN, note)
-    slim_v2 = _networks(published.rows("slim_v2"), "v2", _NO_BN)
+    yield compare("v2_table4", "v2 paper, Table 4: ImageNet", paper_v2, DOWN, note)
+    slim_v2 = _networks(printed.rows("slim_v2"), "v2", _NO_BN)
     note = "Params: without batch norm. The source cuts mult-adds to whole millions."
-    yield table("slim_v2", "TF-slim's 22 v2 checkpoints", slim_v2, {MULT_ADDS: DOWN, PARAMS: NEAREST}, note)
+    yield compare("slim_v2", "TF-slim's 22 v2 checkpoints", slim_v2, {MULT_ADDS: DOWN, PARAMS: NEAREST}, note)
 
 
-def released() -> Table:
-    """TF-slim's 38 checkpoints: printed ImageNet top-1 beside ours of mult-adds and params; what a doubling buys."""
-    found, notes = [], []
-    for version in ("v1", "v2"):
-        rows = []
-        for row in published.rows(f"slim_{version}"):
-            sums = totals(arch.mobilenet(version, float(row["alpha"])), int(row["resolution"]))
-            rows.append((f"{version} {float(row['alpha']):g}", row["resolution"], float(row["top1"]), sums))
-        line = noise.fit([(sums.mult_adds, {0: top1 / 100}) for *_, top1, sums in rows])
-        if line:
-            notes.append(f"{line.points_per_doubling:.1f} points among the {len(rows)} {version} networks")
-        found += rows
-    front = noise.pareto(found, lambda row: row[3].mult_adds, lambda row: row[2])
-    cells = tuple(
-        (
-            network,
-            pixels,
-            f"{top1:.1f}",
-            f"{sums.mult_adds / 1e6:.2f}",
-            f"{sums.params / 1e6:.2f}",
-            "yes" if (network, pixels, top1, sums) in front else "",
-        )
-        for network, pixels, top1, sums in sorted(found, key=lambda row: row[3].mult_adds)
-    )
-    header = ("network", "pixels", "ImageNet top-1, %, printed", MULT_ADDS, PARAMS, "on the Pareto front")
-    note = f"A doubling of mult-adds buys {' and '.join(notes)} (log-linear least squares)."
-    return Table("released", "TF-slim's 38 networks by mult-adds", header, cells, note)
+def document_000() -> Comparison:
+    """Return the list of layers that the AIdventure page "MobileNet v1" prints, next to ours."""
+    return layers("document_000", "Document 000: the layers of v1", arch.mobilenet_v1(), 224)
 
 
 def _networks(rows: Iterable[dict[str, str]], version: str, params: str) -> Iterator[Line]:
-    """Whole networks, `params` under a convention of that name; a row may say another version, or variant."""
+    """Compare whole networks, params under the convention `params`. A row may name another version, or a variant."""
     for row in rows:
-        count = None  # somebody else's network
+        mult_adds = ours_params = None  # this package builds no other network
         if row["alpha"]:
             variant = {"variant": row["variant"]} if "variant" in row else {}
             network = arch.mobilenet(row.get("version", version), float(row["alpha"]), **variant)
-            count = functools.partial(millions, network, int(row["resolution"]))
-        columns = ((MULT_ADDS, "mult_adds_m", "mult-adds"), (PARAMS, "params_m", params))
-        yield (
-            row.get("row") or f"{row['alpha']} {row['resolution']}",
-            {column: (row[key], count and functools.partial(count, name)) for column, key, name in columns},
-        )
+            mult_adds = millions(network, int(row["resolution"]), "mult-adds")
+            ours_params = millions(network, int(row["resolution"]), params)
+        label = row.get("row") or f"{row['alpha']} {row['resolution']}"
+        yield label, {MULT_ADDS: (row["mult_adds_m"], mult_adds), PARAMS: (row["params_m"], ours_params)}
 
 
-def millions(network: Architecture, resolution: int, convention: str, reading: Reading = "") -> Decimal:
-    """A count, in millions, under a convention (`conventions.NAMED`), or under that which a reading names."""
-    return Decimal(conventions.NAMED[reading or convention].count(network, resolution)) / 10**6
+def millions(network: Architecture, resolution: int, convention: str) -> Decimal:
+    """Return a count under a convention (a key of `conventions.NAMED`), in millions."""
+    return Decimal(conventions.NAMED[convention].count(network, resolution)) / 10**6
 
 
-def share(rows: Iterable[LayerCost], kind: str, count: Callable[[LayerCost], int]) -> Decimal:
-    """Percent of a count that lies in the layers of one kind."""
-    rows = list(rows)
+def share(rows: Sequence[LayerCost], kind: str, count: Callable[[LayerCost], int]) -> Decimal:
+    """Return the percentage of a count that lies in the layers of one kind."""
     return Decimal(100 * sum(count(row) for row in rows if row.layer.kind == kind)) / sum(map(count, rows))
 
 
 def _kinds() -> Iterator[Line]:
-    """v1, Table 2; its params are kernels alone."""
+    """Compare Table 2 of the v1 paper. Its params are kernels alone."""
     rows = layer_costs(arch.mobilenet_v1(), 224)
     kinds = {"Conv 1x1": "pointwise", "Conv DW 3x3": "depthwise", "Conv 3x3": "conv", "Fully Connected": "dense"}
-    for row in published.rows("paper_v1"):
+    for row in printed.rows("paper_v1"):
         if row["table"] == "2":
-            kind = kinds[row["row"]]
+            mult_adds = share(rows, kinds[row["row"]], lambda r: r.mult_adds)
+            params = share(rows, kinds[row["row"]], lambda r: r.weights)
             yield (
                 row["row"],
-                {
-                    "mult-adds, %": (row["mult_adds_pct"], share(rows, kind, lambda r: r.mult_adds)),
-                    "params, %": (row["params_pct"], share(rows, kind, lambda r: r.weights)),
-                },
+                {"mult-adds, %": (row["mult_adds_pct"], mult_adds), "params, %": (row["params_pct"], params)},
             )
 
 
 def _one_layer() -> Iterator[Line]:
-    """v1, Table 3: D_K = 3, M = N = 512, D_F = 14, made separable, then narrow, then small."""
-    for row in published.rows("paper_v1"):
+    """Compare Table 3 of the v1 paper: D_K = 3, M = N = 512, D_F = 14, made separable, then narrow, then small."""
+    for row in printed.rows("paper_v1"):
         if row["table"] == "3":
             width = int(512 * float(row["alpha"] or 1))
             size = round(14 * 0.714) if row["row"] == "rho=0.714" else 14
             pair = (Layer("dw", "depthwise", width, width, 3), Layer("pw", "pointwise", width, width))
             layer = (Layer("conv", "conv", width, width, 3),) if row["row"] == "Convolution" else pair
-            count = functools.partial(millions, Architecture("v1", layer), size)
-            mult_adds, params = count("mult-adds"), count(_NO_BN)
+            mult_adds, params = (millions(Architecture("v1", layer), size, name) for name in ("mult-adds", _NO_BN))
             yield row["row"], {MULT_ADDS: (row["mult_adds_m"], mult_adds), PARAMS: (row["params_m"], params)}
 
 
 _TYPES = {"conv": "Conv", "pointwise": "Conv", "depthwise": "Conv dw", "pool": "Avg Pool", "dense": "FC"}
 
 
-def layers(name: str, title: str, network: Architecture, resolution: int) -> Printed:
-    """A printed list of layers (`published/layers.csv`) beside a network's, in the v1 paper's notation."""
+def layers(name: str, title: str, network: Architecture, resolution: int) -> Comparison:
+    """Compare a printed list of layers (in `data/layers.csv`) with a network's, in the v1 paper's notation."""
     rows = layer_costs(network, resolution)
-    columns = ("type", "stride", "filter", "input")
     ours = [
         (_TYPES[r.layer.kind], f"s{r.layer.stride}", _filter(r), f"{r.in_size}x{r.in_size}x{r.layer.in_channels}")
         for r in rows
     ]
     ours.append(("Softmax", "s1", "Classifier", f"1x1x{rows[-1].layer.out_channels}"))
-    printed = [row for row in published.rows("layers") if row["table"] == name]
-    return table(name, title, _words(printed, "type", columns, ours))
+    theirs = [row for row in printed.rows("layers") if row["table"] == name]
+    return compare(name, title, _words(theirs, "type", ("type", "stride", "filter", "input"), ours))
 
 
 def _words(
-    printed: Sequence[Mapping[str, str]], kind: str, columns: Sequence[str], ours: Sequence[tuple[str, ...]]
+    theirs: Sequence[Mapping[str, str]], kind: str, columns: Sequence[str], ours: Sequence[tuple[str, ...]]
 ) -> Iterator[Line]:
-    """Rows of words beside ours, each labelled by its number and its `kind`; 'none' where one side has no more."""
-    none = dict.fromkeys(columns, "none"), ("none",) * len(columns)
-    for i, (row, values) in enumerate(itertools.zip_longest(printed, ours), 1):
-        theirs = row or none[0]
-        pairs = zip(columns, values or none[1], strict=True)
-        yield f"{i} {theirs[kind]}", {column: (theirs[column], value) for column, value in pairs}
+    """Compare rows of words, each labelled by its number and its `kind`; 'none' fills up the shorter side."""
+    none = dict.fromkeys(columns, "none")
+    for i, (row, values) in enumerate(itertools.zip_longest(theirs, ours), 1):
+        row, values = row or none, values or tuple(none.values())
+        yield f"{i} {row[kind]}", {column: (row[column], ours) for column, ours in zip(columns, values, strict=True)}
 
 
 def _filter(row: LayerCost) -> str:
@@ -169,13 +136,13 @@ def _filter(row: LayerCost) -> str:
     return f"{layer.kernel}x{layer.kernel}x{layer.in_channels}{last}"
 
 
-def expansion(block: list[LayerCost]) -> Decimal:
-    """Width of a block's depthwise layer over that of the block's input."""
+def expansion(block: Sequence[LayerCost]) -> Decimal:
+    """Return the width of a block's depthwise layer over that of the block's input."""
     return Decimal(block[-2].layer.in_channels) / block[0].layer.in_channels
 
 
 def _stages() -> Iterator[Line]:
-    """v2, Table 2: blocks of one width are a stage, whose first block has the stride."""
+    """Compare Table 2 of the v2 paper: blocks of one width are a stage, whose first block has the stride."""
     rows = layer_costs(arch.mobilenet_v2(), 224)
     stem, (head, pool, classifier) = rows[0], rows[-3:]
     stages: dict[int, list[list[LayerCost]]] = {}
@@ -193,43 +160,29 @@ def _stages() -> Iterator[Line]:
     ours.append(line(head, "conv2d 1x1", "-", head.layer.out_channels, 1, head.layer.stride))
     ours.append(line(pool, f"avgpool {pool.in_size}x{pool.in_size}", "-", "-", 1, "-"))
     ours.append(line(classifier, "conv2d 1x1", "-", "k", "-", ""))
-    printed = published.rows("v2_stages")
-    return _words(printed, "operator", list(printed[0]), ours)
-
-
-_HELD_ROUNDING: Mapping[str, str] = {"v1 memory, kB": TWO_DIGITS, "v2 memory, kB": TWO_DIGITS}
+    theirs = printed.rows("v2_stages")
+    return _words(theirs, "operator", list(theirs[0]), ours)
 
 
 def _held() -> Iterator[Line]:
-    """v2, Table 3: the widest map between layers at each resolution, 16 bits a value; of v2 the bottlenecks' alone.
+    """Compare Table 3 of the v2 paper: the widest map at each resolution, 16 bits a value.
 
-    The v2 paper, section 5.1: an expanded map can be made and used up piece by piece, so that only bottlenecks need
-    memory. The stem and the head of v2 are left out as well, as in the printed column.
+    Of v2 only the ends of the bottlenecks count: an expanded map can be made and used up piece by piece (v2 paper,
+    section 5.1). The stem and the head of v2 are left out as well, as in the printed column.
     """
-    v1 = [(row.out_size, row.layer.out_channels) for row in layer_costs(arch.mobilenet_v1(), 224)[:-1]]
     rows = layer_costs(arch.mobilenet_v2(), 224)
-    pooled = (rows[-2].out_size, rows[-2].layer.out_channels)
-    v2 = [*((block[-1].out_size, block[-1].layer.out_channels) for block in blocks(rows)), pooled]
-    # "the next stage": at each resolution, the widest of the blocks that read a map of it.
-    entered = [*((block[0].in_size, block[-1].layer.out_channels) for block in blocks(rows)[1:]), pooled]
-
-    def kilobytes(size: int, channels: int) -> Decimal:
-        return Decimal(2 * size**2 * channels) / 1000
-
-    for row in published.rows("v2_memory"):
+    v1 = [(row.out_size, row.layer.out_channels) for row in layer_costs(arch.mobilenet_v1(), 224)[:-1]]
+    v2 = [(row.out_size, row.layer.out_channels) for row in (*(block[-1] for block in blocks(rows)), rows[-2])]
+    for row in printed.rows("v2_memory"):
         label, cells = row["row"], {}
         for version, maps in (("v1", v1), ("v2", v2)):
-            most: dict[Reading, tuple[int, Decimal]] = {}
-            for reading, found in (("", maps), ("the next stage", entered)):
-                if label.startswith("max"):
-                    here = [(s, c) for s, c in found if s != 112 or label == "max"]
-                else:
-                    here = [(s, c) for s, c in found if s == int(label.partition("x")[0])]
-                most[reading] = (
-                    max((c for _, c in here), default=0),
-                    max((kilobytes(*m) for m in here), default=Decimal(0)),
-                )
+            if label.startswith("max"):
+                maps = [(size, channels) for size, channels in maps if size != 112 or label == "max"]
+            else:
+                maps = [(size, channels) for size, channels in maps if size == int(label.partition("x")[0])]
             if row[f"{version}_channels"]:
-                cells[f"{version} channels"] = row[f"{version}_channels"], lambda r, m=most: Decimal(m[r][0])
-            cells[f"{version} memory, kB"] = row[f"{version}_kb"], lambda r, m=most: m[r][1]
+                most = max((channels for _, channels in maps), default=0)
+                cells[f"{version} channels"] = row[f"{version}_channels"], most
+            values = max((size**2 * channels for size, channels in maps), default=0)
+            cells[f"{version} memory, kB"] = row[f"{version}_kb"], Decimal(2 * values) / 1000
         yield label, cells

@@ -1,21 +1,22 @@
-"""One printed cell beside ours: when it agrees, and what is said when it does not."""
+"""One printed cell next to ours: when it agrees, and what its note says when it does not."""
 
 from decimal import Decimal
 
 import pytest
 
-from mobilenet_jax.papers import compare as claims
+from mobilenet_jax.papers import compare, misprints
 from mobilenet_jax.papers.compare import DOWN, NEAREST, TWO_DIGITS, UNEXPLAINED
+from mobilenet_jax.papers.misprints import Misprint
 
-WHERE = "table", "row"
+KEY = "table", "row", "c"
 
 
 @pytest.fixture(autouse=True)
-def misprints(monkeypatch):
+def known(monkeypatch):
     """The list of known misprints, which a test fills."""
-    known: dict[tuple[str, str, str], tuple[str, str, str]] = {}
-    monkeypatch.setattr(claims, "_misprints", lambda: known)
-    return known
+    found: dict[misprints.Key, Misprint] = {}
+    monkeypatch.setattr(misprints, "known", lambda: found)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def misprints(monkeypatch):
     ],
 )
 def test_within_its_rounding(printed, ours, rounding, agrees):
-    cell = claims.cell(WHERE, "c", printed, Decimal(ours), rounding)
+    cell = compare.cell(KEY, printed, Decimal(ours), rounding)
     assert (cell.agrees, cell.note) == (agrees, "" if agrees else UNEXPLAINED)
 
 
@@ -55,41 +56,26 @@ def test_within_its_rounding(printed, ours, rounding, agrees):
     ],
 )
 def test_how_ours_is_shown(printed, ours, shown, difference):
-    cell = claims.cell(WHERE, "c", printed, Decimal(ours))
+    cell = compare.cell(KEY, printed, Decimal(ours))
     assert (cell.printed, cell.ours, cell.difference) == (printed, shown, difference)
 
 
 def test_words_and_whole_numbers():
-    assert claims.cell(WHERE, "c", "s2", "s2") == claims.Cell("c", "s2", "s2")
-    assert claims.cell(WHERE, "c", "s2", "s1") == claims.Cell("c", "s2", "s1", "", False, UNEXPLAINED)
-    assert claims.cell(WHERE, "c", "28", 28) == claims.Cell("c", "28", "28", "0")
+    assert compare.cell(KEY, "s2", "s2") == compare.Cell("c", "s2", "s2")
+    assert compare.cell(KEY, "s2", "s1") == compare.Cell("c", "s2", "s1", "", False, UNEXPLAINED)
+    assert compare.cell(KEY, "28", 28) == compare.Cell("c", "28", "28", "0")
 
 
-def test_a_known_misprint_says_why(misprints):
-    misprints["table", "row", "c"] = "", "1.910", "two digits swapped"
-    cell = claims.cell(WHERE, "c", "1.19", Decimal("1.91"))
+def test_a_known_misprint_says_why(known):
+    known[KEY] = Misprint("1.910", "two digits swapped")
+    cell = compare.cell(KEY, "1.19", Decimal("1.91"))
     assert (cell.agrees, cell.note, cell.difference) == (False, "two digits swapped", "+0.720")
-    assert claims.cell(WHERE, "d", "1.19", Decimal("1.91")).note == UNEXPLAINED
-    assert claims.cell(WHERE, "c", "1.19", Decimal("1.92")).note == f"{UNEXPLAINED}: ours was 1.910"
+    assert compare.cell(("table", "row", "d"), "1.19", Decimal("1.91")).note == UNEXPLAINED
 
 
-def test_a_reading_must_give_what_is_printed(misprints):
-    misprints["table", "row", "c"] = "without stem", "325.40", "the stem is left out"
-
-    def count(stem):
-        return lambda reading: Decimal("325.4") - (stem if reading == "without stem" else 0)
-
-    assert claims.cell(WHERE, "c", "317", count(Decimal("8.1"))).note == "the stem is left out (317.30)"
-    assert claims.cell(WHERE, "c", "317", count(Decimal("9.1"))).note == f"{UNEXPLAINED}: not even without stem"
-
-
-def test_a_rounding_must_give_what_is_printed(misprints):
-    misprints["table", "row", "c"] = "cut off", "290.68", "cut off, not rounded"
-    assert claims.cell(WHERE, "c", "290", Decimal("290.68")).note == "cut off, not rounded"
-    assert claims.cell(WHERE, "c", "289", Decimal("290.68")).note == f"{UNEXPLAINED}: not even cut off"
-    misprints["table", "row", "c"] = "rounded up", "149.20", "rounded up"
-    assert claims.cell(WHERE, "c", "150", Decimal("149.2")).note == "rounded up"
-    assert claims.cell(WHERE, "c", "151", Decimal("149.2")).note == f"{UNEXPLAINED}: not even rounded up"
+def test_a_known_misprint_holds_for_one_figure_of_ours(known):
+    known[KEY] = Misprint("1.910", "two digits swapped")
+    assert compare.cell(KEY, "1.19", Decimal("1.92")).note == f"{UNEXPLAINED}: ours was 1.910"
 
 
 def lines():
@@ -98,7 +84,7 @@ def lines():
 
 
 def test_a_table_is_wide():
-    table = claims.as_table(claims.table("table", "Title", lines(), note="Below."))
+    table = compare.as_table(compare.compare("table", "Title", lines(), note="Below."))
     assert table.header == ("row", "a, printed", "ours", "difference", "b, printed", "ours", "note")
     assert table.rows == (
         ("ours", "1", "1", "0", "x", "y", f"b: {UNEXPLAINED}"),
@@ -107,17 +93,27 @@ def test_a_table_is_wide():
     assert (table.name, table.title, table.note) == ("table", "Title", "Below.")
 
 
+def test_the_summary_counts_cells_with_ours():
+    table = compare.summary([compare.compare("table", "Title", lines())])
+    assert table.rows == (("Title", "ours", "b", "x", "y", UNEXPLAINED),)
+    assert table.note.startswith("2 cells are compared; 1 agree")
+
+
 def test_rounding_by_column():
     found = {"a": ("568", Decimal("568.74")), "b": ("568", Decimal("568.74"))}
-    printed = claims.table("table", "Title", [("row", found)], {"a": DOWN})
-    assert [cell.agrees for _, cell in printed.cells()] == [True, False]
+    comparison = compare.compare("table", "Title", [("row", found)], {"a": DOWN})
+    assert [cell.agrees for _, cell in comparison.cells()] == [True, False]
 
 
-def test_what_is_unexplained(misprints):
+def test_what_is_unexplained(known):
     """Cells that differ without a reason, and reasons without a difference."""
-    assert claims.unexplained([claims.table("table", "Title", lines())]) == ["table, ours, b"]
-    misprints["table", "ours", "b"] = "", "y", "why"
-    assert claims.unexplained([claims.table("table", "Title", lines())]) == []
-    misprints["table", "ours", "a"] = "", "1", "why"
-    misprints["table", "nobody", "a"] = "", "1", "why"
-    assert claims.unexplained([claims.table("table", "Title", lines())]) == ["table, ours, a", "table, nobody, a"]
+
+    def unexplained():
+        return compare.unexplained([compare.compare("table", "Title", lines())])
+
+    assert unexplained() == ["table, ours, b"]
+    known["table", "ours", "b"] = Misprint("y", "why")
+    assert unexplained() == []
+    known["table", "ours", "a"] = Misprint("1", "why")
+    known["table", "missing", "a"] = Misprint("1", "why")
+    assert unexplained() == ["table, ours, a", "table, missing, a"]

@@ -6,11 +6,11 @@ from mobilenet_jax.papers import figures
 
 
 def test_the_38_checkpoints():
-    points = {(p.family, p.alpha, p.resolution): p for p in figures.checkpoints("mult_adds")}
+    points = {(p.version, p.alpha, p.resolution): p for p in figures.checkpoints("mult_adds")}
     assert len(points) == 38
-    assert (points["v2", 1.0, 224].x, points["v2", 1.0, 224].top1) == (300.774272, 71.8)
-    assert (points["v1", 0.25, 128].x, points["v1", 0.25, 128].top1) == (pytest.approx(13.57, abs=0.01), 41.5)
-    params = {(p.family, p.alpha, p.resolution): p.x for p in figures.checkpoints("params")}
+    assert (points["v2", 1.0, 224].cost, points["v2", 1.0, 224].top1) == (300.774272, 71.8)
+    assert (points["v1", 0.25, 128].cost, points["v1", 0.25, 128].top1) == (pytest.approx(13.57, abs=0.01), 41.5)
+    params = {(p.version, p.alpha, p.resolution): p.cost for p in figures.checkpoints("params")}
     assert (params["v1", 1.0, 224], params["v2", 1.0, 96]) == (4.231976, 3.504872)
 
 
