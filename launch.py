@@ -1,4 +1,4 @@
-"""Trains one network or a whole sweep, or prints what it costs: `python launch.py --help`."""
+"""Train one network or a whole sweep, or print the cost: `python launch.py --help`."""
 
 import contextlib
 import gc
@@ -10,8 +10,8 @@ import sys
 from collections.abc import Collection
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Before training, which listens itself, there is nothing to undo; and of an exception in the middle of an import or
-    # of a collector's callback, other libraries make errors of their own, or nothing.
+    # Before training there is nothing to undo. KeyboardInterrupt in the middle of an import would become some other
+    # error of another library, or be lost.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 from absl import app, flags, logging
@@ -20,43 +20,40 @@ from ml_collections import ConfigDict, config_flags
 from mobilenet_jax import config, console
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import cost
-from mobilenet_jax.records import directory as writer
-from mobilenet_jax.sweeps import file as sweepfile
-from mobilenet_jax.sweeps import points as grid
-from mobilenet_jax.sweeps import tables as listing
+from mobilenet_jax.records.directory import Busy
+from mobilenet_jax.sweeps import file as sweep_files
+from mobilenet_jax.sweeps import points as sweep_points
+from mobilenet_jax.sweeps import tables as sweep_tables
 from mobilenet_jax.training import host, wandb_logger
 
 ROOT = pathlib.Path(__file__).parent
-WORKDIR = flags.DEFINE_string("workdir", "runs", "Holds the run directories.")
-RUN_DIR = flags.DEFINE_string("run_dir", "", "This run's own directory, instead of one named after it in --workdir.")
-DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print what it costs, layer by layer or point by point, and train nothing."
-)
-FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "How --dry_run prints.")
-SWEEP = flags.DEFINE_string(
-    "sweep", "", "A W&B sweep file: train all its points, each once; `wandb sweep` takes it too."
-)
-STORAGE = flags.DEFINE_string("storage", "", "--sweep: database URL that machines share; SQLite in --workdir if empty.")
+WORKDIR = flags.DEFINE_string("workdir", "runs", "Directory of the run directories.")
+RUN_DIR = flags.DEFINE_string("run_dir", "", "Directory of this run, instead of one in --workdir with the run's name.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the cost of each layer, or of each point, and train nothing.")
+FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Output format of --dry_run.")
+SWEEP = flags.DEFINE_string("sweep", "", "A sweep file in W&B's grammar: train each of its points once.")
+STORAGE = flags.DEFINE_string("storage", "", "--sweep: database URL for many machines. Default: SQLite in --workdir.")
 WORKERS = flags.DEFINE_integer(
     "workers",
     0,
-    "--sweep: processes that train; 0: one for each GPU, or one. On two CPU cores, one on each was fastest.",
+    "--sweep: number of training processes. 0: one per GPU, or one. On two CPU cores, two are fastest.",
     0,
 )
-FUSE = flags.DEFINE_integer("fuse", 1, "--sweep: train up to so many points as one program, where they can be.", 1)
-MIN_MULT_ADDS = flags.DEFINE_integer("min_mult_adds", None, "--sweep: only points with at least so many.", 0)
-MAX_MULT_ADDS = flags.DEFINE_integer("max_mult_adds", None, "--sweep: only points with at most so many.", 0)
-OF_A_SWEEP = (STORAGE, WORKERS, FUSE, MIN_MULT_ADDS, MAX_MULT_ADDS)
+FUSE = flags.DEFINE_integer("fuse", 1, "--sweep: train up to this many points as one program.", 1)
+MIN_MULT_ADDS = flags.DEFINE_integer("min_mult_adds", None, "--sweep: skip points with fewer mult-adds.", 0)
+MAX_MULT_ADDS = flags.DEFINE_integer("max_mult_adds", None, "--sweep: skip points with more mult-adds.", 0)
+SWEEP_FLAGS = (STORAGE, WORKERS, FUSE, MIN_MULT_ADDS, MAX_MULT_ADDS)
 
 
 class ImpossiblePoint(InputError):
-    """One point cannot be run; others of its sweep may be."""
+    """A run that cannot start because of its own values: other points of the same sweep may."""
 
 
 def main(argv: list[str]) -> int:
-    sweep = first_look(argv)
+    """Do what the command line asks for; return the exit code."""
+    sweep = read_sweep(argv)
     if sweep is not None:
-        return run_sweep(sweep, *parse([argv[0], *map(beside, sweep.arguments), *argv[1:]]))
+        return run_sweep(sweep, *parse([argv[0], *map(find_config, sweep.arguments), *argv[1:]]))
     name, loaded, _ = parse(argv)
     try:
         spec = config.resolve(loaded, name)
@@ -66,28 +63,29 @@ def main(argv: list[str]) -> int:
         print(cost.describe(spec.arch, spec.resolution, spec.title, FORMAT.value))
         return 0
     host.keep_memory()
-    from mobilenet_jax.training import loop as train  # takes a second that a dry run has no use for
+    from mobilenet_jax.training import loop  # late: a dry run starts without JAX
 
-    gc.freeze()  # tracing makes many objects: the collector need not look through all modules each time
-    return train.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))
+    gc.freeze()  # tracing makes many objects, and the collector need not visit all modules each time
+    return loop.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))
 
 
-def run_sweep(sweep: sweepfile.Sweep, name: str, base: ConfigDict, overridden: Collection[str]) -> int:
-    budget = MIN_MULT_ADDS.value, MAX_MULT_ADDS.value
+def run_sweep(sweep: sweep_files.Sweep, name: str, base: ConfigDict, overridden: Collection[str]) -> int:
+    """List or train the points of a sweep; return the exit code."""
+    budget = sweep_points.Budget(MIN_MULT_ADDS.value, MAX_MULT_ADDS.value)
     if sweep.method == "grid":
-        points = grid.points(sweep, base, name, overridden, *budget)
+        points = sweep_points.points(sweep, base, name, overridden, budget)
     else:
-        points = grid.check_search(sweep, base, name, overridden)
+        points = sweep_points.check_search(sweep, base, name, overridden)
     if DRY_RUN.value:
-        print(listing.describe(sweep, points, FORMAT.value))
+        print(sweep_tables.describe(sweep, points, FORMAT.value))
         return 0
-    from mobilenet_jax.sweeps import supervisor as sweeps  # and Optuna with it
+    from mobilenet_jax.sweeps import supervisor  # late: a listing starts without Optuna
 
-    return sweeps.run(
+    return supervisor.run(
         sweep,
         points,
-        lambda values: grid.draw(sweep, base, name, values),
-        sweeps.Budget(*budget),
+        lambda values: sweep_points.draw(sweep, base, name, values),
+        budget,
         pathlib.Path(WORKDIR.value),
         STORAGE.value,
         WORKERS.value,
@@ -95,11 +93,11 @@ def run_sweep(sweep: sweepfile.Sweep, name: str, base: ConfigDict, overridden: C
     )
 
 
-def first_look(argv: list[str]) -> sweepfile.Sweep | None:
-    """The sweep that is asked for, which decides on the config that the other flags are of.
+def read_sweep(argv: list[str]) -> sweep_files.Sweep | None:
+    """Return the sweep that --sweep names, None without one. Its command names the config of the other flags.
 
     Raises:
-      InputError: flags that do not go together, or the file is no sweep.
+      InputError: flags exclude one another, or the file holds no sweep.
     """
     logging.set_verbosity(logging.ERROR)  # the flag library warns before it raises
     try:
@@ -107,7 +105,7 @@ def first_look(argv: list[str]) -> sweepfile.Sweep | None:
     except flags.Error as e:
         raise InputError(str(e).strip().splitlines()[-1]) from None
     if not SWEEP.value:
-        for flag in OF_A_SWEEP:
+        for flag in SWEEP_FLAGS:
             if flag.present:
                 raise InputError(f"--{flag.name} goes with --sweep only")
         return None
@@ -115,21 +113,21 @@ def first_look(argv: list[str]) -> sweepfile.Sweep | None:
         raise InputError("--run_dir is of one run: the runs of a sweep go to --workdir")
     if any(re.match(r"--?config(=|$)", arg) for arg in argv):
         raise InputError(f"--config does not go with --sweep: the command in {SWEEP.value} names it")
-    return sweepfile.read(pathlib.Path(SWEEP.value))
+    return sweep_files.read(pathlib.Path(SWEEP.value))
 
 
-def beside(argument: str) -> str:
-    """A config that a sweep file names is looked for where the command is started, then beside this file."""
+def find_config(argument: str) -> str:
+    """Return --config=PATH of a sweep file with a path that exists: from the working directory, or from this file's."""
     name = argument.removeprefix("--config=")
     here = name == argument or os.path.exists(name) or not (ROOT / name).exists()
     return argument if here else f"--config={ROOT / name}"
 
 
 def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
-    """The config's name, the config with its overrides, and the keys that were overridden.
+    """Return the config's name, the config with its overrides, and the keys that were overridden.
 
     Raises:
-      InputError: a flag or a key that does not exist, a value of another type, a config that cannot be loaded.
+      InputError: a flag or key is unknown, a value has another type, or the config cannot be loaded.
     """
     app.define_help_flags()
     config.check_keys(match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg)))
@@ -158,18 +156,18 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
 
 
 def run() -> int:
-    """Does what the command line asks for; returns the exit code."""
+    """Run the command line; return the exit code. Errors of the user become one line."""
     try:
         code = main(sys.argv)
         sys.stdout.flush()
         return code
     except InputError as e:
         console.warn(f"error: {e}")
-        if not wandb_logger.under_agent() or not isinstance(e, (ImpossiblePoint, writer.Busy)):
+        if not wandb_logger.under_agent() or not isinstance(e, (ImpossiblePoint, Busy)):
             return 1
-        wandb_logger.tell_agent("busy" if isinstance(e, writer.Busy) else "invalid", str(e))
-        return 0  # three failures in a minute would end the agent, and with it the points that can be run
-    except BrokenPipeError:  # whoever reads a table has seen enough; training goes on without readers
+        wandb_logger.report_to_agent("busy" if isinstance(e, Busy) else "invalid", str(e))
+        return 0  # three failures in a minute would end the agent, and other points can be run
+    except BrokenPipeError:  # the reader of a table has seen enough
         console.mute()
         return 0
     except OSError as e:
@@ -180,7 +178,7 @@ def run() -> int:
 
 if __name__ == "__main__":
     code = run()
-    if code:  # a checkpoint that cannot be written is waited for by threads of Orbax, and they by Python, for ever
+    if code:  # Python would wait forever for threads of Orbax, which wait for a checkpoint that cannot be written
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(code)

@@ -1,9 +1,10 @@
-"""From a config to a `RunSpec`: every key checked, everything derived, once, after all overrides."""
+"""Turn a config into a `RunSpec`: check every key and derive everything else once, after all overrides.
+
+A new key gets a rule in `RULES` and a line in `configs/default.py`.
+"""
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,14 +14,15 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import arch
+from mobilenet_jax.records import identity as identities
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a key may hold: its type, the allowed values in words, and the test."""
+    """A constraint on the value of a key."""
 
     kind: type
-    allowed: str
+    allowed: str  # in words, for messages
     test: Callable[[Any], bool]
 
 
@@ -33,7 +35,7 @@ def _number(kind: type, allowed: str, test: Callable[[Any], bool]) -> Rule:
 
 
 def finite(value: float) -> bool:
-    """Whether a number is finite, and in the range of 64 bits where it is whole."""
+    """Return whether a number is finite, and fits into 64 bits if it is whole."""
     return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
 
 
@@ -45,14 +47,14 @@ _NOT_NEGATIVE = _number(float, "0 or more", lambda v: v >= 0)
 _COUNT = _number(int, "a whole number from 1", lambda v: v >= 1)
 _COUNT_OR_ZERO = _number(int, "a whole number from 0", lambda v: v >= 0)
 
-# Every key there is. The values of the keys that describe layers are judged by `arch.py` itself.
+# Every key of a config. Limits of the keys that describe layers are those of `networks/arch.py`.
 RULES: dict[str, Rule] = {
     "model.version": _one_of("v1", "v2"),
     "model.alpha": _POSITIVE,
     "model.rho": _number(float, "above 0 and at most 1", lambda v: 0 < v <= 1),
     "model.expansion": _POSITIVE,
     "model.strides": _one_of(*arch.STRIDES),
-    "model.variant": _one_of(*arch.VARIANTS),
+    "model.variant": _one_of(*arch.VARIANTS, *arch.ALIASES),
     "model.activation": _one_of(*arch.ACTIVATIONS),
     "model.bottleneck": _one_of(*arch.BOTTLENECKS),
     "model.shortcut": _one_of(*arch.SHORTCUTS),
@@ -92,24 +94,23 @@ RULES: dict[str, Rule] = {
     "seed": _number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32),
 }
 
-# Where a run's data lie and who watches it do not change what it is.
-_NOT_IDENTITY = ("data.dir", "data.archive", "wandb.mode", "wandb.project", "point")
-# What the training step takes as traced scalars (see `steps.Hyper`): runs that differ in these alone share a program.
+# The training step takes these as traced scalars (`Hyper` in `training/step.py`): runs that differ only in them share
+# a compiled program.
 TRACED = (
     *("optim.lr", "optim.momentum", "optim.decay", "optim.epsilon", "optim.weight_decay", "optim.decay_depthwise"),
     *("optim.clip_norm", "train.label_smoothing", "train.ema_decay", "seed"),
 )
-# These mean nothing to the other version, so a value set there would be silently ignored.
+# These keys have no meaning for the other version: only their default is allowed there.
 _ONLY_V1 = {"model.variant": "paper"}
 _ONLY_V2 = {"model.expansion": 6.0, "model.bottleneck": "linear", "model.shortcut": "bottleneck"}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """One run, resolved. `config` is the checked config with `point` folded in; the rest is derived from it."""
+    """One resolved run: the checked config, with its `point` applied, and everything derived from it."""
 
     name: str  # of the config file
-    config: Any  # FrozenConfigDict, whose attributes no type checker knows
+    config: Any  # a FrozenConfigDict; type checkers do not know its attributes
     arch: arch.Architecture
     dataset: datasets.Dataset
     image_size: int  # pixels before the resize to `resolution`: the crop, or the stored side
@@ -119,13 +120,13 @@ class RunSpec:
     total_steps: int
     warmup_steps: int
     learning_rate: float  # peak, for this batch size
-    identity: dict[str, Any]  # flat: the keys that make the run what it is
-    digest: str  # eight hex digits of `identity`
+    identity: dict[str, Any]  # dotted keys: all that change the result
+    digest: str  # eight hex digits of `identity`, the end of `run_name`
 
     @property
     def program_key(self) -> tuple[tuple[str, Any], ...]:
-        """Hashable; equal for runs that share a compiled program, and so can be trained side by side."""
-        ema = ("ema", self.identity["train.ema_decay"] > 0)  # whether there is an average is not traced
+        """A key that is equal for runs that share a compiled program, which can train them at the same time."""
+        ema = ("ema", self.identity["train.ema_decay"] > 0)  # the decay is traced, but not whether there is an average
         return (ema, *((key, value) for key, value in self.identity.items() if key not in TRACED))
 
     @property
@@ -137,7 +138,7 @@ class RunSpec:
 
     @property
     def title(self) -> str:
-        """One line that names the network and its input."""
+        """The network and its input in one line."""
         m = self.config.model
         parts = [f"MobileNet {m.version}", f"alpha {m.alpha:g}", f"rho {m.rho:g}"]
         parts += [f"t {m.expansion:g}"] if m.version == "v2" else []
@@ -147,7 +148,7 @@ class RunSpec:
 
 
 def check_keys(keys: Iterable[str]) -> None:
-    """Raises InputError for the first key that no config has, naming the nearest one that it has."""
+    """Raise InputError for the first unknown key, naming the nearest known one."""
     for key in keys:
         if key not in RULES:
             near = difflib.get_close_matches(key, RULES, n=1)
@@ -156,17 +157,17 @@ def check_keys(keys: Iterable[str]) -> None:
 
 
 def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
-    """Checks every key of `config` and derives the run.
+    """Check every key of `config` and derive the run.
 
     Args:
       config: a ConfigDict with the keys of `configs/default.py`.
-      name: of the config, for the run's name.
+      name: of the config; run names start with it.
 
     Raises:
-      InputError: naming the key, its value and what is allowed.
+      InputError: a key is unknown, or has a value that is not allowed; the message names all three.
     """
-    flat = _typed(_flatten(config.to_dict()))
-    _fold_point(flat)
+    flat = _typed(identities.renamed(identities.flatten(config.to_dict())))
+    _apply_point(flat)
     for key, value in flat.items():
         if not RULES[key].test(value):
             raise InputError(f"config.{key}={value!r}: allowed is {RULES[key].allowed}")
@@ -195,10 +196,10 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
     if warmup >= epochs:
         raise InputError(f"config.optim.warmup_epochs={warmup:g}: must be below config.train.epochs={epochs}")
 
-    identity = {key: value for key, value in flat.items() if key not in _NOT_IDENTITY}
+    identity = {key: value for key, value in flat.items() if key not in identities.NOT_IDENTITY}
     return RunSpec(
         name=name,
-        config=FrozenConfigDict(_nest(flat)),
+        config=FrozenConfigDict(identities.nest(flat)),
         arch=network,
         dataset=dataset,
         image_size=image_size,
@@ -209,13 +210,13 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
         warmup_steps=round(warmup * steps_per_epoch),
         learning_rate=flat["optim.lr"] * batch / 256,
         identity=identity,
-        digest=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8],
+        digest=identities.digest(identity),
     )
 
 
 def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
-    """In what `stored` (a `config.json`) is the config of another run; [] where it is that of this one."""
-    there = _flatten(stored)
+    """Return how `stored`, a `config.json`, differs from this run's config; [] if it is this run's."""
+    there = identities.renamed(identities.flatten(stored))
     return [
         f"config.{key} is {there.get(key, 'absent')!r} there and {value!r} here"
         for key, value in spec.identity.items()
@@ -237,23 +238,8 @@ def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
         raise InputError(f"config.model.{e}") from None
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        group, _, leaf = key.rpartition(".")
-        (tree.setdefault(group, {}) if group else tree)[leaf] = value
-    return tree
-
-
 def _typed(flat: dict[str, Any]) -> dict[str, Any]:
-    """The keys in the order of `RULES`, each of its type; whole numbers may stand for floats."""
+    """Return the keys in the order of `RULES`, each of its type; a whole number becomes a float where needed."""
     check_keys(flat)
     for key in RULES:
         if key not in flat:
@@ -270,16 +256,21 @@ def _coerce(key: str, value: Any) -> Any:
     return value
 
 
-def _fold_point(flat: dict[str, Any]) -> None:
-    """Applies 'alpha=0.75,rho=0.714' to the model keys and empties `point`, so a point equals the same run by hand."""
-    for part in filter(None, flat["point"].split(",")):
-        name, equals, text = part.partition("=")
-        key = f"model.{name.strip()}"
-        if not equals or key not in RULES:
-            known = ", ".join(k.removeprefix("model.") for k in RULES if k.startswith("model."))
-            raise InputError(f"config.point={flat['point']!r}: allowed is 'key=value,...' with keys among {known}")
+def _apply_point(flat: dict[str, Any]) -> None:
+    """Apply `point`, 'alpha=0.75,rho=0.714', to the model keys and empty it: the run equals one with the keys set."""
+    known = ", ".join(k.removeprefix("model.") for k in RULES if k.startswith("model."))
+    try:
+        values = identities.parse_point(flat["point"])
+        if not values.keys() <= RULES.keys():
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"config.point={flat['point']!r}: allowed is 'key=value,...' with keys among {known}"
+        ) from None
+    for key, text in values.items():
         try:
-            flat[key] = RULES[key].kind(text.strip())
+            flat[key] = RULES[key].kind(text)
         except ValueError:
+            name = key.removeprefix("model.")
             raise InputError(f"config.point={flat['point']!r}: {name}={text!r} must be {RULES[key].allowed}") from None
-    flat["point"] = ""
+    flat.update(identities.renamed(flat), point="")

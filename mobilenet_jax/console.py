@@ -1,4 +1,4 @@
-"""What a process hears and says: signals, and lines without whose reader it goes on."""
+"""Collect signals, and print in a way that survives a closed pipe."""
 
 import contextlib
 import os
@@ -6,16 +6,18 @@ import signal
 import sys
 from collections.abc import Iterator
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextlib.contextmanager
 def signals(again: bool = False) -> Iterator[list[int]]:
-    """Collects SIGINT, SIGTERM and SIGHUP in the list that it yields, but for those that are ignored (by nohup, say).
+    """Collect SIGINT, SIGTERM and SIGHUP in the list that this yields, except those that are ignored (by nohup, say).
 
-    After the first they act as if nothing were caught, or with `again` are collected too.
+    Args:
+      again: collect every signal. By default, signals act as usual after the first one.
     """
     asked: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {n: handler for n in numbers if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
+    before = {n: handler for n in SIGNALS if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -35,24 +37,31 @@ def signals(again: bool = False) -> Iterator[list[int]]:
 
 
 def say(text: str) -> None:
-    """Prints a line. Work goes on, in silence, where whoever reads is gone or the disk full."""
+    """Print a line. If nobody reads standard output any more, or its disk is full, later output is dropped."""
     try:
         print(text, flush=True)
-    except UnicodeEncodeError:  # a path that is no text in this locale
+    except UnicodeEncodeError:  # a path that this locale cannot show
         print(ascii(text)[1:-1], flush=True)
     except OSError:
         mute()
 
 
 def warn(text: str) -> None:
-    """Prints a line to standard error, where that can be."""
+    """Print a line to standard error, if that is possible."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def mute() -> None:
-    """Has standard output go nowhere from now on, what is still to be written there included."""
-    with contextlib.suppress(OSError, ValueError):  # it is no file at all
+    """Send standard output nowhere from now on, text that is still buffered included."""
+    with contextlib.suppress(OSError, ValueError):  # standard output may be no file at all
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as minutes:seconds or hours:minutes:seconds, '02:05' or '1:02:05'."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"

@@ -1,36 +1,34 @@
-"""The one exception whose message is written for the user, and what others come to in such a message."""
+"""InputError, an error with a one-line message for the user, and helpers that shorten other exceptions."""
 
 import errno
 import os
 
-# No room, or nothing may be written: in the words of the system, of SQLite, of PostgreSQL.
+# A full or read-only disk, in the words of the system, of SQLite and of PostgreSQL.
 _UNWRITABLE = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
 _UNWRITABLE += ["disk is full", "readonly database", "read-only transaction"]
 
 
 class InputError(ValueError):
-    """Bad input, told in one sentence: what is wrong, where, and what is allowed.
+    """Bad input in one sentence: what is wrong, where, and what is allowed.
 
-    `launch.py` prints the sentence and exits with 1; every other exception is a bug and keeps its traceback.
+    The command prints the sentence and exits with 1. Every other exception is a bug and keeps its traceback.
     """
 
     def __str__(self) -> str:
-        """One line, whatever was typed: what does not print, such as a line's end, is escaped as in Python."""
+        """Return one line: characters that do not print, such as line ends in a user's text, are escaped."""
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's exception says, short enough to be part of a sentence; its type where it says nothing."""
+    """Return the message of another library's exception, short enough for a sentence; its type if it has none."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if len(line) <= 200:
         return line
-    return next(
-        (words for words in _UNWRITABLE if words in str(error)), line[:200]
-    )  # it stands deep in what Orbax says
+    return next((words for words in _UNWRITABLE if words in str(error)), line[:200])  # Orbax mentions it late
 
 
 def is_unwritable(error: BaseException | None) -> bool:
-    """Whether it, or what it came of, is a disk without room or not to be written: the next to try would fail too."""
+    """Return whether the error or its cause is a full or read-only disk: the next write would fail too."""
     while error is not None:
         if any(words in str(error) for words in _UNWRITABLE):
             return True

@@ -1,30 +1,128 @@
-"""The seal of a `summary.json`: it says its own digest and that of `metrics.jsonl`, so that what changed is noticed."""
+"""The result of a run: the one definition of the fields of `summary.json`, and the digests that reveal changes.
+
+A new field is added to `Summary`. The run fills it in `training/run.py`, and every reader gets it as an attribute.
+"""
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-SCHEMA = 1  # of the fields; raise it when an old reader would misread them
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+SCHEMA = 1  # raise it when an old reader would misread the fields
 
-def sealed(fields: Mapping[str, Any], metrics: bytes) -> dict[str, Any]:
-    """`fields` with the schema, the digest of the `metrics`, and, as `sha256`, that of all the others."""
-    summary = {"schema": SCHEMA, **fields, "metrics_sha256": hashlib.sha256(metrics).hexdigest()}
-    return {**summary, "sha256": _digest(summary)}
-
-
-def intact(summary: Mapping[str, Any]) -> bool:
-    """Whether it is as it was sealed; true of one without a seal, as others and earlier versions write."""
-    return summary.get("sha256", _digest(summary)) == _digest(summary)
+_LIMIT = 1e18  # no count and no time is larger
+_Count = Annotated[int, Field(ge=1, le=_LIMIT, description="a whole number from 1")]
+_CountOrZero = Annotated[int, Field(ge=0, le=_LIMIT, description="a whole number from 0")]
+_Positive = Annotated[float, Field(ge=1e-9, le=_LIMIT, description="a number above 0")]
+_NotNegative = Annotated[float, Field(ge=0, le=_LIMIT, description="a number from 0")]
+_Text = Annotated[str, Field(description="text")]
 
 
-def of(summary: Mapping[str, Any], metrics: bytes) -> bool:
-    """Whether the `metrics` are as they were when the summary was sealed; true where it does not say."""
-    found = hashlib.sha256(metrics).hexdigest()
-    return summary.get("metrics_sha256", found) == found
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: a measurement that is not finite is missing."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _digest(summary: Mapping[str, Any]) -> str:
-    said = {key: value for key, value in summary.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+_Fraction = Annotated[
+    Annotated[float, Field(ge=0, le=1)] | None, BeforeValidator(_finite), Field(description="a number from 0 to 1")
+]
+_Loss = Annotated[float | None, BeforeValidator(_finite), Field(description="a number")]
+
+
+class Summary(BaseModel):
+    """The result of one run. Accuracies are top-1 as fractions, losses mean cross-entropies, times in seconds.
+
+    Fields without a default are required of every record; the others are missing in records of other programs.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    status: Annotated[Literal["finished", "diverged"], Field(description="'finished' or 'diverged'")]
+    title: str = ""
+    config_name: str | None = None
+    version: Annotated[Literal["v1", "v2"], Field(description="'v1' or 'v2'")]
+    variant: _Text
+    alpha: _Positive
+    rho: _Positive
+    expansion: Annotated[_Positive | None, Field(description="a number above 0, or null for v1")]
+    resolution: _Count  # pixels a side of the network's input
+    dataset: _Text
+    num_classes: int | None = None
+    params: _Count  # trainable parameters
+    mult_adds: _Count  # of one image
+    seed: _CountOrZero
+    epochs: _Count
+    steps: int | None = None
+    test_accuracy: _Fraction
+    test_loss: _Loss = None
+    val_accuracy: _Fraction = None
+    val_loss: _Loss = None
+    train_accuracy: _Fraction = None
+    train_loss: _Loss = None
+    train_images_per_second: _NotNegative
+    compile_seconds: float = 0.0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    wall_seconds: _NotNegative
+    first_step_seconds: float = 0.0
+    device: _Text
+    fused: int = 1  # runs that one program trained together
+    resumed_from: int = 0  # step
+    params_sha256: str | None = None  # of the final weights and batch-norm statistics
+    metrics_sha256: str | None = None  # of metrics.jsonl
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Summary":
+        if self.status == "finished" and self.test_accuracy is None:
+            raise ValueError("test_accuracy is None, allowed is a number from 0 to 1 for a finished run")
+        if self.version == "v2" and self.expansion is None:
+            raise ValueError("expansion is None, allowed is a number above 0 for v2")
+        return self
+
+
+def seal(summary: Summary, metrics: bytes) -> dict[str, Any]:
+    """Return what `summary.json` holds: the fields, the schema, and digests of `metrics.jsonl` and of all of this."""
+    fields = summary.model_dump() | {"metrics_sha256": hashlib.sha256(metrics).hexdigest()}
+    stored = {"schema": SCHEMA, **fields}
+    return stored | {"sha256": _digest(stored)}
+
+
+def unseal(stored: Mapping[str, Any]) -> Summary:
+    """Return the summary that `summary.json` holds. A record without a digest, of another program, is accepted.
+
+    Raises:
+      ValueError: the schema is unknown, the digest does not match, or a field is not allowed; the message is the end
+        of a sentence about the file.
+    """
+    schema = stored.get("schema", "absent")
+    if schema is True or schema != SCHEMA:
+        raise ValueError(f"its schema is {str(schema)[:40]}, known here is {SCHEMA}")
+    if stored.get("sha256", _digest(stored)) != _digest(stored):
+        raise ValueError("it is not what was written")
+    return parse(stored)
+
+
+def parse(fields: Mapping[str, Any]) -> Summary:
+    """Return the summary with these fields; raises ValueError as `unseal` does."""
+    try:
+        return Summary.model_validate(dict(fields))
+    except ValidationError as e:
+        first = e.errors()[0]
+    if not first["loc"]:
+        raise ValueError(first["msg"].removeprefix("Value error, "))
+    key = str(first["loc"][0])
+    value = repr(fields[key])[:40] if key in fields else "absent"
+    raise ValueError(f"{key} is {value}, allowed is {Summary.model_fields[key].description or 'another type'}")
+
+
+def metrics_match(summary: Summary, metrics: bytes) -> bool:
+    """Return whether `metrics.jsonl` holds what it held when the summary was written; True where that is unknown."""
+    return summary.metrics_sha256 in (None, hashlib.sha256(metrics).hexdigest())
+
+
+def _digest(stored: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in stored.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

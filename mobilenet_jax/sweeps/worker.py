@@ -11,7 +11,7 @@ those that an earlier worker spent on it. Events name a point by its place in th
     {"event": "busy", "point": 0}                            another process is on it
     {"event": "failed", "point": 0, "error": "..."}
     {"event": "unwritable", "point": 0, "error": "..."}      nor could others, as the disk is full
-    {"event": "anew", "compile_seconds": 8.1}                compiled; a fresh worker should train the group
+    {"event": "restart", "compile_seconds": 8.1}             compiled; a fresh worker should train the group
     {"event": "idle"}                                        the group is over
     {"event": "alive"}                                       every few seconds, whatever else there is to say
 """
@@ -27,14 +27,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mobilenet_jax import config, console
 from mobilenet_jax.errors import InputError, is_unwritable
-from mobilenet_jax.records import directory as writer
+from mobilenet_jax.records.directory import Busy, RunDirectory, read_summary
 from mobilenet_jax.training import host
 
 _ALIVE = 5.0  # seconds between two signs of life
@@ -56,7 +56,7 @@ def main() -> int:
     groups: queue.Queue[str | None] = queue.Queue()
     training: list[list[int]] = []  # of the group that is being trained: where signals are noted
     threading.Thread(target=_read, args=(groups, training), daemon=True).start()
-    from mobilenet_jax.training import loop as train  # noqa: F401  (and jax with it, while nothing else waits)
+    from mobilenet_jax.training import loop  # noqa: F401  (imports JAX while nothing else waits)
 
     while (line := groups.get()) is not None:
         if _work(json.loads(line), say, training):
@@ -82,46 +82,55 @@ def _read(groups: queue.Queue[str | None], training: list[list[int]]) -> None:
 
 
 def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
-    """Trains a group; returns whether this process should end."""
-    from mobilenet_jax.training import loop as train  # and jax with it
+    """Train a group of points; return whether this process should end."""
+    from mobilenet_jax.training import loop  # imports JAX
+    from mobilenet_jax.training.compile import compile_runs
+    from mobilenet_jax.training.progress import Display
+    from mobilenet_jax.training.run import TrainingRun
 
     started = time.perf_counter()
     specs = [config.resolve(ConfigDict(point["config"]), point["name"]) for point in group["points"]]
-    left: dict[int, writer.RunDirectory] = {}  # the points that are trained here
-    asked: list[int] = []
+    left: dict[int, RunDirectory] = {}  # the points to train here
 
-    def compiled(seconds: float) -> None:
-        if host.better_anew(seconds) and not group["compile_seconds"]:
-            say("anew", compile_seconds=seconds)
-            raise _Anew
-        training.append(asked)
+    def elapsed() -> float:
+        return group["wall_seconds"] + time.perf_counter() - started
 
     try:
         with contextlib.ExitStack() as held, console.signals() as asked:
             for i, (spec, point) in enumerate(zip(specs, group["points"], strict=True)):
-                record = writer.RunDirectory(pathlib.Path(point["directory"]))
+                record = RunDirectory(pathlib.Path(point["directory"]))
                 try:
-                    train.finished(spec, record.path)  # or not its directory
+                    loop.finished(spec, record.path)  # raises if the directory holds another run
                     held.enter_context(record.locked())
-                    if summary := train.finished(spec, record.path):
-                        say("done", point=i, summary=summary)
+                    if summary := loop.finished(spec, record.path):
+                        say("done", point=i, summary=summary.model_dump())
                     else:
                         left[i] = record
-                except writer.Busy:
+                except Busy:
                     say("busy", point=i)
                 except InputError as e:
                     say(_failure(e), point=i, error=str(e))
             if left:
-                inputs = train.prepare(specs[0])
-                spent = train.Spent(group["wall_seconds"] + time.perf_counter() - started, group["compile_seconds"])
-                displays = [writer.Display(functools.partial(_row, say, i)) for i in left]
-                train.train([specs[i] for i in left], inputs, [*left.values()], displays, asked, spent, compiled)
+                inputs = loop.prepare(specs[0])
+                program = compile_runs([specs[i] for i in left], inputs)
+                if host.should_restart(program.compile_seconds) and not group["compile_seconds"] and not asked:
+                    say("restart", compile_seconds=program.compile_seconds)
+                    return True
+                share = (group["compile_seconds"] + program.compile_seconds) / len(left)
+                device = loop.device_name(inputs.devices)
+                displays = {i: Display(functools.partial(_row, say, i)) for i in left}
+                runs = [
+                    TrainingRun(specs[i], record, displays[i], device, elapsed, share, len(left))
+                    for i, record in left.items()
+                ]
+                training.append(asked)
+                loop.train(program, runs, asked)
             for i, record in left.items():
-                if summary := writer.read_summary(record.path):
-                    say("done", point=i, summary=summary)
+                if summary := read_summary(record.path):
+                    say("done", point=i, summary=summary.model_dump())
                 else:
                     raise InputError(f"{record.path}: the run has finished, but its summary is gone")
-    except (_Anew, train.Interrupted):
+    except loop.Interrupted:
         return True
     except Exception as e:
         if not isinstance(e, InputError):
@@ -131,24 +140,23 @@ def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
         for i in left or range(len(specs)):
             summary = None
             with contextlib.suppress(InputError):
-                summary = writer.read_summary(left[i].path) if left else None
-            say("done", point=i, summary=summary) if summary else say(_failure(e), point=i, error=reason)
-        return not isinstance(e, InputError)  # who knows what a bug has left in this process
+                summary = read_summary(left[i].path) if left else None
+            if summary:
+                say("done", point=i, summary=summary.model_dump())
+            else:
+                say(_failure(e), point=i, error=reason)
+        return not isinstance(e, InputError)  # a bug may have left this process in any state
     finally:
         training.clear()
     return False
-
-
-class _Anew(Exception):
-    """The group is for a fresh worker."""
 
 
 def _failure(error: Exception) -> str:
     return "unwritable" if is_unwritable(error) else "failed"
 
 
-def _row(say: Say, point: int, row: dict[str, Any]) -> None:
-    say("row", point=point, row=row)
+def _row(say: Say, point: int, row: Mapping[str, Any]) -> None:
+    say("row", point=point, row=dict(row))
 
 
 if __name__ == "__main__":

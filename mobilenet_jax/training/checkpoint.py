@@ -1,4 +1,4 @@
-"""Checkpoints: saved in the background, verified leaf by leaf on restore, falling back to the one before."""
+"""Checkpoints: saved in the background, verified leaf by leaf on restore, with a fallback to the one before."""
 
 import collections
 import contextlib
@@ -20,32 +20,32 @@ from flax import serialization
 from mobilenet_jax.errors import InputError, first_line
 
 KEPT = 2
-FORMAT = 2  # how the arrays lie in a checkpoint
+FORMAT = 2  # of the arrays in a checkpoint
 
 
 class Checkpoints:
     """The newest `KEPT` checkpoints of one run.
 
-    Orbax restores damaged data without a word, so beside each checkpoint lie the SHA-256 of every leaf and of the
-    notes kept with it, and a restore that does not match them counts as damage. A whole checkpoint of other leaves than
-    those asked for is of another version of the program, and is left alone.
+    Orbax restores damaged data silently. Each checkpoint therefore holds the SHA-256 of every leaf and of its notes,
+    and a restore that does not match them counts as damage. An undamaged checkpoint with other leaves was written by
+    another version of the program, and is kept.
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
-        logging.getLogger("absl").setLevel("FATAL")  # Orbax tells each of its phases; failures are told below
+        logging.getLogger("absl").setLevel("FATAL")  # Orbax logs each of its phases; failures are reported here
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, cleanup_tmp_directories=True)
         self._directory = directory
         with self._writing():
             self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
 
     def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
-        """Copies `state` (a pytree) to the host, then writes it and `notes` (plain JSON) in the background.
+        """Copy `state` (a pytree) to the host, then write it and `notes` (plain JSON) in the background.
 
         Raises:
-          InputError: it cannot be written, or the one before could not.
+          InputError: this checkpoint or the one before cannot be written.
         """
         tree = _plain(jax.device_get(state))
-        notes = copy.deepcopy(notes)  # the caller's may change before they are written
+        notes = copy.deepcopy(notes)  # the caller may change them before they are written
         of = {"format": FORMAT, "leaves": leaf_digests(tree), "shapes": _shapes(tree), "notes": _notes_digest(notes)}
         with self._writing():
             self._manager.save(
@@ -58,19 +58,17 @@ class Checkpoints:
             )
 
     def restore(self, template: Any, say: Callable[[str], None] = print) -> tuple[int, Any, dict[str, Any]] | None:
-        """The newest checkpoint that is whole.
-
-        Damaged ones are named through `say` and deleted, so that the run can save at the same step again.
+        """Return the newest undamaged checkpoint, and delete damaged ones so that the run can save at their steps.
 
         Args:
           template: a pytree with the shapes and dtypes of the state.
-          say: takes a line of text.
+          say: called with a line of text for each damaged checkpoint.
 
         Returns:
-          The step, the state as numpy arrays in the structure of `template`, and the notes; None where none is left.
+          The step, the state as numpy arrays in the structure of `template`, and the notes; None without a checkpoint.
 
         Raises:
-          InputError: a file of one cannot be read, which is no damage to it; or another version wrote it.
+          InputError: a file cannot be read, which is not damage, or another version of the program wrote it.
         """
         _hush_stragglers()
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -78,7 +76,7 @@ class Checkpoints:
                 state, notes = self._verified(step, template)
             except (InputError, MemoryError):
                 raise
-            except Exception as e:  # whatever a damaged file makes Orbax or a parser raise
+            except Exception as e:  # a damaged file makes Orbax or a parser raise anything
                 _check_readable(os.path.join(self._directory, str(step)))
                 say(f"checkpoint of step {step:,} is damaged and dropped ({first_line(e)})")
                 with self._writing():
@@ -109,10 +107,10 @@ class Checkpoints:
         return serialization.from_state_dict(template, state), restored.notes
 
     def close(self) -> None:
-        """Waits for what is being written.
+        """Wait until the last checkpoint is written.
 
         Raises:
-          InputError: it could not be.
+          InputError: it cannot be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
@@ -120,7 +118,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Whatever Orbax raises over a directory that cannot be written, as a sentence."""
+        """Turn anything that Orbax raises about a directory into a sentence."""
         try:
             yield
         except Exception as e:
@@ -131,7 +129,7 @@ class Checkpoints:
 
 
 def _check_readable(directory: str) -> None:
-    """Raises InputError where a file in `directory` cannot be read."""
+    """Raise InputError if a file in `directory` cannot be read."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -151,7 +149,7 @@ def _check_readable(directory: str) -> None:
 
 @functools.cache
 def _hush_stragglers() -> None:
-    """When one read fails, Orbax leaves the others behind; they would complain on stderr at any time later."""
+    """Silence the reads that Orbax abandons when one of them fails: they would print to stderr later."""
     logging.getLogger("asyncio").setLevel("CRITICAL")  # "exception was never retrieved"
     before = sys.unraisablehook
 
@@ -163,7 +161,7 @@ def _hush_stragglers() -> None:
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:
-    """The SHA-256 of each leaf's name, dtype, shape and bytes, by its path."""
+    """Return the SHA-256 of each leaf's name, dtype, shape and bytes, by its path."""
     digests = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name, array = jax.tree_util.keystr(path, simple=True, separator="/"), np.ascontiguousarray(leaf)
@@ -173,18 +171,18 @@ def leaf_digests(tree: Any) -> dict[str, str]:
 
 
 def tree_digest(tree: Any) -> str:
-    """One SHA-256 over all leaves of `tree`, whatever their order."""
+    """Return one SHA-256 over all leaves of `tree`, independent of their order."""
     leaves = leaf_digests(jax.device_get(tree))
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(state):
-    """Nested dicts of arrays, without the None leaves that Orbax cannot hold."""
+    """Return nested dicts of arrays, without None leaves, which Orbax cannot store."""
     return serialization.to_state_dict(state)
 
 
 def _packed(tree: Any) -> dict[str, np.ndarray]:
-    """All leaves end to end, one array for each dtype: over each that it writes, TensorStore 0.1.86 loses 250 bytes."""
+    """Concatenate all leaves, one array per dtype: TensorStore 0.1.86 leaks 250 bytes per array that it writes."""
     parts = collections.defaultdict(list)
     for leaf in jax.tree.leaves(tree):
         parts[str(leaf.dtype)].append(np.ravel(leaf))
@@ -192,7 +190,7 @@ def _packed(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _unpacked(packed: dict[str, np.ndarray], tree: Any) -> Any:
-    """The leaves again, in the structure and the shapes of `tree`."""
+    """Return the leaves in the structure and the shapes of `tree`."""
     taken = collections.Counter()
 
     def take(leaf):
@@ -208,7 +206,7 @@ def _notes_digest(notes):
 
 
 def _shapes(tree) -> dict[str, str]:
-    """What a leaf is, by its path: 'float32 (3, 3, 8)'."""
+    """Return dtype and shape of each leaf, by its path: 'float32 (3, 3, 8)'."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} {np.shape(leaf)}"
@@ -217,6 +215,6 @@ def _shapes(tree) -> dict[str, str]:
 
 
 def _sealed(digests: dict[str, Any]) -> dict[str, Any]:
-    """The digests with one of their own."""
+    """Return the digests with a digest of themselves."""
     rest = {key: value for key, value in digests.items() if key != "digests"}
     return rest | {"digests": _notes_digest(rest)}

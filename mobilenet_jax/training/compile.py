@@ -1,4 +1,4 @@
-"""From resolved runs to what trains them: data on the devices, first states, compiled steps."""
+"""Compile runs: data on the devices, first states, and the compiled steps of one program."""
 
 import dataclasses
 import functools
@@ -13,56 +13,61 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays as data
-from mobilenet_jax.data import augment
+from mobilenet_jax.data import arrays, augment
 from mobilenet_jax.model import depthwise
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.training import optimizer as optimizers
-from mobilenet_jax.training import step as steps
+from mobilenet_jax.training import schedules
+from mobilenet_jax.training.step import Batch, Hyper, TrainState, eval_step, init_state, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run takes from its machine."""
+
+    splits: dict[str, arrays.Split]
+    devices: Sequence[Any]  # of jax.Device
 
 
 @dataclasses.dataclass
 class Program:
-    """The compiled steps of one run, or of K runs that are trained side by side.
+    """The compiled steps of one run, or of K runs that train at the same time.
 
-    With K runs every argument but the images and the mask, and every result, has a leading axis of size K; with one
-    it has none.
+    With K runs, every argument except the images and the mask, and every result, has a leading axis of size K.
     """
 
     runs: int  # K
-    train_on: Callable[..., Any]  # (state, indices [K, B], hyper) -> (state, metrics)
-    eval_on: dict[str, Callable[..., Any]]  # split -> (variables, indices [B], mask [B]) -> sums
-    states: list[steps.TrainState]  # the first state of each run
-    hyper: steps.Hyper
+    train_on: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # (state, indices [K, B], hyper) -> state, metrics
+    eval_on: dict[str, Callable[..., dict[str, jax.Array]]]  # split -> (variables, indices [B], mask [B]) -> sums
+    states: list[TrainState]  # the first state of each run
+    hyper: Hyper
     sizes: dict[str, int]  # images of each split
-    everywhere: NamedSharding  # of a state
+    everywhere: NamedSharding  # of a state: replicated
     shared: NamedSharding  # of one batch: each device has its part
     each: NamedSharding  # of the batches of K runs
     compile_seconds: float
 
-    def join(self, states: Sequence[steps.TrainState]) -> steps.TrainState:
-        """The runs' states as the one that `train_on` takes."""
+    def join(self, states: Sequence[TrainState]) -> TrainState:
+        """Return the runs' states as the one that `train_on` takes."""
         return jax.device_put(states[0] if self.runs == 1 else _stack(jax.device_get(states)), self.everywhere)
 
     def split(self, tree: Any) -> list[Any]:
-        """The part of each run, on the host."""
+        """Return the part of each run, on the host."""
         tree = jax.device_get(tree)
         return [tree] if self.runs == 1 else [_part(tree, i) for i in range(self.runs)]
 
     def batch(self, indices: Sequence[np.ndarray]) -> jax.Array:
-        """The runs' next batches, int32 `[B]` each, as `train_on` takes them."""
+        """Return the runs' next batches, int32 `[B]` each, as `train_on` takes them."""
         return jax.device_put(indices[0] if self.runs == 1 else np.stack(indices), self.each)
 
 
-def build(specs: Sequence[RunSpec], splits: dict[str, data.Split], devices: Sequence[Any]) -> Program:
-    """Wires runs into a model, a view, a schedule and compiled steps over all devices.
+def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
+    """Build model, augmentation, schedule and steps of runs, and compile them over all devices.
 
     Args:
-      specs: of runs that differ in nothing but what is traced: all have the same `program_key`.
-      splits: what `data.load` returned.
-      devices: that share each batch.
+      specs: runs with the same `program_key`: they differ only in what is traced.
+      inputs: their data and devices.
     """
-    spec, runs = specs[0], len(specs)
+    spec, runs, splits, devices = specs[0], len(specs), inputs.splits, inputs.devices
     assert all(other.program_key == spec.program_key for other in specs)
     c, size, pixels = spec.config, spec.image_size, spec.arch.input_range
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
@@ -70,7 +75,7 @@ def build(specs: Sequence[RunSpec], splits: dict[str, data.Split], devices: Sequ
     each = shared if runs == 1 else NamedSharding(mesh, PartitionSpec(None, "data"))
 
     if c.data.holdout:
-        train, val = data.holdout(splits["train"], c.data.holdout)
+        train, val = arrays.holdout(splits["train"], c.data.holdout)
         splits = {**splits, "train": train, "val": val}
     resident = {name: jax.device_put((s.images, s.labels), everywhere) for name, s in splits.items()}
 
@@ -81,7 +86,7 @@ def build(specs: Sequence[RunSpec], splits: dict[str, data.Split], devices: Sequ
         dtype=jnp.dtype(c.train.dtype),
         depthwise=depthwise.choose(c.model.depthwise, devices[0].platform),
     )
-    schedule = optimizers.schedule(
+    schedule = schedules.schedule(
         c.optim.schedule,
         spec.total_steps,
         spec.warmup_steps,
@@ -95,8 +100,8 @@ def build(specs: Sequence[RunSpec], splits: dict[str, data.Split], devices: Sequ
     depthwise_layers = frozenset(layer.name for layer in spec.arch.layers if layer.kind == "depthwise")
 
     def train_on(state, images, labels, indices, hyper):
-        batch = steps.Batch(images[indices], labels[indices], jnp.ones(indices.shape))
-        return steps.train_step(
+        batch = Batch(images[indices], labels[indices], jnp.ones(indices.shape))
+        return train_step(
             state,
             batch,
             hyper,
@@ -108,11 +113,11 @@ def build(specs: Sequence[RunSpec], splits: dict[str, data.Split], devices: Sequ
         )
 
     def eval_on(variables, images, labels, indices, mask):
-        batch = steps.Batch(images[indices], labels[indices], mask)
-        return steps.eval_step(variables, batch, model=model, view=eval_view)
+        batch = Batch(images[indices], labels[indices], mask)
+        return eval_step(variables, batch, model=model, view=eval_view)
 
     started = time.perf_counter()
-    init = functools.partial(steps.init_state, model, c.optim.name, spec.resolution, c.train.ema_decay > 0)
+    init = functools.partial(init_state, model, c.optim.name, spec.resolution, c.train.ema_decay > 0)
     init = jax.jit(init, out_shardings=everywhere)
     keys = [jax.random.split(jax.random.key(s.config.seed)) for s in specs]
     states = [init(init_key) for init_key, _ in keys]
@@ -136,7 +141,7 @@ def build(specs: Sequence[RunSpec], splits: dict[str, data.Split], devices: Sequ
         compiled = future.result()
         return lambda first, *rest: compiled(first, *resident[split], *rest)
 
-    with ThreadPoolExecutor(1) as pool:  # one step is compiled, or loaded, while the next is traced
+    with ThreadPoolExecutor(1) as pool:  # compiles one step while the next one is traced
         trained = compiling(train_jit, "train", state, batches, hyper)
         judges = [name for name in splits if name != "train"]
         judged = {name: compiling(eval_jit, name, state.evaluated, indices, mask) for name in judges}
@@ -155,7 +160,7 @@ def build(specs: Sequence[RunSpec], splits: dict[str, data.Split], devices: Sequ
     )
 
 
-def _hyper(spec: RunSpec, key: jax.Array) -> steps.Hyper:
+def _hyper(spec: RunSpec, key: jax.Array) -> Hyper:
     o, t = spec.config.optim, spec.config.train
     scalars = {
         "learning_rate": spec.learning_rate,
@@ -168,7 +173,7 @@ def _hyper(spec: RunSpec, key: jax.Array) -> steps.Hyper:
         "clip_norm": o.clip_norm,
         "ema_decay": t.ema_decay,
     }
-    return steps.Hyper(key=key, **{name: jnp.float32(value) for name, value in scalars.items()})
+    return Hyper(key=key, **{name: jnp.float32(value) for name, value in scalars.items()})
 
 
 def _part(tree, i):

@@ -1,13 +1,11 @@
-"""The loop: runs from their newest checkpoint to their summary."""
+"""Train runs from their newest checkpoints to their summaries."""
 
 import collections
 import contextlib
-import dataclasses
-import functools
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,93 +13,85 @@ import numpy as np
 
 from mobilenet_jax import config, console
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays as data
+from mobilenet_jax.data import arrays
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import cost
-from mobilenet_jax.records import directory as writer
-from mobilenet_jax.training import compile as program
-from mobilenet_jax.training import host, wandb_logger
-from mobilenet_jax.training.run import SUMS, Member, track
+from mobilenet_jax.records import directory as directories
+from mobilenet_jax.records.directory import RunDirectory
+from mobilenet_jax.records.summary import Summary
+from mobilenet_jax.training import evaluate, host, wandb_logger
+from mobilenet_jax.training.compile import Inputs, Program, compile_runs
+from mobilenet_jax.training.progress import Display
+from mobilenet_jax.training.run import TrainingRun
+from mobilenet_jax.training.run import wandb_logger as run_logger
 
-_IN_FLIGHT = 2  # steps that the host may be ahead: the device stays busy, and a signal is answered at once
+_IN_FLIGHT = 2  # steps that the host may be ahead: the device stays busy, and a signal acts within two steps
 
 
 class Interrupted(Exception):
-    """A signal asked the runs to stop; their checkpoints are written."""
+    """A signal asked the runs to stop. Their checkpoints are written."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
 
 
-@dataclasses.dataclass(frozen=True)
-class Spent:
-    """Seconds that went into the runs before `train` is called: since the start, and of these in compiling."""
-
-    wall: float = 0.0
-    compile: float = 0.0
-
-
 def run(spec: RunSpec, directory: pathlib.Path) -> int:
-    """Trains the run that `spec` describes in `directory`, or resumes it, or says that it is finished.
+    """Train the run that `spec` describes in `directory`, resume it, or report that it is finished.
 
     Returns:
-      The exit code: 0 once the run's result is recorded (a diverged loss is one); 128 + its number after a signal.
+      The exit code: 0 when the result is recorded (a diverged loss is a result), 128 + the number of a signal.
 
     Raises:
-      InputError: the run cannot be started, and nothing was written; or it cannot go on, as what it leaves cannot be
-        written, and the same command resumes from its last checkpoint.
+      InputError: the run cannot start, and nothing was written; or its files cannot be written, and the same command
+        resumes from the last checkpoint.
     """
     if summary := finished(spec, directory):
-        if wandb_logger.under_agent():  # which has a page for it
-            track(spec, directory).finish(summary)
+        if wandb_logger.under_agent():  # the agent has started a W&B run for it
+            logger = run_logger(spec, RunDirectory(directory))
+            logger.start()
+            logger.finish(summary.model_dump())
         return _report(directory, "already ")
     inputs = prepare(spec)
-    record, compiled = writer.RunDirectory(directory), host.compiled_before()
+    record, compiled_before = RunDirectory(directory), host.compiled_before()
     with record.locked(), console.signals() as asked:
-        if finished(spec, directory):  # by the process that held the lock a moment ago
+        if finished(spec, directory):  # the process that held the lock a moment ago finished the run
             return _report(directory, "already ")
-        if not compiled:  # else this process has said so already, before it started itself anew
+        if not compiled_before:  # else this process printed these lines before it restarted
             sums = cost.totals(spec.arch, spec.resolution)
             console.say(f"{spec.title}\nmult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}")
             console.say(f"run            {directory}")
+        program = compile_runs([spec], inputs)
+        host.restart_after_compiling(program.compile_seconds, asked)
+        compile_seconds = compiled_before + program.compile_seconds
+        name = device_name(inputs.devices)
         try:
-            spent = Spent(host.process_seconds(), compiled)
-            compiled_now = functools.partial(host.start_anew, asked=asked)
-            train([spec], inputs, [record], [writer.Display()], asked, spent, compiled_now)
+            train(program, [TrainingRun(spec, record, Display(), name, host.process_seconds, compile_seconds)], asked)
         except Interrupted as e:
             console.say(f"stopped by {e}; the same command resumes")
             return e.exit_code
     return _report(directory, "")
 
 
-def finished(spec: RunSpec, directory: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of the run; None where it is not finished.
+def finished(spec: RunSpec, directory: pathlib.Path) -> Summary | None:
+    """Return the summary of the run, None if it is not finished.
 
     Raises:
-      InputError: the directory is not this run's, or its record is damaged.
+      InputError: the directory holds another run, or its record is damaged.
     """
-    named = directory.name.endswith(f"-{spec.digest}")  # as only this run's is, whatever became of config.json
-    writer.check_directory(directory, named)
-    stored = None if named else writer.read_json(directory / "config.json")
+    named = directory.name.endswith(f"-{spec.digest}")  # then it is this run's, even without a config.json
+    directories.check(directory, named)
+    stored = None if named else directories.read_config(directory)
     if stored is not None and (found := config.differences(spec, stored)):
         raise InputError(f"{directory} holds another run: {'; '.join(found)}; name another directory")
-    return writer.read_summary(directory)
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What a run takes from its machine."""
-
-    splits: dict[str, data.Split]
-    devices: Sequence[Any]
+    return directories.read_summary(directory)
 
 
 def prepare(spec: RunSpec) -> Inputs:
-    """Looks for the devices and loads the data set, which is prepared first where that is needed.
+    """Find the devices and load the data set, preparing it first if needed.
 
     Raises:
-      InputError: one of them does not do for this run.
+      InputError: the run cannot use them.
     """
     host.use_compilation_cache()
     devices, c = jax.devices(), spec.config
@@ -109,73 +99,47 @@ def prepare(spec: RunSpec) -> Inputs:
         raise InputError(
             f"config.train.batch_size={c.train.batch_size}: must be a multiple of the {len(devices)} devices"
         )
-    return Inputs(data.load(spec.dataset, c.data.dir, c.data.archive), devices)
+    return Inputs(arrays.load(spec.dataset, c.data.dir, c.data.archive), devices)
 
 
-def train(
-    specs: Sequence[RunSpec],
-    inputs: Inputs,
-    records: Sequence[writer.RunDirectory],
-    displays: Sequence[writer.Display],
-    asked: list[int],
-    spent: Spent,
-    compiled: Callable[[float], None],
-) -> None:
-    """Trains one run, or several with the same `program_key` side by side, to their ends.
+def train(program: Program, runs: Sequence[TrainingRun], asked: list[int]) -> None:
+    """Train runs to their ends, those of one program at the same time.
 
     Args:
-      specs: of the runs.
-      inputs: see `prepare`.
-      records: of the runs, each held by the caller (`RunDirectory.locked`).
-      displays: of the runs.
-      asked: signals that have come, see `process.signals`.
-      spent: before this call.
-      compiled: called with the seconds that compiling took, before anything is recorded; may leave by an exception,
-        or with the process, for a fresh one in which the programs are loaded.
+      program: compiled for exactly these runs.
+      runs: in the program's order, each with its directory locked.
+      asked: numbers of signals, as `console.signals` collects them.
 
     Raises:
       Interrupted: a signal came.
-      InputError: what the runs leave cannot be written, or is of an earlier version.
+      InputError: files of the runs cannot be written, or another version wrote them.
     """
-    started = time.perf_counter()
-    built = program.build(specs, inputs.splits, inputs.devices)
-    if not asked:  # else the runs stop here, and a fresh process would not know
-        compiled(built.compile_seconds)
-    compile_seconds = spent.compile + built.compile_seconds
-    device, share = device_name(inputs.devices), compile_seconds / len(specs)
-
-    def elapsed() -> float:
-        return spent.wall + time.perf_counter() - started
-
     with contextlib.ExitStack() as opened:
-        members = []
-        for spec, record, display in zip(specs, records, displays, strict=True):
-            members.append(Member(spec, record, display, device, len(specs), share, elapsed))
-            opened.callback(_let_go, members[-1])
-        _Group(members, built, asked).train()
+        for each in runs:
+            each.open()
+            opened.callback(_close_quietly, each)
+        _Loop(program, runs, asked).train()
 
 
-def _let_go(member: Member) -> None:
-    """Closes a run that an error leaves open; what its checkpoint then says is not the news."""
+def _close_quietly(run: TrainingRun) -> None:
+    """Close a run during error handling; a second error must not hide the first."""
     with contextlib.suppress(InputError):
-        member.close()
+        run.close()
 
 
 def _report(directory: pathlib.Path, prefix: str) -> int:
-    """Prints the result of the finished run in `directory`."""
-    summary = writer.read_summary(directory)
+    """Print the result of the finished run in `directory`; return 0."""
+    summary = directories.read_summary(directory)
     if summary is None:
-        raise InputError(f"{directory}: the run has finished, but its summary is gone; the same command starts it anew")
-    lines = [f"{prefix}{summary['status']}: {summary['title']}"]
-    if summary["status"] == "finished":
-        lines.append(
-            f"test accuracy  {summary['test_accuracy']:.4f}  (epoch {summary['epochs']}, seed {summary['seed']})"
-        )
+        raise InputError(f"{directory}: the run has finished, but its summary is gone; the same command starts again")
+    lines = [f"{prefix}{summary.status}: {summary.title}"]
+    if summary.status == "finished":
+        lines.append(f"test accuracy  {summary.test_accuracy:.4f}  (epoch {summary.epochs}, seed {summary.seed})")
     lines += [
-        f"mult-adds      {summary['mult_adds']:,}",
-        f"params         {summary['params']:,}",
-        f"training       {summary['train_images_per_second']:,.0f} images/s on {summary['device']}",
-        f"time           {summary['wall_seconds']:.1f} s, {summary['compile_seconds']:.1f} s of it compiling",
+        f"mult-adds      {summary.mult_adds:,}",
+        f"params         {summary.params:,}",
+        f"training       {summary.train_images_per_second:,.0f} images/s on {summary.device}",
+        f"time           {summary.wall_seconds:.1f} s, {summary.compile_seconds:.1f} s of it compiling",
         f"run            {directory}",
     ]
     console.say("\n".join(lines))
@@ -183,109 +147,124 @@ def _report(directory: pathlib.Path, prefix: str) -> int:
 
 
 def device_name(devices: Sequence[Any]) -> str:
-    """What trains, as summaries say it."""
+    """Return the name of the devices, as summaries hold it: 'cpu (2 cores)', '8 x NVIDIA H100'."""
     kind, cores = devices[0].device_kind, host.cores()
     name = f"{kind} ({cores} core{'s' * (cores > 1)})" if devices[0].platform == "cpu" else kind
     return name if len(devices) == 1 else f"{len(devices)} x {name}"
 
 
-class _Group:
-    """The runs that one program trains, each at a step of its own.
+class _Loop:
+    """Takes the runs of one program from step to step, each run at a step of its own.
 
-    A run that is over, as it diverged or had been ahead of the others, keeps its place in the program; what comes out
-    there is not looked at.
+    A run that is over keeps its place in the program; what the program computes there is ignored.
     """
 
-    def __init__(self, members: Sequence[Member], built: program.Program, asked: list[int]):
-        self.members, self.program, self.asked = members, built, asked
-        self.state = built.join([m.restore(state) for m, state in zip(members, built.states, strict=True)])
-        built.states = []  # the state is donated from step to step: no other holds its memory
-        self.in_flight: collections.deque[Any] = collections.deque()  # metrics
-        for m in members:
-            m.begin()
+    def __init__(self, program: Program, runs: Sequence[TrainingRun], asked: list[int]):
+        self.runs, self.program, self.asked = runs, program, asked
+        states = [run.restore(state) for run, state in zip(runs, program.states, strict=True)]
+        self.state = program.join(states)
+        program.states = []  # the state is donated from step to step: nothing else may hold its memory
+        self.in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()  # metrics of started steps
+        for run in runs:
+            spec, display = run.spec, run.display
+            if run.resumed_from:
+                display.line(f"resumed        from step {run.step:,} of {spec.total_steps:,}")
+            display.begin(spec.total_steps, run.step, spec.steps_per_epoch, spec.config.train.batch_size)
+            display.line(f"compiled       in {run.compile_seconds:.1f} s for {run.device}")
 
     def train(self) -> None:
-        """Trains every run to its end and writes its summary."""
+        """Train every run to its end and write its summary."""
         try:
-            self._finish_epochs()  # a signal may have come between an epoch's last step and its evaluation
+            self._finish_epochs()  # an earlier signal may have come between an epoch's last step and its evaluation
             while self._active:
                 self._step()
                 self._finish_epochs()
         except Interrupted:
-            for m in self.members:
-                m.close()  # a signal's checkpoint that cannot be written is not to be passed over
+            for run in self.runs:
+                run.close()  # raises if the checkpoint that the signal asked for cannot be written
             raise
 
     @property
-    def _active(self) -> list[Member]:
-        return [m for m in self.members if not m.status]
+    def _active(self) -> list[TrainingRun]:
+        return [run for run in self.runs if not run.status]
 
     def _step(self) -> None:
         with self._timed("train"):
-            indices = self.program.batch([m.next_batch(self.program.sizes["train"]) for m in self.members])
+            indices = self.program.batch([run.next_batch(self.program.sizes["train"]) for run in self.runs])
             self.state, metrics = self.program.train_on(self.state, indices, self.program.hyper)
-            for m in self._active:
-                m.step += 1
+            for run in self._active:
+                run.step += 1
             self.in_flight.append(metrics)
-            self._settle(0 if any(m.at_epoch_end for m in self._active) else _IN_FLIGHT)
+            self._fetch(0 if any(run.at_epoch_end for run in self._active) else _IN_FLIGHT)
         self._stop_if_asked()
-        self._save([m for m in self._active if m.save_due and not m.at_epoch_end])
+        self._save([run for run in self._active if run.save_due and not run.at_epoch_end])
 
-    def _settle(self, allowed: int) -> None:
-        """Takes in the metrics of all but the last `allowed` steps; a run whose loss is not finite is over."""
+    def _fetch(self, allowed: int) -> None:
+        """Fetch the metrics of all but the last `allowed` steps; end runs whose loss is not finite."""
         while len(self.in_flight) > allowed:
-            figures = {name: np.atleast_1d(each) for name, each in jax.device_get(self.in_flight.popleft()).items()}
-            for i, m in enumerate(self.members):
-                if not m.status and not m.take_in({name: float(each[i]) for name, each in figures.items()}):
-                    m.diverged(m.step - len(self.in_flight))
+            fetched = {name: np.atleast_1d(each) for name, each in jax.device_get(self.in_flight.popleft()).items()}
+            for i, run in enumerate(self.runs):
+                if not run.status:
+                    if not run.add({name: float(each[i]) for name, each in fetched.items()}):
+                        self._diverged(run, run.step - len(self.in_flight))
+                    elif not run.first_step_seconds:
+                        run.first_step_seconds = run.elapsed()
+                        run.display.line(f"first step     {run.first_step_seconds:.1f} s after the start")
+
+    def _diverged(self, run: TrainingRun, step: int) -> None:
+        run.step = step
+        run.log({"train_loss": float("nan"), "learning_rate": run.metrics["learning_rate"]})
+        run.display.line(f"diverged: the loss of step {step:,} is not finite")
+        run.finish("diverged")
 
     def _finish_epochs(self) -> None:
-        """Evaluates the runs that are at the end of an epoch, adds their rows, saves."""
-        due = [m for m in self._active if m.epoch_due]
-        found = {split: self._evaluate(split) for split in dict.fromkeys(split for m in due for split in m.judges)}
-        for m in due:
-            m.finish_epoch({split: found[split][self.members.index(m)] for split in m.judges})
-        self._save([m for m in due if m.save_due or m.at_end])
-        ended = [m for m in self._active if m.at_end]  # also one that was killed before its summary was written
+        """Evaluate the runs that are at the end of an epoch, log their rows, save, and finish those at their end."""
+        due = [run for run in self._active if run.epoch_due]
+        found = {split: self._evaluate(split) for split in dict.fromkeys(s for run in due for s in run.splits_due)}
+        for run in due:
+            self._log_epoch(run, {split: found[split][self.runs.index(run)] for split in run.splits_due})
+        self._save([run for run in due if run.save_due or run.at_end])
+        ended = [run for run in self._active if run.at_end]  # also one that was killed before its summary was written
         if ended:
-            for m, state in zip(self.members, self.program.split(self.state), strict=True):
-                if m in ended:
-                    m.finish("finished", state)
+            for run, state in zip(self.runs, self.program.split(self.state), strict=True):
+                if run in ended:
+                    run.finish("finished", state)
 
-    def _evaluate(self, split: str) -> list[dict[str, float]]:
-        """Top-1 accuracy and mean cross-entropy of each run over every image of a split, once."""
-        sums = {name: np.zeros(len(self.members)) for name in SUMS}
-        size, batch = self.program.sizes[split], self.members[0].spec.config.train.batch_size
+    def _log_epoch(self, run: TrainingRun, evaluated: dict[str, tuple[float, float]]) -> None:
+        """Log an epoch's row and print its line; `evaluated` holds loss and accuracy of each split."""
+        spec, epochs, rate = run.spec, run.spec.config.train.epochs, run.images_per_second
+        row: dict[str, float] = {}
+        text = f"epoch {run.step // spec.steps_per_epoch:>{len(str(epochs))}}/{epochs}"
+        for split, (loss, accuracy) in {"train": run.means, **evaluated}.items():
+            row |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+            text += f"  {split} loss {loss:.4f} accuracy {accuracy:.4f}"
+        run.log(row | {"learning_rate": run.metrics["learning_rate"], "images_per_second": rate})
+        left = (spec.total_steps - run.step) * spec.config.train.batch_size * run.fused / rate
+        run.display.line(f"{text}  {rate:,.0f} images/s" + ("" if run.at_end else f"  ETA {console.clock(left)}"))
+
+    def _evaluate(self, split: str) -> list[tuple[float, float]]:
+        batch = self.runs[0].spec.config.train.batch_size
         with self._timed("eval"):
-            for indices, mask in data.eval_batches(size, batch):
-                one = jax.device_put((indices, mask.astype(np.float32)), self.program.shared)
-                found = jax.device_get(self.program.eval_on[split](self.state.evaluated, *one))
-                sums = {name: sums[name] + found[name] for name in sums}
-                self._stop_if_asked()
-        assert (sums["count"] == size).all()
-        return [
-            {f"{split}_accuracy": float(correct) / size, f"{split}_loss": float(loss) / size}
-            for correct, loss in zip(sums["correct"], sums["loss"], strict=True)
-        ]
+            return evaluate.evaluate(self.program, self.state.evaluated, split, batch, self._stop_if_asked)
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
-        """The runs share the time: over all of them, it adds up to the machine's."""
+        """Share the time among the active runs, so that the sum over all of them is the machine's."""
         started, active = time.perf_counter(), self._active
         try:
             yield
         finally:
-            for m in active:
-                m.seconds[what] += (time.perf_counter() - started) / len(active)
+            for run in active:
+                run.seconds[what] += (time.perf_counter() - started) / len(active)
 
     def _stop_if_asked(self) -> None:
         if self.asked and self._active:
             self._save(self._active)
             raise Interrupted(self.asked[0])
 
-    def _save(self, members: Sequence[Member]) -> None:
-        if any(m.saved != m.step for m in members):
-            self._settle(0)  # the notes are of the same steps as the state
-            for m, state in zip(self.members, self.program.split(self.state), strict=True):
-                if m in members and not m.status:
-                    m.save(state)
+    def _save(self, runs: Sequence[TrainingRun]) -> None:
+        if any(run.saved != run.step for run in runs):
+            self._fetch(0)  # a checkpoint's metrics are of the same step as its state
+            for run, state in zip(self.runs, self.program.split(self.state), strict=True):
+                if run in runs and not run.status:
+                    run.save(state)

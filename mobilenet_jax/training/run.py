@@ -1,7 +1,6 @@
-"""One run among those that are trained together: its record, its figures, and how far it is."""
+"""The state of one run while it trains: its record, its figures, how far it is, and its summary."""
 
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,64 +8,77 @@ import numpy as np
 
 from mobilenet_jax import config
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays as data
+from mobilenet_jax.data import arrays
 from mobilenet_jax.networks import cost
-from mobilenet_jax.records import directory as writer
-from mobilenet_jax.training import step as steps
-from mobilenet_jax.training import wandb_logger
+from mobilenet_jax.records.directory import CHECKPOINTS, RunDirectory
+from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
+from mobilenet_jax.training.progress import Display
+from mobilenet_jax.training.step import TrainState
+from mobilenet_jax.training.wandb_logger import WandbLogger
 
 SUMS = ("loss", "correct", "count")  # over images
 
 
-class Member:
-    """A run that `train` takes from step to step; it is over once it has a `status`."""
+class TrainingRun:
+    """A run that the loop takes from step to step. It is over when it has a `status`.
+
+    Args:
+      spec: the run.
+      record: its directory, locked by the caller.
+      display: shows its progress.
+      device: name of the device, for the summary.
+      elapsed: returns the seconds that this process has spent on the run so far.
+      compile_seconds: this run's share of the time for compiling in this process.
+      fused: number of runs that the program trains at the same time.
+    """
 
     def __init__(
         self,
         spec: RunSpec,
-        record: writer.RunDirectory,
-        display: writer.Display,
+        record: RunDirectory,
+        display: Display,
         device: str,
-        fused: int,
-        compile_seconds: float,
         elapsed: Callable[[], float],
+        compile_seconds: float,
+        fused: int = 1,
     ):
         self.spec, self.record, self.display = spec, record, display
-        self.device, self.fused, self.elapsed = device, fused, elapsed
-        self.status = ""  # 'finished' or 'diverged' once it is over
+        self.device, self.elapsed, self.compile_seconds, self.fused = device, elapsed, compile_seconds, fused
+        self.status = ""  # 'finished' or 'diverged' when the run is over
         self.closed = False
         self.step = self.resumed_from = self.saved = 0
-        self.tally: dict[str, float] = dict.fromkeys(SUMS, 0.0)  # of the epoch so far
+        self.sums = dict.fromkeys(SUMS, 0.0)  # of the epoch so far
         self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
-        self.compile_seconds = compile_seconds  # in this process
         self.first_step_seconds = 0.0
-        self.images = 0.0  # seen in seconds['train']
-        self.figures: dict[str, float] = {}  # of the last step
+        self.images = 0.0  # trained on in seconds['train']
+        self.metrics: dict[str, float] = {}  # of the last step
         self.rows: list[dict[str, Any]] = []  # of metrics.jsonl
-        self.record.begin(spec.config.to_dict(), device, lambda stored: not config.differences(spec, stored))
-        self.checkpoints = Checkpoints(record.path / "checkpoints")
-        self.tracker = track(spec, record.path)
-        self.order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
+        self._order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
 
-    def restore(self, state: steps.TrainState) -> Any:
-        """The state of the newest checkpoint that is whole; `state` where there is none."""
+    def open(self) -> None:
+        """Write the config and the environment, open the checkpoints, start the W&B run.
+
+        Raises:
+          InputError: something cannot be written.
+        """
+        spec = self.spec
+        self.record.begin(spec.config.to_dict(), self.device, lambda stored: not config.differences(spec, stored))
+        self.checkpoints = Checkpoints(self.record.path / CHECKPOINTS)
+        self.wandb = wandb_logger(spec, self.record)
+        self.wandb.start()
+
+    def restore(self, state: TrainState) -> TrainState:
+        """Return the state of the newest checkpoint that is whole, `state` without one; forget rows of later steps."""
         found = self.checkpoints.restore(state, self.display.line)
         if found is not None:
             self.step, state, notes = found
-            self.tally, self.images, self.figures = notes["tally"], notes["images"], notes["figures"]
+            self.sums, self.images, self.metrics = notes["tally"], notes["images"], notes["figures"]
             self.seconds, self.rows = notes["seconds"], notes["rows"]
             self.resumed_from = self.saved = self.step
-            self.display.line(f"resumed        from step {self.step:,} of {self.spec.total_steps:,}")
-        self.record.rewrite(self.rows)  # those of later steps will be made again
+        self.record.rewrite(self.rows)
         self.seconds["compile"] += self.compile_seconds
         return state
-
-    def begin(self) -> None:
-        """Shows where the run stands before the next step."""
-        spec = self.spec
-        self.display.begin(spec.total_steps, self.step, spec.steps_per_epoch, spec.config.train.batch_size)
-        self.display.line(f"compiled       in {self.compile_seconds:.1f} s for {self.device}")
 
     @property
     def at_end(self) -> bool:
@@ -87,8 +99,8 @@ class Member:
         return self.step - self.saved >= every
 
     @property
-    def judges(self) -> list[str]:
-        """The splits that are evaluated now, at the end of an epoch."""
+    def splits_due(self) -> list[str]:
+        """The splits to evaluate at the end of this epoch; 'test' only at the end of the run where 'val' exists."""
         c, epoch = self.spec.config, self.step // self.spec.steps_per_epoch
         judge = "val" if c.data.holdout else "test"
         splits = [judge] if self.at_end or epoch % c.train.eval_epochs == 0 else []
@@ -96,79 +108,72 @@ class Member:
 
     @property
     def images_per_second(self) -> float:
-        """The rate at which the program trains, with all its runs."""
+        """The rate at which the program trains, all its runs together."""
         return self.images / self.seconds["train"] if self.images else 0.0
 
     def next_batch(self, size: int) -> np.ndarray:
-        """The images of the next step, out of `size`, int32 `[B]`."""
+        """Return the indices of the next step's images among `size`, int32 `[B]`."""
         batch = self.spec.config.train.batch_size
         epoch, position = divmod(self.step, self.spec.steps_per_epoch)
-        if self.order[0] != epoch:
-            self.order = epoch, data.epoch_order(size, self.spec.config.seed, epoch)
-        return self.order[1][position * batch : (position + 1) * batch]
+        if self._order[0] != epoch:
+            self._order = epoch, arrays.epoch_order(size, self.spec.config.seed, epoch)
+        return self._order[1][position * batch : (position + 1) * batch]
 
-    def take_in(self, figures: dict[str, float]) -> bool:
-        """Adds the figures of a step; False where its loss is not finite."""
-        self.figures, loss, count = figures, figures["loss"], figures["count"]
+    def add(self, metrics: dict[str, float]) -> bool:
+        """Add the metrics of one step; return False if its loss is not finite."""
+        self.metrics, loss, count = metrics, metrics["loss"], metrics["count"]
         if not math.isfinite(loss):
             return False
-        if self.tally["count"] >= self.spec.steps_per_epoch * self.spec.config.train.batch_size:
-            self.tally = dict.fromkeys(SUMS, 0.0)  # that was the epoch before
-        self.tally["loss"] += loss * count
-        self.tally["correct"] += figures["correct"]
-        self.tally["count"] += count
+        if self.sums["count"] >= self.spec.steps_per_epoch * self.spec.config.train.batch_size:
+            self.sums = dict.fromkeys(SUMS, 0.0)  # a new epoch begins
+        self.sums["loss"] += loss * count
+        self.sums["correct"] += metrics["correct"]
+        self.sums["count"] += count
         self.images += count
-        if not self.first_step_seconds:
-            self.first_step_seconds = self.elapsed()
-            self.display.line(f"first step     {self.first_step_seconds:.1f} s after the start")
-        t = self.tally
-        self.display.advance(t["loss"] / t["count"], t["correct"] / t["count"], self.images_per_second)
+        self.display.advance(*self.means, self.images_per_second)
         return True
 
-    def finish_epoch(self, evaluated: Mapping[str, dict[str, float]]) -> None:
-        """Adds the epoch's row."""
-        epochs, epoch = self.spec.config.train.epochs, self.step // self.spec.steps_per_epoch
-        t, speed = self.tally, self.images_per_second
-        row = {"train_loss": t["loss"] / t["count"], "train_accuracy": t["correct"] / t["count"]}
-        text = f"epoch {epoch:>{len(str(epochs))}}/{epochs}  train {_figures(row, 'train')}"
-        for split, found in evaluated.items():
-            row |= found
-            text += f"  {split} {_figures(row, split)}"
-        self._log(row | {"learning_rate": self.figures["learning_rate"], "images_per_second": speed})
-        left = (self.spec.total_steps - self.step) * self.spec.config.train.batch_size * self.fused / speed
-        self.display.line(f"{text}  {speed:,.0f} images/s" + ("" if self.at_end else f"  ETA {writer.clock(left)}"))
+    @property
+    def means(self) -> tuple[float, float]:
+        """Training loss and accuracy of the epoch so far."""
+        return self.sums["loss"] / self.sums["count"], self.sums["correct"] / self.sums["count"]
 
-    def save(self, state: Any) -> None:
-        """Saves `state`, on the host, as a checkpoint."""
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Add a row to `metrics.jsonl`, to W&B and to the display's listener."""
+        row = {"step": self.step, "epoch": self.step / self.spec.steps_per_epoch, **metrics}
+        self.rows.append(row)
+        self.record.append(row)
+        self.display.log(row)
+        self.wandb.log(row)
+
+    def save(self, state: TrainState) -> None:
+        """Write `state`, on the host, as a checkpoint."""
         if self.step != self.saved:
             self.record.check_held()
-            notes = {"tally": self.tally, "images": self.images, "figures": self.figures, "rows": self.rows}
+            notes = {"tally": self.sums, "images": self.images, "figures": self.metrics, "rows": self.rows}
             self.checkpoints.save(self.step, state, notes | {"seconds": self._all_seconds()})
             self.saved = self.step
 
-    def diverged(self, step: int) -> None:
-        """Ends the run at `step`, whose loss is not finite."""
-        self.step = step
-        self._log({"train_loss": math.nan, "learning_rate": self.figures["learning_rate"]})
-        self.display.line(f"diverged: the loss of step {step:,} is not finite")
-        self.finish("diverged")
+    def finish(self, status: str, state: TrainState | None = None) -> None:
+        """Write the summary, last.
 
-    def finish(self, status: str, state: Any = None) -> None:
-        """Writes the summary, last; `state` is that of a finished run, as what a diverged one leaves tells nothing.
+        Args:
+          status: 'finished' or 'diverged'.
+          state: of a finished run; a diverged one has no result worth a digest.
 
         Raises:
-          InputError: it, or the checkpoint before it, cannot be written.
+          InputError: the summary, or the checkpoint before it, cannot be written.
         """
         self.display.close()
         self.checkpoints.close()
         digest = None if state is None else tree_digest({"params": state.params, "batch_stats": state.batch_stats})
         summary = self._summary(status, digest)
         self.record.finish(summary, self.rows)
-        self.tracker.finish(summary)
+        self.wandb.finish(summary.model_dump())
         self.status, self.closed = status, True
 
     def close(self) -> None:
-        """Lets go of a run that is not over, once its checkpoint is written.
+        """Wait for the last checkpoint of a run that is not over, and end its W&B run.
 
         Raises:
           InputError: the checkpoint cannot be written.
@@ -176,55 +181,45 @@ class Member:
         if not self.closed:
             self.closed = True
             try:
-                self.checkpoints.close()  # first: W&B may take its time, and who asked to stop may not wait for that
+                self.checkpoints.close()  # first: W&B may take its time, and a user who pressed Ctrl-C waits
             finally:
-                self.tracker.finish({})
+                self.wandb.finish({})
                 self.display.close()
-
-    def _log(self, metrics: dict[str, float]) -> None:
-        row = {"step": self.step, "epoch": self.step / self.spec.steps_per_epoch, **metrics}
-        self.rows.append(row)
-        self.record.append(row)
-        self.display.log(row)
-        self.tracker.log(row)
 
     def _all_seconds(self) -> dict[str, float]:
         return self.seconds | {"wall": self.seconds["wall"] + self.elapsed()}
 
-    def _summary(self, status: str, digest: str | None) -> dict[str, Any]:
-        spec, row, seconds = self.spec, self.rows[-1] if self.rows else {}, self._all_seconds()
-        measured = row if status == "finished" else {}
-        judged = ["test", "val"] if spec.config.data.holdout else ["test"]
-        keys = [f"{split}_{figure}" for split in judged for figure in ("accuracy", "loss")]
-        return {
+    def _summary(self, status: str, digest: str | None) -> Summary:
+        measured = self.rows[-1] if self.rows and status == "finished" else {}
+        figures = [f"{split}_{figure}" for split in ("test", "val", "train") for figure in ("accuracy", "loss")]
+        fields = {
             "status": status,
-            "title": spec.title,
-            "config_name": spec.name,
-            **_knobs(spec),
-            "seed": spec.config.seed,
-            "epochs": spec.config.train.epochs,
+            "title": self.spec.title,
+            "config_name": self.spec.name,
+            **knobs(self.spec),
+            "seed": self.spec.config.seed,
+            "epochs": self.spec.config.train.epochs,
             "steps": self.step,
-            **{key: measured.get(key) for key in keys},
-            "train_accuracy": measured.get("train_accuracy"),
-            "train_loss": measured.get("train_loss"),
+            **{key: measured.get(key) for key in figures},
             "train_images_per_second": self.images_per_second,
-            **{f"{what}_seconds": seconds[what] for what in ("compile", "train", "eval", "wall")},
+            **{f"{what}_seconds": seconds for what, seconds in self._all_seconds().items()},
             "first_step_seconds": self.first_step_seconds,
             "device": self.device,
             "fused": self.fused,
             "resumed_from": self.resumed_from,
             "params_sha256": digest,
         }
+        return Summary.model_validate(fields)
 
 
-def track(spec: RunSpec, directory: pathlib.Path) -> wandb_logger.Tracker:
-    """The run's page at W&B, where it is wanted."""
-    w, keys = spec.config.wandb, {**spec.identity, **_knobs(spec)}
-    return wandb_logger.Tracker(w.mode, w.project, spec.run_name, spec.digest, directory, keys)
+def wandb_logger(spec: RunSpec, record: RunDirectory) -> WandbLogger:
+    """Return the logger of a run, not started yet."""
+    w, keys = spec.config.wandb, {**spec.identity, **knobs(spec)}
+    return WandbLogger(w.mode, w.project, spec.run_name, spec.digest, record.path, keys)
 
 
-def _knobs(spec: RunSpec) -> dict[str, Any]:
-    """What is varied and what it costs, under the flat names that tables and plots use."""
+def knobs(spec: RunSpec) -> dict[str, Any]:
+    """Return what is varied and what it costs, under the flat names that summaries, tables and W&B plots use."""
     m, sums = spec.config.model, cost.totals(spec.arch, spec.resolution)
     return {
         "version": m.version,
@@ -238,7 +233,3 @@ def _knobs(spec: RunSpec) -> dict[str, Any]:
         "params": sums.params,
         "mult_adds": sums.mult_adds,
     }
-
-
-def _figures(row: dict[str, float], split: str) -> str:
-    return f"loss {row[f'{split}_loss']:.4f} accuracy {row[f'{split}_accuracy']:.4f}"

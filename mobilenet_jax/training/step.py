@@ -14,16 +14,16 @@ from mobilenet_jax.training import optimizer as optimizers
 
 
 class Batch(NamedTuple):
-    """Images as stored, uint8 `[B, H, W, 3]`; labels, int32 `[B]`; mask, `[B]`: 1 for a real image, 0 for padding."""
+    """A batch of stored images."""
 
-    images: jax.Array
-    labels: jax.Array
-    mask: jax.Array
+    images: jax.Array  # uint8 [B, H, W, 3]
+    labels: jax.Array  # int32 [B]
+    mask: jax.Array  # float32 [B]: 1 for an image, 0 for padding
 
 
 @struct.dataclass
 class Hyper:
-    """The scalars of a recipe. They are traced, so one compilation serves every value, and several can be stacked."""
+    """The scalars of a recipe. They are traced: one compilation serves every value, and several can be stacked."""
 
     key: jax.Array  # of augmentation and dropout, folded with the step
     learning_rate: Any  # peak
@@ -39,30 +39,26 @@ class Hyper:
 
 @struct.dataclass
 class TrainState:
-    """What training carries from step to step.
-
-    `opt_state` is that of all parameters as one vector: an operation on each of a few hundred small arrays is slow to
-    compile, to load and to run. `ema` averages `{'params', 'batch_stats'}`, or is None.
-    """
+    """The state that training carries from step to step."""
 
     step: jax.Array
     params: Any
     batch_stats: Any
-    opt_state: optax.OptState
-    ema: Any
+    opt_state: optax.OptState  # of all parameters as one vector: hundreds of small arrays are slow to compile and run
+    ema: Any  # the average of {'params', 'batch_stats'}, or None
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The variables that evaluation uses: the moving average where there is one."""
+        """The variables that evaluation uses: the moving average if there is one."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_state(model: nn.Module, optimizer: str, resolution: int, with_ema: bool, key: jax.Array) -> TrainState:
-    """The state before the first step; the optimiser's state does not depend on its scalars."""
+    """Return the state before the first step. The optimiser's state does not depend on its scalars."""
     variables = model.init(key, jnp.zeros((1, resolution, resolution, 3)))
     params, batch_stats = variables["params"], variables["batch_stats"]
     opt_state = optimizers.optimizer(optimizer, 0.0, 0.0).init(ravel_pytree(params)[0])
-    # A copy: the state is donated, and no buffer may be donated twice.
+    # A copy, because the state is donated, and a buffer can be donated only once.
     average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if with_ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, average)
 
@@ -78,21 +74,21 @@ def train_step(
     view: Callable[[jax.Array, jax.Array], jax.Array],
     depthwise: Collection[str],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update.
+    """Return the state after one update, and the metrics of the batch.
 
     Args:
-      state: before.
+      state: before the update.
       batch: stored images, labels and mask.
-      hyper: the scalars.
-      model: `MobileNet`.
+      hyper: the scalars of the recipe.
+      model: a `MobileNet`.
       optimizer: 'sgd' or 'rmsprop'.
-      schedule: from step to the factor of the peak learning rate.
-      view: from stored images and a key to network inputs, see `augment.training_view`.
+      schedule: maps the step to a factor of the peak learning rate.
+      view: maps stored images and a key to network inputs, see `augment.training_view`.
       depthwise: names of the depthwise layers, for the weight decay.
 
     Returns:
-      The state after, and scalars: `loss` (mean, smoothing included), `correct` and `count` (images), `grad_norm`
-      (before clipping, weight decay not included), `learning_rate`.
+      The new state and scalars: `loss` (mean, with label smoothing), `correct` and `count` (images), `grad_norm`
+      (before clipping, without weight decay), `learning_rate`.
     """
     view_key, dropout_key = jax.random.split(jax.random.fold_in(hyper.key, state.step))
     inputs = view(batch.images, view_key)
@@ -139,7 +135,7 @@ def train_step(
 def eval_step(
     variables: dict[str, Any], batch: Batch, *, model: nn.Module, view: Callable[[jax.Array], jax.Array]
 ) -> dict[str, jax.Array]:
-    """Sums over the real images of a batch: `loss` (cross-entropy, unsmoothed), `correct` (top-1), `count`."""
+    """Return sums over the images of a batch: `loss` (cross-entropy, not smoothed), `correct` (top-1), `count`."""
     logits: Any = model.apply(variables, view(batch.images), train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     return {"loss": (losses * batch.mask).sum(), "correct": _correct(logits, batch), "count": batch.mask.sum()}

@@ -1,0 +1,90 @@
+"""The progress of one run: a bar on a terminal, plain lines when piped, rows for a program that listens."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mobilenet_jax import console
+
+_LINE_SECONDS = 30.0  # between plain progress lines inside an epoch
+_LISTENER_SECONDS = 1.0  # between positions that a listener gets
+_REFRESH_SECONDS = 0.1  # between two states of the bar
+
+
+class Display:
+    """Shows the progress of one run.
+
+    Args:
+      listener: gets each row of metrics, and about once a second the position as `step`, `steps`, `train_accuracy`.
+        With a listener nothing is drawn.
+    """
+
+    def __init__(self, listener: Callable[[Mapping[str, Any]], None] | None = None):
+        self.step = 0  # steps whose metrics have arrived
+        self._listener = listener
+        self._bar: Any = None  # rich's Progress, on a terminal
+        self._last = time.monotonic()  # when something was shown last
+
+    def begin(self, total_steps: int, step: int, steps_per_epoch: int, batch_size: int) -> None:
+        """Start to show a run of `total_steps` that goes on from `step`."""
+        self._total, self.step, self._per_epoch, self._batch = total_steps, step, steps_per_epoch, batch_size
+        if sys.stdout.isatty() and self._listener is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = ("{task.description} {task.percentage:3.0f}%", BarColumn(), "{task.fields[figures]}")
+            shown = [TextColumn(c) if isinstance(c, str) else c for c in columns]
+            self._bar = Progress(*shown, console=Console(file=sys.stdout, highlight=False), auto_refresh=False)
+            self._on_terminal(self._bar.start)
+            self._bar.add_task("", total=total_steps, completed=step, figures="")
+
+    def advance(self, loss: float, accuracy: float, images_per_second: float) -> None:
+        """Show that one more step is done.
+
+        Args:
+          loss: mean of the epoch so far.
+          accuracy: of the epoch so far, a fraction.
+          images_per_second: at which the run trains.
+        """
+        self.step += 1
+        since = time.monotonic() - self._last
+        if self._listener is not None:
+            if since > _LISTENER_SECONDS:
+                self._last = time.monotonic()
+                self._listener({"step": self.step, "steps": self._total, "train_accuracy": accuracy})
+            return
+        left = console.clock((self._total - self.step) * self._batch / images_per_second)
+        figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s  ETA {left}"
+        if self._bar is None:
+            if since > _LINE_SECONDS:
+                self.line(f"  step {self.step:,}/{self._total:,}  {figures}")
+        elif since > _REFRESH_SECONDS or self.step == self._total:
+            self._last = time.monotonic()
+            epoch = f"epoch {(self.step - 1) // self._per_epoch + 1}/{self._total // self._per_epoch}"
+            self._bar.update(0, completed=self.step, description=epoch, figures=figures)
+            self._on_terminal(self._bar.refresh)
+
+    def line(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        self._last = time.monotonic()
+        if self._bar is not None:
+            self._on_terminal(lambda: self._bar.console.print(text, markup=False, soft_wrap=True))
+        else:
+            console.say(text)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Pass a row of metrics to the listener; for people, the loop prints a line."""
+        if self._listener is not None:
+            self._listener(row)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._on_terminal(self._bar.stop)
+
+    def _on_terminal(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError:  # the terminal was closed
+            console.mute()
