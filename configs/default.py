@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     c.model.rho = 1.0  # resolution multiplier: images are resized to round(rho * side)
     c.model.expansion = 6.0  # v2: expansion ratio t
     c.model.strides = "cifar"  # 'imagenet' (224 -> 7) or 'cifar' (32 -> 2 for v1, 32 -> 4 for v2)
-    c.model.variant = "paper"  # v1: 'paper', 'standard_conv', 'shallow' or 'seed004'
+    c.model.variant = "paper"  # v1: 'paper', 'standard_conv', 'shallow' or 'cifar28' (28x28 CIFAR-10)
     c.model.activation = "auto"  # 'relu', 'relu6' or 'auto' (as in the papers: ReLU for v1, ReLU6 for v2)
     c.model.bottleneck = "linear"  # v2: after the projection, 'linear' or 'relu6'
     c.model.shortcut = "bottleneck"  # v2: shortcuts join the 'bottleneck' outputs or the 'expansion' outputs, or 'none'
