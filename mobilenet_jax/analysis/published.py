@@ -24,8 +24,8 @@ def sections() -> list[Section]:
     if wrong := compare.unexplained([*from_papers, *from_documents]):
         raise RuntimeError(f"printed figures and misprints.csv do not fit the count: {'; '.join(wrong)}")
     how = (
-        "Difference is ours less what is printed, in the column's unit; a cell agrees if ours, rounded as the source "
-        "rounds, is what is printed. Blank: not one of our networks."
+        "Difference: ours less printed, in the column's unit. A cell agrees if ours, rounded as the source rounds, is "
+        "what is printed. Blank: not one of our networks."
     )
     which = (
         "Document 000: the AIdventure page 'MobileNet v1'. Document 004: a report on a 28x28 CIFAR-10 network (variant "
