@@ -1,6 +1,6 @@
-"""How much accuracy does a multiply-add buy? MobileNet v1 and v2 in JAX, with exact analytic cost.
+"""Measure how much accuracy a multiply-add buys: MobileNet v1 and v2 in JAX, with exact analytic cost.
 
-`arch`, `cost`, `conventions` and `roofline` describe and count networks without importing JAX.
+Importing the package does not import JAX. `arch`, `cost`, `conventions` and `roofline` describe and count networks.
 """
 
 from mobilenet_jax.networks import arch, conventions, cost, roofline

@@ -1,9 +1,9 @@
-"""Dense convolutions, pointwise ones and the stem, as matrix products with a kernel gradient of their own.
+"""Compute dense convolutions: the stem and pointwise layers as matrix products with their own kernel gradient.
 
-XLA turns neither the kernel gradient of a 1x1 convolution nor a contraction over a 4-D map into one product, and runs
-the gradients of its convolutions slowly on a CPU. Milliseconds there, with two cores at 145 G multiply-adds/s and
-26 GB/s, batch 128, 32x32 pixels, 48 to 8 channels: forward 0.8, input gradient 0.9, kernel gradient 2.5 as `x.T @ g`
-and 0.8 here; the limit is 1.1, of bandwidth (less where a map is in cache).
+XLA computes neither the kernel gradient of a 1x1 convolution nor a contraction over a 4-D map as one matrix product,
+and its convolution gradients are slow on a CPU. On two CPU cores (145 G mult-adds/s, 26 GB/s), a batch of 128 images
+with 32x32 pixels, 48 to 8 channels, takes, in ms: forward 0.8, input gradient 0.9, kernel gradient 0.8 (2.5 as
+`x.T @ g`). The bandwidth limit is 1.1, less where a map is in cache.
 """
 
 import math
@@ -12,36 +12,50 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilenet_jax.model.depthwise import same_padding
-
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
-    """A dense convolution, SAME padding.
+    """Compute a dense convolution with SAME padding.
 
     Args:
       x: `[N, H, W, C]`.
       kernel: `[K, K, C, C']`.
-      stride: of both directions; 1 where K is 1.
-      implementation: 'shift', with which the stem is a product and gradients are those below, or 'conv', as
-        `depthwise.choose` gives it.
+      stride: of both directions. It must be 1 if K is 1.
+      implementation: 'shift' (matrix products with the gradients below) or 'conv', from `depthwise.choose`.
 
     Returns:
       `[N, ceil(H / stride), ceil(W / stride), C']`.
     """
     k, _, inputs, outputs = kernel.shape
     if k > 1 and (implementation == "conv" or inputs > 3):
-        return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return lax_convolution(x, kernel, stride)
     if k > 1:
         return _stem(x, kernel, stride)
     product = _product if implementation == "shift" else jnp.matmul
     return product(x.reshape(-1, inputs), kernel.reshape(inputs, outputs)).reshape(*x.shape[:3], outputs)
 
 
-def _stem(x, kernel, stride):
-    """Four columns of the output at once: the patch that they see is half the size of their four patches.
+def lax_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolve with `lax.conv_general_dilated`, SAME padding. The kernel's input axis determines the channel groups."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
 
-    It is also in longer runs: 18 values instead of 9 at stride 1. The kernel stands in it at four places.
-    """
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Return the zeros before and after one axis under TensorFlow's SAME rule."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def _stem(x, kernel, stride):
+    """Compute four columns of the output with one product, whose kernel holds four shifted copies of `kernel`."""
+    # The patch of four columns has half the values of their four patches. Its contiguous runs are longer: 18 values
+    # instead of 9 at stride 1.
     k, _, inputs, outputs = kernel.shape
     n, h, w, _ = x.shape
     height, width = -(-h // stride), -(-w // stride)
@@ -77,11 +91,9 @@ _product.defvjp(_product_fwd, _product_bwd)
 
 
 def _kernel_gradient(x, g):
-    """`x.T @ g` of two tall matrices.
-
-    Where `x` is the wider one, XLA's product is two to three times as fast with `g` on the left. It would turn such a
-    product around by itself, but not a batch of two.
-    """
+    """Return `x.T @ g` for two tall matrices."""
+    # If `x` is the wider one, XLA's product is two to three times as fast with `g` on the left. XLA swaps the operands
+    # of a single product back, but not those of a batch of two.
     rows, inputs = x.shape
     if inputs <= g.shape[1] or rows % 2 or rows < 8 * inputs:
         return x.T @ g

@@ -1,11 +1,11 @@
-"""The depthwise convolution with its own gradients.
+"""Compute the depthwise convolution with its own gradients.
 
-XLA runs `lax.conv` with one group per channel one channel at a time on a CPU, and turns its kernel gradient into a
+On a CPU, XLA computes `lax.conv` with one group per channel one channel at a time, and turns its kernel gradient into a
 dense C x C one. Here the forward pass and the input gradient are sums of shifted slices, which XLA fuses into one
-vectorised loop, and the kernel gradient accumulates over the batch, so that each map is read once.
+vectorised loop. The kernel gradient accumulates over the batch, so that each map is read once from memory.
 
-Milliseconds on two cores for 128 images, and the limit, each array read or written once at 27 GB/s. The kernel's takes
-about two thirds of both gradients, as it reads both maps from cache once a tap:
+Milliseconds on two cores for 128 images. The limit is each array read or written once at 27 GB/s. The kernel gradient
+takes about two thirds of both gradients, because it reads both maps from cache once per tap:
 
     map, channels, stride    forward    limit    both gradients    limit
     32x32,  32, 1                1.9      1.3               8.6      1.9
@@ -24,41 +24,39 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-IMPLEMENTATIONS = ("shift", "conv")
+from mobilenet_jax.model.convolution import lax_convolution, same_padding
 
 
 def choose(implementation: str, platform: str) -> str:
-    """Resolves 'auto': 'shift' where it was measured to be faster, on a CPU, and 'conv' elsewhere."""
+    """Return the implementation that 'auto' means on a platform. Any other implementation is returned unchanged.
+
+    'shift' was measured to be faster on a CPU. On a GPU only 'conv' was measured, for one layer of 32x32x64 at stride 1
+    (H200, bfloat16, batch 2048): 0.73 of the copy bandwidth forward, 0.45 in the gradients
+    (results/bench/h200/layers.json). NOTE: nothing was measured on a TPU.
+    """
     if implementation != "auto":
         return implementation
     return "shift" if platform == "cpu" else "conv"
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
-    """Convolves each channel with its own kernel (v1 paper, section 3.1, equation 3), SAME padding.
+    """Convolve each channel with its own kernel, SAME padding (v1 paper, section 3.1, equation 3).
 
     Args:
       x: `[N, H, W, C]`.
       kernel: `[K, K, 1, C]`, the shape Flax gives it.
       stride: of both directions.
-      implementation: 'shift' (the one above) or 'conv' (`lax.conv_general_dilated` with C groups).
+      implementation: 'shift' (shifted slices) or 'conv' (`lax.conv_general_dilated` with C groups).
 
     Returns:
       `[N, ceil(H / stride), ceil(W / stride), C]`.
     """
     if implementation == "conv":
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
+        return lax_convolution(x, kernel, stride)
     return _shift(x, kernel[:, :, None, None], stride)
 
 
-# The functions under `jit` are traced once a shape, of which a network has far fewer than layers.
+# `jit` traces a function once per shape. A network has far fewer shapes than layers.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 @functools.partial(jax.jit, static_argnums=2)
 def _shift(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -84,15 +82,9 @@ def _shift_bwd(stride, residuals, g):
 _shift.defvjp(_shift_fwd, _shift_bwd)
 
 
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after one axis under TensorFlow's SAME rule."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _input_gradient(g, kernel, stride, shape):
-    """Each of the stride^2 phases of the input sees its own taps, all of the output's size; then they interleave."""
+    """Compute the stride^2 phases of the gradient, each from its own taps and of the output's size. Interleave them."""
     n, h, w, c = shape
     k = kernel.shape[0]
     top, left = same_padding(h, k, stride)[0], same_padding(w, k, stride)[0]
@@ -127,12 +119,10 @@ def _input_gradient(g, kernel, stride, shape):
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _kernel_gradient(x, g, k, stride):
-    """A few images at a time, so that both maps are in cache for all k*k sums.
-
-    A sum's output is one patch of the map, and its value 16 or more products, those of a grid of patches: carrying
-    sums as large as the map from image to image costs more than the products do. Two such outputs stand side by side,
-    from two halves of the images, as XLA gives each core its part of the outermost axis.
-    """
+    """Sum the products of each tap over a few images at a time, so that both maps are in cache for all k*k sums."""
+    # Sums as large as the map would cost more to carry from image to image than the products cost. So each map is cut
+    # into a grid of equal patches, and a sum has the size of one patch and adds 16 or more products per iteration. It
+    # has two halves, each from one half of the images, because XLA splits the outermost axis over the cores.
     n, h, w, c = x.shape
     exact = np.promote_types(x.dtype, np.float32)
     halves = math.gcd(n, 2)
@@ -142,7 +132,7 @@ def _kernel_gradient(x, g, k, stride):
 
     def add_images(sums, both):
         x, g = (array.astype(exact) for array in both)
-        x = lax.optimization_barrier(jnp.pad(x, padding))  # once for all taps
+        x = lax.optimization_barrier(jnp.pad(x, padding))  # pad once, not once per tap
 
         g_of = {
             (image, row, column): lax.slice(
@@ -160,7 +150,7 @@ def _kernel_gradient(x, g, k, stride):
             return lax.mul(lax.slice(x_of[image], (0, top, left, 0), limits, (1, stride, stride, 1)), g_of[patch])
 
         taps = itertools.product(range(k), range(k))
-        add = functools.partial(functools.reduce, lax.add)  # `lax`, as the operators of an array are slow to trace
+        add = functools.partial(functools.reduce, lax.add)  # operators of arrays are slower to trace
         return [add([product(*tap, patch) for patch in g_of], s) for s, tap in zip(sums, taps, strict=True)], None
 
     zeros = [jnp.zeros((halves, height, width, c), exact)] * (k * k)
@@ -170,7 +160,7 @@ def _kernel_gradient(x, g, k, stride):
 
 
 def _patches(*sizes: int) -> tuple[int, ...]:
-    """Divisors of the batch, the height and the width with a product of 16 or little more, best with two images."""
+    """Return divisors of batch, height and width with a product of 16 or little more, preferably of two images."""
     choices = itertools.product(*([d for d in range(1, size + 1) if size % d == 0] for size in sizes))
     enough = min(16, math.prod(sizes))
     fit = [choice for choice in choices if math.prod(choice) >= enough]

@@ -1,4 +1,4 @@
-"""The Flax modules: they walk the same `Architecture` that `cost.py` counts."""
+"""Define MobileNet as Flax modules that walk the same `Architecture` as `networks/cost.py`."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,20 @@ from jax.typing import DTypeLike
 from mobilenet_jax.model import batch_norm, convolution, depthwise
 from mobilenet_jax.networks.arch import Architecture, Layer
 
-# TF-slim's for kernels. Batch norm makes a kernel's scale one with its learning rate: He's, larger where the fan-in
-# is small (9 for a depthwise kernel), was far slower on held-out CIFAR-10. The classifier starts with small logits.
+# TF-slim's initialisation of kernels. Under batch norm the scale of a kernel acts on its learning rate. He's
+# initialisation, which is larger for a small fan-in (9 for a depthwise kernel), learned far more slowly on held-out
+# CIFAR-10. The classifier starts with small logits.
 _KERNEL_INIT = nn.initializers.truncated_normal(0.09)
 _CLASSIFIER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "truncated_normal")
 
 
 class BatchNorm(nn.Module):
-    """Batch norm and activation over the last axis; running statistics in the `batch_stats` collection.
+    """Batch norm over the last axis and an activation. Its running statistics are in the `batch_stats` collection.
 
-    `decay` is the share of the old running value that a step keeps (TensorFlow's `decay`, Flax's `momentum`).
+    Attributes:
+      epsilon: added to the variance.
+      decay: share of the old running value that a step keeps (TensorFlow's `decay`, Flax's `momentum`).
+      activation: a key of `batch_norm.ACTIVATIONS`.
     """
 
     epsilon: float
@@ -42,7 +46,7 @@ class BatchNorm(nn.Module):
 
 
 class ConvLayer(nn.Module):
-    """One convolution of the architecture with its batch norm and activation: `[N, H, W, C]` to `[N, H', W', C']`."""
+    """A convolution with its batch norm and activation: `[N, H, W, C]` to `[N, H', W', C']`."""
 
     layer: Layer
     epsilon: float
@@ -53,30 +57,24 @@ class ConvLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         layer = self.layer
-        inputs = 1 if layer.kind == "depthwise" else layer.in_channels
-        shape = (layer.kernel, layer.kernel, inputs, layer.out_channels)
-        kernel = self.param("kernel", _KERNEL_INIT, shape).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if layer.kind == "depthwise":
-            y = depthwise.depthwise(x, kernel, layer.stride, self.implementation)
-        else:
-            y = convolution.convolve(x, kernel, layer.stride, self.implementation)
+        kernel = self.param("kernel", _KERNEL_INIT, layer.kernel_shape).astype(self.dtype)
+        convolve = depthwise.depthwise if layer.kind == "depthwise" else convolution.convolve
+        y = convolve(x.astype(self.dtype), kernel, layer.stride, self.implementation)
         return BatchNorm(self.epsilon, self.decay, layer.activation, name="bn")(y, train)
 
 
 class MobileNet(nn.Module):
-    """MobileNet v1 or v2 from its layer list.
+    """MobileNet v1 or v2, built from its list of layers.
 
-    Parameters and statistics are float32; `dtype` is what activations and products are computed in. Variables:
-    `params/<layer name>/kernel`, `.../bn/scale`, `.../bn/bias`, `params/classifier/{kernel,bias}`, and
-    `batch_stats/<layer name>/bn/{mean,var}`.
+    The variables are float32: `params/<layer name>/kernel`, `params/<layer name>/bn/{scale,bias}`,
+    `params/classifier/{kernel,bias}`, and `batch_stats/<layer name>/bn/{mean,var}`.
 
     Attributes:
       arch: the layers.
-      dropout: rate before the classifier; draws from the 'dropout' stream when training.
-      bn_decay: share of the running statistics kept at a step.
-      dtype: jnp.float32 or jnp.bfloat16.
-      depthwise: 'shift' or 'conv', see `depthwise.py`.
+      dropout: rate before the classifier. Training draws from the 'dropout' stream.
+      bn_decay: share of the running statistics that a step keeps.
+      dtype: of activations and products, jnp.float32 or jnp.bfloat16.
+      depthwise: implementation of the convolutions, 'shift' or 'conv', from `depthwise.choose`.
     """
 
     arch: Architecture
@@ -87,7 +85,7 @@ class MobileNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps normalised images `[B, H, W, 3]` to logits `[B, num_classes]`, float32 or more."""
+        """Map normalised images `[B, H, W, 3]` to logits `[B, num_classes]`, float32 or more."""
         outputs = {}
         for layer in self.arch.layers:
             if layer.kind == "pool":

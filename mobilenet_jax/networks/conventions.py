@@ -1,9 +1,11 @@
-"""One network under the counting conventions that people mix up, to find out where a foreign figure comes from.
+"""Count one network under the counting conventions in use, to find out which one gives a published figure.
 
-Every figure is for one image and worked out from the layers, never stored. Sources of the profilers' rules: thop 0.1.1,
-`vision/basic_hooks.py` and `calc_func.py`; ptflops 0.7.5, `pytorch_ops.py` and `pytorch_engine.py` (its default
-backend); fvcore 0.1.5, `nn/flop_count.py` and `jit_handles.py`; XLA, `hlo_cost_analysis.cc`. All four were run as well,
-on PyTorch 2.13 and JAX 0.10.2, and gave these figures.
+Each count is for one image and computed from the layers. Sources of the rules:
+  thop 0.1.1: `vision/basic_hooks.py` and `calc_func.py`.
+  ptflops 0.7.5: `pytorch_ops.py` and `pytorch_engine.py` (its default backend).
+  fvcore 0.1.5: `nn/flop_count.py` and `jit_handles.py`.
+  XLA: `hlo_cost_analysis.cc`.
+All four tools gave the same counts when run on PyTorch 2.13 and JAX 0.10.2.
 """
 
 import dataclasses
@@ -16,33 +18,34 @@ from mobilenet_jax.render.tables import Table
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """A way to count: `rule` says what, `of_layer` gives one layer's share, an exact integer."""
+    """A way to count operations or parameters."""
 
     name: str
-    rule: str
-    of_layer: Callable[[LayerCost], int] = dataclasses.field(repr=False)
+    rule: str  # in words
+    of_layer: Callable[[LayerCost], int] = dataclasses.field(repr=False)  # the count of one layer
 
     def count(self, arch: Architecture, resolution: int) -> int:
-        """The figure for a square image of `resolution` pixels."""
+        """Return the count for a square image of `resolution` pixels."""
         return sum(self.of_layer(row) for row in layer_costs(arch, resolution))
 
 
 def _normalised(row: LayerCost) -> int:
-    """Values that batch norm writes."""
+    """Return the values that batch norm writes."""
     return row.out_activations if row.layer.norm else 0
 
 
 def _activated(row: LayerCost) -> int:
+    """Return the values that an activation writes."""
     return row.out_activations if row.layer.activation else 0
 
 
 def _pooled(row: LayerCost) -> int:
-    """Values that pooling reads."""
+    """Return the values that pooling reads."""
     return row.in_activations if row.layer.kind == "pool" else 0
 
 
 def _inside(row: LayerCost) -> int:
-    """Mult-adds at positions inside the image, without those that multiply SAME padding's zeros."""
+    """Return the mult-adds without those on the zeros of SAME padding."""
     kernel, reach = row.layer.kernel, row.out_size * row.layer.stride
     before = max(reach - row.layer.stride + kernel - row.in_size, 0) // 2  # TensorFlow's rule
     starts = range(-before, reach - before, row.layer.stride)
@@ -51,18 +54,16 @@ def _inside(row: LayerCost) -> int:
 
 
 def _ptflops(row: LayerCost) -> int:
-    """It counts `nn.ReLU` as a module and again as the function that this calls, but `nn.ReLU6` only once."""
+    # ptflops counts `nn.ReLU` twice: the module, and the function that the module calls. It counts `nn.ReLU6` once.
     activation = _activated(row) * (2 if row.layer.activation == "relu" else 1)
     return row.mult_adds + row.bias + 2 * _normalised(row) + activation + _pooled(row)
 
 
 def _xla(row: LayerCost) -> int:
-    """Batch norm folds its four values per channel into a scale and an offset first: 4 operations a channel.
-
-    Its reciprocal square root is a 'transcendental', not a flop. A clip is a maximum and a minimum, ReLU's too. A mean
-    of n values is n - 1 additions and a division.
-    """
-    norm = 2 * _normalised(row) + 2 * row.bn  # bn: 2 values a channel
+    # Batch norm takes 4 operations per channel to fold its four values into a scale and an offset. `row.bn` is 2 per
+    # channel. The reciprocal square root is a 'transcendental', not a flop.
+    norm = 2 * _normalised(row) + 2 * row.bn
+    # A clip is a maximum and a minimum, also for ReLU. A mean of n values is n - 1 additions and one division.
     shortcut = row.out_activations if row.layer.shortcut else 0
     return 2 * _inside(row) + row.bias + norm + 2 * _activated(row) + _pooled(row) + shortcut
 
@@ -118,7 +119,7 @@ PARAMS = (
     ),
     Convention(
         "TF-slim v1",
-        "one class more, for the background; three values a batch-norm channel (inferred: it gives all 16 of its rows)",
+        "one more class, for the background, and three values per batch-norm channel (inferred; gives all 16 rows)",
         lambda row: (
             row.weights + row.bias + row.bn * 3 // 2 + (row.layer.in_channels + 1 if row.layer.kind == "dense" else 0)
         ),
@@ -129,16 +130,20 @@ NAMED = {convention.name: convention for convention in (*OPERATIONS, *PARAMS)}
 
 
 def explain(figure: float, arch: Architecture, resolution: int = 224, tolerance: float = 0.5e6) -> list[Convention]:
-    """The conventions that give `figure`, plus or minus `tolerance`, the nearest first.
+    """Return the conventions that give `figure` within `tolerance`, the nearest first.
 
-    Both are plain numbers: for a rounded 569 M, 569e6 and 0.5e6.
+    Args:
+      figure: operations or parameters, such as 569e6 for a printed 569 M.
+      arch: the network.
+      resolution: side of the image in pixels.
+      tolerance: largest difference, inclusive, in the unit of `figure`.
     """
     off = {c: abs(c.count(arch, resolution) - figure) for c in NAMED.values()}
     return sorted((c for c in off if off[c] <= tolerance), key=off.__getitem__)
 
 
 def tables() -> tuple[Table, Table]:
-    """Operations and parameters of both versions at alpha 1, for ImageNet (1000 classes) and CIFAR-10."""
+    """Return the tables of operations and parameters: both versions at alpha 1, for ImageNet and CIFAR-10."""
     networks = {
         "v1, 224": (mobilenet_v1(), 224),
         "v2, 224": (mobilenet_v2(), 224),
@@ -160,15 +165,15 @@ def tables() -> tuple[Table, Table]:
             "conventions_operations",
             "Operations under other conventions",
             OPERATIONS,
-            "One image; 'plus' is on top of the mult-adds. Profilers: a PyTorch model in evaluation mode, built as "
+            "One image. 'plus': added to the mult-adds. Profilers: a PyTorch model in evaluation mode, built like "
             "torchvision's v2 (pooling by `functional.adaptive_avg_pool2d`, shortcuts by `+`). XLA: "
-            "`jax.jit(f).lower(x).cost_analysis()['flops']` of the model with `depthwise='conv'`; XLA adds up in "
-            "float32, so its own figure is off by about 1e-7.",
+            "`jax.jit(f).lower(x).cost_analysis()['flops']` of the model with `depthwise='conv'`. XLA sums in float32, "
+            "so its own count is off by about 1e-7.",
         ),
         table(
             "conventions_params",
             "Parameters under other conventions",
             PARAMS,
-            "TF-slim's v1 networks have 1001 classes, so its rule counts one class more than the network has.",
+            "TF-slim's v1 networks have 1001 classes, so its rule counts one more class than the network has.",
         ),
     )

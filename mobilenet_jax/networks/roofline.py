@@ -11,14 +11,14 @@ from mobilenet_jax.networks.cost import LayerCost, layer_costs
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A device as a roofline sees it. `source` says where each constant comes from."""
+    """The limits of a device in the roofline model."""
 
     name: str
     mult_adds_per_second: float
     bytes_per_second: float  # of main memory
-    cache_bytes: int  # a layer whose maps and kernels fit is read and written at the cache's rate
+    cache_bytes: int  # if maps and kernels of a layer fit, the rate of the cache applies
     cache_bytes_per_second: float
-    source: str
+    source: str  # of the constants
     value_bytes: int = 4
 
 
@@ -28,24 +28,15 @@ PIXEL_1 = Device(
     8 * 2 * 1.866e9,
     0,
     1.0,
-    "Four float mult-adds a cycle: in LLVM's model of Kryo (AArch64SchedKryoDetails.td), multiplying four floats takes "
-    "both of a core's multiplying units. 2.15 GHz; LPDDR4-1866 on 64 bits, 29.9 GB/s: specification of the "
+    "Four float mult-adds per cycle: in LLVM's model of Kryo (AArch64SchedKryoDetails.td), multiplying four floats "
+    "takes both of a core's multiplying units. 2.15 GHz; LPDDR4-1866 on 64 bits, 29.9 GB/s: specification of the "
     "Snapdragon 821. No cache is modelled.",
-)
-
-EPYC_2_CORES = Device(
-    "two cores of an AMD EPYC (Zen 4, AVX-512)",
-    97e9,
-    53e9,
-    32 << 20,
-    76e9,
-    "Measured by benchmarks/layer_latency.py: results/bench/cpu_latency.json.",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerTime:
-    """One layer of a batch under a roofline: seconds of multiplying, seconds of reading and writing."""
+    """The predicted times of one layer for a batch: seconds of arithmetic and seconds of memory traffic."""
 
     row: LayerCost
     compute_seconds: float
@@ -53,20 +44,26 @@ class LayerTime:
 
     @property
     def seconds(self) -> float:
-        """The longer of the two."""
+        """Return the longer of the two times."""
         return max(self.compute_seconds, self.memory_seconds)
 
     @property
     def bound(self) -> str:
-        """'compute' or 'memory', whichever takes longer."""
+        """Return which of 'compute' and 'memory' takes longer."""
         return "compute" if self.compute_seconds >= self.memory_seconds else "memory"
 
 
 def roofline(arch: Architecture, resolution: int, device: Device, batch: int = 1) -> tuple[LayerTime, ...]:
-    """Predicts each layer of a batch of images of `resolution` pixels; a network takes their sum.
+    """Predict the time of each layer for a batch of square images. The time of a network is the sum over its layers.
 
-    A layer reads its input, its kernels and a shortcut's map once, and writes its output once; batch norm and
-    activation are part of the convolution, as an inference engine has it.
+    A layer reads its input, its kernel and the map of its shortcut once, and writes its output once. Batch norm and
+    activation are fused into the convolution, as in an inference engine.
+
+    Args:
+      arch: the layers.
+      resolution: side of the images in pixels.
+      device: the limits of the device.
+      batch: images per batch.
     """
     times = []
     for row in layer_costs(arch, resolution):
