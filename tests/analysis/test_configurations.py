@@ -1,4 +1,4 @@
-"""Runs grouped by what they are; series; labels; the table."""
+"""Runs grouped into configurations, series that vary one key, labels, and the tables of both."""
 
 import itertools
 import json
@@ -6,14 +6,20 @@ import json
 import pytest
 from helpers import put
 
-from mobilenet_jax.analysis import configurations as grouping
-from mobilenet_jax.records import collect as runs
+from mobilenet_jax.analysis.configurations import (
+    configurations_table,
+    find_series,
+    group_runs,
+    recipes_table,
+    runs_table,
+)
+from mobilenet_jax.records.collect import read
 
 
 def grouped(*directories):
-    found, problems = runs.read(directories)
+    found, problems = read(directories)
     assert not problems
-    return grouping.configurations(found)
+    return group_runs(found)
 
 
 def test_a_configuration(tmp_path):
@@ -23,16 +29,16 @@ def test_a_configuration(tmp_path):
         put(tmp_path / f"{accuracy}", {"seed": seed}, device=device, **figures)
     put(tmp_path / "other", {"model.alpha": 0.5}, mult_adds=5_000_000, fused=4)
     c, other = grouped(tmp_path)
-    assert [run.seed for run in c.runs] == [0, 1, 2]
+    assert list(c.accuracies) == [0, 1, 2]
     assert (c.n, c.mean, c.sd) == (3, pytest.approx(0.79), pytest.approx(0.01))
     assert (c.dataset, c.resolution, c.epochs, c.mult_adds, c.params) == ("cifar10", 32, 3, 3_331_072, 215_642)
     assert (other.n, other.mean, other.sd) == (1, 0.7914, None)
-    rows = grouping.table([c, other]).rows  # speeds and times device by device: their mean would be that of neither
+    rows = configurations_table([c, other]).rows  # device by device: a mean would be the speed of neither
     assert rows[0][-3:] == ("1,001; 1,001", "1.5; 1.5", "NVIDIA H200; cpu (2 cores)")
     assert rows[1][-1] == "cpu (2 cores), 4 runs at once"
 
 
-def test_what_labels_leave_out_is_told(tmp_path):
+def test_settings_that_labels_leave_out(tmp_path):
     put(tmp_path / "a", {"optim.lr": 0.1})
     put(tmp_path / "b", {"optim.lr": 0.1, "seed": 1})
     put(tmp_path / "c", {"optim.lr": 0.2, "model.alpha": 0.5}, mult_adds=5_000_000)
@@ -40,14 +46,14 @@ def test_what_labels_leave_out_is_told(tmp_path):
     put(tmp_path / "e", {"model.version": "v2", "model.bottleneck": "relu6"}, mult_adds=60_000_000)
     found = grouped(tmp_path)
     assert [c.label for c in found][:3] == ["v1 α 0.25", "v1 α 0.5, lr 0.2", "v1 α 1"]
-    made = grouping.recipes(found)
+    made = recipes_table(found)
     assert made.header == ("setting", "cifar10, v1", "cifar10, v2")
     rows = {key: values for key, *values in made.rows}
     assert rows["optim.lr"][0] == "0.1" and rows["model.bottleneck"] == ["", "relu6"]
     assert "model.alpha" not in rows and "seed" not in rows and "train.batch_size" in rows
 
 
-def test_a_config_of_another_version_says_what_it_has_not(tmp_path):
+def test_a_setting_that_an_older_config_lacks_is_not_recorded(tmp_path):
     put(tmp_path / "a")
     put(tmp_path / "b", {"seed": 1})
     path = put(tmp_path / "c", {"seed": 2}) / "config.json"
@@ -60,7 +66,7 @@ def test_a_config_of_another_version_says_what_it_has_not(tmp_path):
 def test_runs_as_data(tmp_path):
     put(tmp_path / "a", test_accuracy=0.79125)
     put(tmp_path / "b", {"seed": 1, "model.alpha": 0.5}, mult_adds=5_000_000)
-    made = grouping.data(grouped(tmp_path))
+    made = runs_table(grouped(tmp_path))
     first, second = (dict(zip(made.header, row, strict=True)) for row in made.rows)
     assert (first["run"], first["configuration"], first["seed"], first["git_commit"]) == ("a", "v1 α 0.25", "0", "0123")
     assert (first["test_accuracy"], first["mult_adds"], first["expansion"]) == ("0.79125", "3331072", "")
@@ -73,7 +79,7 @@ def test_a_setting_may_be_a_list(tmp_path):
     assert [(c.label, c.n) for c in grouped(tmp_path)] == [("v1 α 0.25", 2), ("v1 α 0.25, sizes []", 1)]
 
 
-def test_what_means_nothing_to_v1_does_not_tell_its_runs_apart(tmp_path):
+def test_v2_settings_do_not_separate_v1_runs(tmp_path):
     meaningless = {"model.bottleneck": "relu6", "model.shortcut": "none", "model.expansion": 4.0}
     put(tmp_path / "a")
     put(tmp_path / "b", {"seed": 1, **meaningless}, expansion=4.0)
@@ -116,25 +122,23 @@ def test_labels(tmp_path):
     ]
 
 
-def test_a_run_without_config_stays_apart(tmp_path):
+def test_a_run_without_config_is_a_configuration_of_its_own(tmp_path):
     put(tmp_path / "a")
     for name, seed, changes in (("b", 1, {}), ("c", 2, {}), ("d", 3, {"steps": 60}), ("e", 1, {"alpha": 0.5})):
         (put(tmp_path / name, {"seed": seed}, **changes) / "config.json").unlink()
-    found, problems = runs.read([tmp_path])
+    found, problems = read([tmp_path])
     assert len(problems) == 4
-    assert [(c.label, [run.seed for run in c.runs]) for c in grouping.configurations(found)] == [
+    assert [(c.label, list(c.accuracies)) for c in group_runs(found)] == [
         ("v1 α 0.25", [0]),
         ("v1 α 0.25, recipe unknown", [1, 2]),
         ("v1 α 0.25, recipe unknown", [3]),
         ("v1 α 0.5, recipe unknown", [1]),
     ]
-    assert [(s.key, s.label) for s in grouping.series(grouping.configurations(found))] == [
-        ("model.alpha", "v1, recipe unknown")
-    ]
+    assert [(s.key, s.label) for s in find_series(group_runs(found))] == [("model.alpha", "v1, recipe unknown")]
 
 
 def test_series(tmp_path):
-    """A grid of α and ρ on three seeds, weight decay on depthwise kernels at one point, and two coupled points."""
+    """A grid of α and ρ over three seeds, weight decay on depthwise kernels at one point, and two coupled points."""
     for alpha, rho, seed in itertools.product((0.25, 1.0, 0.5), (1.0, 0.714), range(3)):
         settings = {"model.alpha": alpha, "model.rho": rho, "seed": seed}
         put(tmp_path / f"{alpha}-{rho}-{seed}", settings, mult_adds=round(1e6 * alpha * rho))
@@ -144,7 +148,7 @@ def test_series(tmp_path):
     put(tmp_path / "digits", {"data.name": "digits"})
     put(tmp_path / "coupled", {"model.alpha": 0.68, "model.rho": 0.625})
 
-    found = grouping.series(grouped(tmp_path))
+    found = find_series(grouped(tmp_path))
     assert [(s.key, s.label, [c.identity[s.key] for c in s.configurations]) for s in found] == [
         ("model.alpha", "v1 ρ 0.714", [0.25, 0.5, 1.0]),
         ("model.alpha", "v1", [0.25, 0.5, 1.0]),
@@ -155,17 +159,16 @@ def test_series(tmp_path):
         ("optim.decay_depthwise", "v1 α 0.5", [False, True]),
     ]
     assert [c.n for c in found[0].configurations] == [3, 3, 3]
-    assert "model.alpha" not in found[0].fixed
-    assert (found[0].fixed["model.rho"], found[0].fixed["data.name"]) == (0.714, "cifar10")
+    assert found[0].title == "v1 ρ 0.714, cifar10, 3 epochs"
 
 
-def test_series_come_by_name_after_the_knobs_and_values_in_their_order(tmp_path):
+def test_series_of_knobs_come_first_and_values_are_in_order(tmp_path):
     for i, value in enumerate(("none", "bottleneck", "expansion")):
         put(tmp_path / f"a{i}", {"model.version": "v2", "model.shortcut": value}, mult_adds=9 - i)
     for i, value in enumerate((256, 32, 1024)):
         put(tmp_path / f"b{i}", {"model.version": "v2", "train.batch_size": value}, mult_adds=9 - i)
     put(tmp_path / "t", {"model.version": "v2", "model.expansion": 8.0})
-    found = grouping.series(grouped(tmp_path))
+    found = find_series(grouped(tmp_path))
     assert [(s.key, [c.identity[s.key] for c in s.configurations]) for s in found] == [
         ("model.expansion", [6.0, 8.0]),
         ("model.shortcut", ["bottleneck", "expansion", "none"]),
@@ -183,10 +186,10 @@ def test_the_table(tmp_path):
     put(tmp_path / "a", test_accuracy=0.79)
     put(tmp_path / "b", {"seed": 1}, test_accuracy=0.80, wall_seconds=319.6, train_images_per_second=1711.1)
     put(tmp_path / "c", {"model.alpha": 1.0}, mult_adds=46_354_432, params=3_217_226, device="NVIDIA H200")
-    made = grouping.table(grouped(tmp_path))
+    made = configurations_table(grouped(tmp_path))
     assert made.header == (
         *("configuration", "data", "test top-1, %", "n", "mult-adds, M", "params, M"),
-        *("epochs", "images/s", "minutes a run", "device"),
+        *("epochs", "images/s", "minutes per run", "device"),
     )
     assert made.rows == (
         ("v1 α 0.25", "cifar10 32x32", "79.50 ± 0.71", "2", "3.33", "0.22", "3", "1,711", "5.3", "cpu (2 cores)"),
