@@ -82,12 +82,7 @@ def read(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[Problem]]
     counted: dict[Any, Run] = {}
     for directory, names in sorted(_run_directories(directories, problems)):
         faults: list[str] = []
-        try:
-            run = _read_run(directory, names, faults.append)
-        except RecursionError:
-            run = None
-            faults.append("one of its files is nested too deeply: left out")
-        if run:
+        if run := _read_run(directory, names, faults.append):
             first = counted.setdefault((hashable(run.identity), run.summary.seed), run)
             if first is not run:
                 accuracies = f"{first.accuracy:.2%} there, {run.accuracy:.2%} here"
@@ -162,11 +157,19 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
         stops = f"counted, but its curve has {_progress(reached, summary.epochs)}"
         report(f"{no_curve or METRICS + ' ends early'}: {stops}")
     try:
-        env = _plain(run_directory.load(directory / ENV))
+        env = _load(directory / ENV)
     except (FileNotFoundError, Damaged) as e:
         env = {}
         report(f"{e}: counted, but without its environment")
     return Run(directory, summary, config, env, rows)
+
+
+def _load(path: pathlib.Path) -> dict[str, Any]:
+    """Return the JSON object in `path` with texts that can be shown; raises Damaged or FileNotFoundError."""
+    try:
+        return _plain(run_directory.load(path))
+    except RecursionError:
+        raise Damaged(f"{path.name} is damaged: it is nested too deeply") from None
 
 
 def _plain(value: Any) -> Any:
@@ -181,7 +184,7 @@ def _plain(value: Any) -> Any:
 def _read_config(directory: pathlib.Path) -> tuple[dict[str, Any], str]:
     """Return the flat config with its `point` applied and no fault, or an empty one and the fault."""
     try:
-        config = renamed(flatten(_plain(run_directory.load(directory / CONFIG))))
+        config = renamed(flatten(_load(directory / CONFIG)))
         point = parse_point(str(config.get("point", "")))
     except (FileNotFoundError, Damaged) as e:
         return {}, str(e)

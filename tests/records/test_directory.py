@@ -1,21 +1,20 @@
-"""The run directory and its lock, and what is shown."""
+"""The run directory: its lock, its files, and what is read back."""
 
 import errno
 import json
 import os
 import pathlib
-import re
 import subprocess
 
 import pytest
-from conftest import on_a_terminal
-from helpers import environment
+from helpers import SUMMARY, environment
 from helpers import python_command as python
 
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.records import directory as writer
-from mobilenet_jax.records import summary
-from mobilenet_jax.records.directory import Display, RunDirectory
+from mobilenet_jax.records import directory, summary
+from mobilenet_jax.records.directory import RunDirectory
+
+RESULT = summary.parse(SUMMARY)
 
 
 @pytest.fixture
@@ -76,41 +75,50 @@ def test_a_directory_that_cannot_be_made(tmp_path):
 
 @pytest.mark.parametrize("held", [(), (".lock",), (".lock", ".config.json.tmp"), ("config.json", "x")])
 def test_a_directory_that_a_run_may_use(held, tmp_path):
-    writer.check_directory(tmp_path / "absent")
+    directory.check(tmp_path / "absent")
     for name in held:
         (tmp_path / name).touch()
-    writer.check_directory(tmp_path)
+    directory.check(tmp_path)
 
 
 def test_a_directory_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="is not empty and holds no run"):
-        writer.check_directory(tmp_path)
-    with pytest.raises(InputError, match="a file stands where the run directory should be"):
-        writer.check_directory(tmp_path / "notes.txt")
+        directory.check(tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        directory.check(tmp_path / "notes.txt")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b'{"a": 1', b"\xff\xfe\x00"])
-def test_damaged_json_is_named(content, tmp_path):
-    path = tmp_path / "summary.json"
-    assert writer.read_json(path) is None
+def test_a_damaged_config_is_named(content, tmp_path):
+    path = tmp_path / "config.json"
+    assert directory.read_config(tmp_path) is None
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"{path} is damaged"):
-        writer.read_json(path)
+    with pytest.raises(InputError, match=f"{path}.*damaged"):
+        directory.read_config(tmp_path)
     path.write_text('{"a": 1}')
-    assert writer.read_json(path) == {"a": 1}
+    assert directory.read_config(tmp_path) == {"a": 1}
 
 
-def test_begin_writes_the_config_once_and_the_environment_of_every_start(record):
-    for device in ("one", "two", "three"):
-        record.begin({"seed": device}, device)
-    assert writer.read_json(record.path / "config.json") == {"seed": "one"}
-    env = writer.read_json(record.path / "env.json")
-    assert env is not None
+def begin(record: RunDirectory, device: str) -> dict:
+    """Start a process's work on a run; return the environment that is recorded."""
+    record.begin({"seed": device}, device, lambda stored: "seed" in stored)
+    return json.loads((record.path / "env.json").read_text())
+
+
+def test_begin_writes_the_config_once_and_the_environment_of_every_process(record):
+    env = [begin(record, device) for device in ("one", "two", "three")][-1]
+    assert directory.read_config(record.path) == {"seed": "one"}
     assert [env["device"], *(e["device"] for e in env["earlier"])] == ["three", "one", "two"]
     assert env.keys() >= {"command", "git_commit", "git_dirty", "python", "packages", "host", "cores"}
     assert env["packages"].keys() >= {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"}
     assert not any("earlier" in e for e in env["earlier"])
+
+
+def test_begin_replaces_a_damaged_config(record):
+    (record.path / "config.json").write_text("{")
+    begin(record, "one")
+    assert directory.read_config(record.path) == {"seed": "one"}
 
 
 def test_metrics_are_lines_of_strict_json(record):
@@ -132,13 +140,11 @@ def test_rewrite(damage, record):
     assert rows(record) == [{"step": 10, "loss": 0.1}, {"step": 50}]
 
 
-def test_a_damaged_environment_is_no_reason_to_stop(record):
-    record.begin({}, "one")
+def test_a_damaged_environment_stops_nothing(record):
     for damage in ("{", '{"device": "x", "earlier": 3}'):
         (record.path / "env.json").write_text(damage)
-        record.begin({}, "two")
-    env = writer.read_json(record.path / "env.json")
-    assert env and env["device"] == "two" and env["earlier"] == [{"device": "x"}]
+        env = begin(record, "two")
+    assert env["device"] == "two" and env["earlier"] == [{"device": "x"}]
 
 
 def test_what_cannot_be_written_is_named(record, monkeypatch):
@@ -146,10 +152,10 @@ def test_what_cannot_be_written_is_named(record, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"config.json cannot be written \(No space left on device\); once it can"):
-        record.begin({}, "one")
+    with pytest.raises(InputError, match=r"config.json cannot be written \(No space left on device\)"):
+        begin(record, "one")
     (record.path / "metrics.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"metrics.jsonl cannot be written \(Is a directory\); once it can, the same"):
+    with pytest.raises(InputError, match=r"metrics.jsonl cannot be written \(Is a directory\)"):
         record.append({"step": 1})
 
 
@@ -165,75 +171,31 @@ def test_the_summary_is_whole_or_not_there(record, monkeypatch):
     monkeypatch.setattr(record, "rewrite", lambda rows: "")
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(InputError, match="no space left"):
-        record.finish({"status": "finished", "test_loss": float("nan")}, [])
+        record.finish(RESULT, [])
     assert not path.exists()
-    assert seen == [(summary.sealed({"status": "finished", "test_loss": None}, b""), False)]
+    assert seen == [(summary.seal(RESULT, b""), False)]
     monkeypatch.setattr(os, "replace", replace)
-    record.finish({"status": "finished"}, [])
-    assert writer.read_summary(record.path) == summary.sealed({"status": "finished"}, b"")
+    record.finish(RESULT, [])
+    assert directory.read_summary(record.path) == summary.unseal(seen[0][0])
 
 
 def test_a_changed_summary_is_noticed(record):
-    assert writer.read_summary(record.path) is None
-    record.finish({"status": "finished", "test_accuracy": 0.5}, [])
+    assert directory.read_summary(record.path) is None
+    record.finish(RESULT, [])
     path = record.path / "summary.json"
-    whole, unsealed = path.read_text(), '{"schema": 1, "status": "finished"}'
-    for damage in (whole.replace("0.5", "0.6"), whole.replace('"schema": 1', '"schema": 3'), whole[:-9], "", unsealed):
+    whole = path.read_text()
+    for damage in (whole.replace("0.7914", "0.6"), whole.replace('"schema": 1', '"schema": 3'), whole[:-9], ""):
         path.write_text(damage)
-        with pytest.raises(InputError, match=r"summary.json is damaged.*; move it away"):
-            writer.read_summary(record.path)
+        with pytest.raises(InputError, match=r"summary.json.*damaged.*; move it away"):
+            directory.read_summary(record.path)
 
 
 @pytest.mark.parametrize("damage", [b'{"step": 2}\n', b'{"st', None])
 def test_changed_metrics_of_a_finished_run_are_noticed(damage, record):
     path = record.path / "metrics.jsonl"
     path.write_text("nonsense")
-    record.finish({"status": "finished"}, [{"step": 1}])
-    assert rows(record) == [{"step": 1}] and writer.read_summary(record.path)
+    record.finish(RESULT, [{"step": 1}])
+    assert rows(record) == [{"step": 1}] and directory.read_summary(record.path)
     path.unlink() if damage is None else path.write_bytes(damage)
-    with pytest.raises(InputError, match=r"metrics.jsonl is missing or damaged: .*; move \S+summary.json away"):
-        writer.read_summary(record.path)
-
-
-# Progress.
-
-SHOW = """
-import sys
-from mobilenet_jax.records.directory import Display
-display = Display()
-display.begin(total_steps=8, step=0, steps_per_epoch=4, batch_size=16)
-for step in range(8):
-    display.advance(1 / (step + 1), step / 8, 1234.5)
-    if step == 3:
-        display.line("epoch 1 done")
-display.close()
-"""
-
-
-def test_a_bar_on_a_terminal():
-    code, text = on_a_terminal(python(SHOW), environment(TQDM_MININTERVAL="0"))
-    assert code == 0
-    assert re.search(r"epoch 2/2 100%\|█+\| 00:\d\d<00:\d\d, loss 0\.1250  accuracy 0\.8750  1,234 images/s", text)
-    assert "epoch 1/2" in text
-    assert "\repoch 1 done\r\n" in text  # on a line of its own, above the bar
-
-
-def test_plain_lines_when_piped():
-    done = subprocess.run(python(SHOW), env=environment(), capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("epoch 1 done\n", "")
-
-
-def test_plain_lines_come_now_and_then_inside_a_long_epoch(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(writer.time, "monotonic", lambda: now[0])
-    display = Display()
-    display.begin(total_steps=100, step=40, steps_per_epoch=50, batch_size=10)
-    for _ in range(10):
-        now[0] += 11
-        display.advance(0.5, 0.25, 20.0)
-    display.close()
-    assert capsys.readouterr().out.splitlines() == [
-        "  step 43/100  loss 0.5000  accuracy 0.2500  20 images/s  ETA 00:28",
-        "  step 46/100  loss 0.5000  accuracy 0.2500  20 images/s  ETA 00:27",
-        "  step 49/100  loss 0.5000  accuracy 0.2500  20 images/s  ETA 00:25",
-    ]
+    with pytest.raises(InputError, match=r"metrics.jsonl is missing or damaged.*move \S+summary.json away"):
+        directory.read_summary(record.path)

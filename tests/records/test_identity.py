@@ -1,0 +1,33 @@
+"""Flat keys, points and digests."""
+
+import json
+
+import pytest
+from conftest import ROOT
+from ml_collections import ConfigDict
+
+from mobilenet_jax import config
+from mobilenet_jax.records import identity
+
+
+def test_flatten_and_nest_are_inverse():
+    tree = {"model": {"alpha": 0.5, "rho": 1.0}, "seed": 3}
+    assert identity.flatten(tree) == {"model.alpha": 0.5, "model.rho": 1.0, "seed": 3}
+    assert identity.nest(identity.flatten(tree)) == tree
+
+
+def test_a_point_sets_keys_of_the_model():
+    assert identity.parse_point("alpha=0.75, rho = 0.714") == {"model.alpha": "0.75", "model.rho": "0.714"}
+    assert identity.parse_point("") == {}
+    with pytest.raises(ValueError, match="'alpha'"):
+        identity.parse_point("alpha")
+
+
+@pytest.mark.parametrize("directory", sorted((ROOT / "results" / "cifar10").iterdir()), ids=lambda d: d.name)
+def test_digests_are_those_of_earlier_versions(directory):
+    """Run names end with them: the committed runs, some of the variant `cifar28` under its old name, keep theirs."""
+    stored = json.loads((directory / "config.json").read_text())
+    spec = config.resolve(ConfigDict(stored))
+    assert directory.name.endswith(f"-{spec.digest}")
+    assert config.differences(spec, stored) == []
+    assert spec.config.model.variant in ("paper", "cifar28")
