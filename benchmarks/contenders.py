@@ -1,14 +1,14 @@
-"""One contender of `train_step.py`, in a process of its own: the same network, batch and optimiser in each library.
+"""Train the same network with the same batch and optimiser in one of several libraries, for `train_step.py`.
 
     python benchmarks/contenders.py NAME NETWORK BATCH
 
-Speaks JSON lines: says once how long it took to be ready; then answers each line with a number of seconds on stdin by
-the steps it did in that time; at the end of stdin says its peak memory. A contender is a function from an
-`Architecture`, the shape of its images `[B, H, W, 3]` and the classes to a function that does one training step and
-returns a loss that can be waited for with `float()`; libraries are imported where they are used.
+The process writes JSON lines: first the seconds until it is ready; then, for each number of seconds on stdin, the steps
+done in that time; at the end of stdin its peak memory. A contender is a function of an `Architecture`, the batch size
+and the dtype. It returns a function that does one training step and returns the loss, for which `float()` waits.
+Each contender imports its own libraries.
 
-All take momentum SGD (0.1, 0.9) with a coupled weight decay of 4e-5, float32 (bfloat16 where asked for), one batch
-that stays on the device, cross-entropy, and the layers of `mobilenet_jax.arch`.
+All use momentum SGD (0.1, 0.9) with a coupled weight decay of 4e-5, float32 or bfloat16, one batch that stays on the
+device, cross-entropy, and the layers of `networks.arch`.
 """
 
 import functools
@@ -21,17 +21,16 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from mobilenet_jax.networks import arch as architectures
+from mobilenet_jax.networks.arch import Architecture, mobilenet
 from mobilenet_jax.training import host
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, CLASSES, SIZE = 0.1, 0.9, 4e-5, 10, 32
 
 
-def architecture(network: str) -> architectures.Architecture:
-    """'v1-0.25' or 'v2-0.35' (t = 6), CIFAR strides."""
+def architecture(network: str) -> Architecture:
+    """Build a network such as 'v1-0.25' or 'v2-0.35' (t = 6) with CIFAR strides."""
     version, alpha = network.split("-")
-    make = {"v1": architectures.mobilenet_v1, "v2": architectures.mobilenet_v2}[version]
-    return make(alpha=float(alpha), num_classes=CLASSES, strides="cifar")
+    return mobilenet(version, alpha=float(alpha), num_classes=CLASSES, strides="cifar")
 
 
 def batch_of(size: int):
@@ -52,16 +51,16 @@ def _ours(arch, batch, dtype):
     from mobilenet_jax.data import augment
     from mobilenet_jax.model import depthwise
     from mobilenet_jax.model.mobilenet import MobileNet
-    from mobilenet_jax.training import step as steps
+    from mobilenet_jax.training.step import Batch, init_state
 
     host.use_compilation_cache()
     platform = jax.devices()[0].platform
     model = MobileNet(arch, dtype=jnp.dtype(dtype), depthwise=depthwise.choose("auto", platform))
     view = functools.partial(augment.evaluation_view, crop=SIZE, resolution=SIZE, input_range=arch.input_range)
-    init = functools.partial(steps.init_state, model, "sgd", SIZE, False)
+    init = functools.partial(init_state, model, "sgd", SIZE, False)
     state = jax.jit(init)(jax.random.key(0))
     images, labels = batch_of(batch)
-    fed = steps.Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(batch))
+    fed = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(batch))
     return model, view, state, fed
 
 
@@ -69,16 +68,16 @@ def ours(arch, batch, dtype):
     import jax
     import jax.numpy as jnp
 
-    from mobilenet_jax.training import step as steps
+    from mobilenet_jax.training.step import Hyper, train_step
 
     model, view, state, fed = _ours(arch, batch, dtype)
-    scalars = dict.fromkeys(steps.Hyper.__dataclass_fields__, jnp.float32(0.0))
+    scalars = dict.fromkeys(Hyper.__dataclass_fields__, jnp.float32(0.0))
     scalars |= {"key": jax.random.key(1), "learning_rate": jnp.float32(LEARNING_RATE)}
     scalars |= {"momentum": jnp.float32(MOMENTUM), "weight_decay": jnp.float32(WEIGHT_DECAY)}
-    hyper = steps.Hyper(**scalars)
+    hyper = Hyper(**scalars)
     train = jax.jit(
         functools.partial(
-            steps.train_step,
+            train_step,
             model=model,
             optimizer="sgd",
             schedule=lambda _: 1.0,
@@ -99,14 +98,14 @@ def ours(arch, batch, dtype):
 def ours_evaluation(arch, batch, dtype):
     import jax
 
-    from mobilenet_jax.training import step as steps
+    from mobilenet_jax.training.step import eval_step
 
     model, view, state, fed = _ours(arch, batch, dtype)
-    evaluate = jax.jit(functools.partial(steps.eval_step, model=model, view=view))
+    evaluate = jax.jit(functools.partial(eval_step, model=model, view=view))
     return lambda: evaluate(state.evaluated, fed)["loss"]
 
 
-# Plain Flax: `nn.Conv` with feature groups, `nn.BatchNorm`, autodiff.
+# Plain Flax: `nn.Conv` with feature groups, `nn.BatchNorm`, automatic differentiation.
 
 
 def flax(arch, batch, dtype):
@@ -288,14 +287,14 @@ CONTENDERS = {
 
 
 def peak_memory() -> int:
-    """Of this process so far, in bytes."""
+    """Return the peak memory of this process in bytes."""
     status = pathlib.Path("/proc/self/status")
     match = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
     return 1024 * (int(match[1]) if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def main(name: str, network: str, batch: str, dtype: str = "float32") -> None:
-    def say(**values):
+    def send(**values):
         print(json.dumps(values), flush=True)
 
     started = time.perf_counter()
@@ -303,8 +302,8 @@ def main(name: str, network: str, batch: str, dtype: str = "float32") -> None:
     float(step())
     start_seconds = time.perf_counter() - started
     if name.startswith("ours"):
-        host.start_anew(start_seconds)  # as `launch.py` does
-    say(start_seconds=start_seconds + host.compiled_before())
+        host.restart_after_compiling(start_seconds)  # as `launch.py` does
+    send(start_seconds=start_seconds + host.compiled_before())
     for line in sys.stdin:
         seconds, steps, started = float(line), 0, time.perf_counter()
         losses = []  # one step ahead, as a training loop is
@@ -314,8 +313,8 @@ def main(name: str, network: str, batch: str, dtype: str = "float32") -> None:
             if len(losses) > 1:
                 float(losses.pop(0))
         loss = float(losses.pop())
-        say(images_per_second=steps * int(batch) / (time.perf_counter() - started), steps=steps, loss=loss)
-    say(peak_bytes=peak_memory())
+        send(images_per_second=steps * int(batch) / (time.perf_counter() - started), steps=steps, loss=loss)
+    send(peak_bytes=peak_memory())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Runs that are trained side by side as one program, against the same runs one after another: images/s of all.
+"""Compare several runs as one vmapped program with the same runs one after another: images/s of all runs.
 
     python benchmarks/fused.py --out results/bench/cpu_fused.json
 
-On the training images of CIFAR-10, in turns within one process. A ratio above 1 is a gain by `--fuse`; a sweep does
-not fuse on a CPU where `sweep.py` says that it loses.
+Both train on CIFAR-10, in turns within one process. A ratio above 1 is a gain from `--fuse`. On a CPU, a sweep fuses
+only where this gains.
 """
 
 import argparse
@@ -24,13 +24,13 @@ CASES = "v1-0.25-32-4 v1-0.25-32-2 v1-0.5-32-4 v1-1-32-4 v1-0.25-128-4 v2-0.35-3
 
 
 def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seconds: float) -> dict:
-    """Medians of images/s: one run after another, and all at once."""
+    """Return the medians of images/s, one run after another and all at once, and their ratios."""
     import jax
 
     from configs import cifar_v1, cifar_v2
-    from mobilenet_jax.data import arrays as data
-    from mobilenet_jax.training import compile as program
-    from mobilenet_jax.training import loop as train
+    from mobilenet_jax.data.arrays import epoch_order
+    from mobilenet_jax.training import loop
+    from mobilenet_jax.training.compile import compile_runs
 
     def spec(seed):
         c = {"v1": cifar_v1, "v2": cifar_v2}[version].get_config()
@@ -38,14 +38,11 @@ def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seco
         return config.resolve(c, f"cifar_{version}")
 
     specs = [spec(seed) for seed in range(runs)]
-    inputs = train.prepare(specs[0])
-    programs = [
-        program.build(specs[:1], inputs.splits, inputs.devices),
-        program.build(specs, inputs.splits, inputs.devices),
-    ]
-    host.start_anew(sum(p.compile_seconds for p in programs))
+    inputs = loop.prepare(specs[0])
+    programs = [compile_runs(specs[:1], inputs), compile_runs(specs, inputs)]
+    host.restart_after_compiling(sum(p.compile_seconds for p in programs))
     gc.freeze()
-    orders = [data.epoch_order(programs[0].sizes["train"], seed, 0) for seed in range(runs)]
+    orders = [epoch_order(programs[0].sizes["train"], seed, 0) for seed in range(runs)]
     states = [p.join(p.states) for p in programs]
     for p in programs:
         p.states = []
@@ -63,17 +60,17 @@ def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seco
             found[i].append(steps * p.runs * batch / (time.perf_counter() - started))
     single, fused = (statistics.median(rates[1:]) for rates in found)  # the first round warms up
     ratios = [b / a for a, b in zip(*found, strict=True)][1:]
-    device = train.device_name(inputs.devices)
+    device = loop.device_name(inputs.devices)
     return {"device": device, "single": single, "fused": fused, "ratio": statistics.median(ratios), "ratios": ratios}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default=CASES, help="version-alpha-batch-runs, separated by blanks")
+    parser.add_argument("--cases", default=CASES, help="version-alpha-batch-runs, separated by spaces")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
-    parser.add_argument("--out", type=pathlib.Path, help="a JSON record, to which cases are added")
-    parser.add_argument("--one", help="measure this case in this process, and print it as JSON")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per round")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON record; cases are added to it")
+    parser.add_argument("--one", help="measure this case here and print it as JSON")
     args = parser.parse_args()
     if args.one:
         host.keep_memory()

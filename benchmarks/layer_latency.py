@@ -1,11 +1,11 @@
-"""Inference time of whole networks and of each of their layers on this machine, with what a roofline needs to know.
+"""Time the inference of networks and of each of their layers on this machine, and its limits for a roofline.
 
     python benchmarks/layer_latency.py --out results/bench/cpu_latency.json
     python -m mobilenet_jax.report --latency results/bench/cpu_latency.json
 
-Each network has a process of its own, which compiles everything, starts anew without the compiler's heap, and then
-measures: the network, and each of its layers alone (convolution, batch norm and activation as one program; shortcuts
-not added), in turns. Times are medians over calls. The rates of the roofline are measured first, in the same way.
+Each network has a process of its own. It compiles all programs, restarts with a fresh heap, then measures the network
+and each of its layers alone in turns (convolution, batch norm and activation as one program, without the shortcut).
+Times are medians over calls. The limits of the machine are measured first, in the same way.
 """
 
 import argparse
@@ -25,11 +25,10 @@ from mobilenet_jax.training import host
 
 ROUNDS = 5
 NETWORKS = "v1-0.25 v1-0.5 v1-0.75 v1-1 v2-0.35 v2-0.5 v2-0.75 v2-1 v2-1.3 v2-1.4"
-BUILD = {"v1": arch.mobilenet_v1, "v2": arch.mobilenet_v2}
 
 
 def all_seconds(call, seconds: float) -> list[float]:
-    """The times of at least five calls, and of as many as fit into `seconds`, after one that does not count."""
+    """Return the times of at least five calls, and of as many as fit into `seconds`, after one warm-up call."""
     import jax
 
     jax.block_until_ready(call())
@@ -46,39 +45,39 @@ def median_seconds(call, seconds: float) -> float:
 
 
 def compiled(network: arch.Architecture, size: int, batch: int):
-    """The inference of `network` on maps of `size` pixels, as a function without arguments."""
+    """Compile the inference of `network` on maps of `size` pixels; return a function without arguments."""
     import jax
 
-    from mobilenet_jax.model import mobilenet as model
+    from mobilenet_jax.model.mobilenet import MobileNet
 
     first = network.layers[0]
     shape = (batch, first.in_channels) if first.kind == "dense" else (batch, size, size, first.in_channels)
     x = jax.random.normal(jax.random.key(0), shape)
-    module = model.MobileNet(network)
+    module = MobileNet(network)
     variables = jax.jit(module.init)(jax.random.key(0), x[:1])
     run = jax.jit(module.apply).lower(variables, x).compile()
     return lambda: run(variables, x)
 
 
 def measure(name: str, batch: int, resolution: int, seconds: float) -> dict:
-    """One network at one batch size: its time and its layers', in seconds."""
+    """Return the time of one network at one batch size and the times of its layers, in seconds."""
     from mobilenet_jax.networks import cost
 
     host.use_compilation_cache()
     version, alpha = name.split("-")
-    network = BUILD[version](float(alpha))
+    network = arch.mobilenet(version, float(alpha))
     started = time.perf_counter()
     whole = compiled(network, resolution, batch)
     alone, layers = {}, {}
     for row in cost.layer_costs(network, resolution):
-        layer = dataclasses.replace(row.layer, name="layer", shortcut=None)  # equal ones are measured once
+        layer = dataclasses.replace(row.layer, name="layer", shortcut=None)  # equal layers are measured once
         layers[row.layer.name] = layer, row.in_size
         if (layer, row.in_size) not in alone:
             single = arch.Architecture(version, (layer,), network.bn_epsilon)
             alone[layer, row.in_size] = compiled(single, row.in_size, batch)
-    host.start_anew(time.perf_counter() - started)
+    host.restart_after_compiling(time.perf_counter() - started)
     took, times = [], {key: [] for key in alone}
-    for _ in range(ROUNDS):  # in turns: a busy second of the host does not fall on one of them alone
+    for _ in range(ROUNDS):  # in turns, so that a busy second of the machine affects them all
         took += all_seconds(whole, seconds)
         for key, call in alone.items():
             times[key] += all_seconds(call, seconds / ROUNDS)
@@ -94,16 +93,19 @@ def measure(name: str, batch: int, resolution: int, seconds: float) -> dict:
 
 
 def limits(seconds: float) -> dict:
-    """What a roofline needs: mult-adds a second of a 2048 x 2048 product; bytes a second of `x + 1`, read and written,
-    on 256 MB and on 4 MB, which stay in cache; the size of the last cache; what the least layer takes as a program."""
+    """Measure the limits for a roofline.
+
+    They are mult-adds per second of a 2048 x 2048 matrix product, bytes per second of `x + 1` (read and written) on
+    256 MB and on 4 MB, which stay in the cache, the size of the last cache, and the time of the smallest layer.
+    """
     import jax
     import jax.numpy as jnp
 
-    from mobilenet_jax.training import loop as train
+    from mobilenet_jax.training.loop import device_name
 
     def rate(size: int) -> float:
         held = [jnp.ones(size // 4)]
-        add = jax.jit(lambda x: x + 1.0, donate_argnums=0)  # in place: no fresh memory from the system
+        add = jax.jit(lambda x: x + 1.0, donate_argnums=0)  # in place, without new memory
 
         def call():
             held.append(add(held.pop()))
@@ -114,7 +116,7 @@ def limits(seconds: float) -> dict:
     a, multiply = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
     least = compiled(arch.Architecture("v1", (arch.Layer("layer", "pointwise", 8, 8, activation="relu"),)), 1, 1)
     return {
-        "name": train.device_name(jax.devices()),
+        "name": device_name(jax.devices()),
         "mult_adds_per_second": 2048**3 / median_seconds(lambda: multiply(a, a), seconds),
         "bytes_per_second": rate(1 << 28),
         "cache_bytes": last_cache(),
@@ -127,7 +129,7 @@ def limits(seconds: float) -> dict:
 
 
 def processor() -> str:
-    """What the system says of the processor: Linux names it, or only its family and model."""
+    """Return the processor's name, family and model."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -137,7 +139,7 @@ def processor() -> str:
 
 
 def last_cache() -> int:
-    """Bytes of the largest cache that the system tells of; 0 where it tells of none."""
+    """Return the size of the largest cache in bytes, 0 if the system does not report one."""
     sizes = pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     units = {"K": 1 << 10, "M": 1 << 20}
     return max((int(t[:-1]) * units[t[-1]] for t in (path.read_text().strip() for path in sizes)), default=0)
@@ -145,14 +147,14 @@ def last_cache() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=NETWORKS, help="version-alpha, separated by blanks")
+    parser.add_argument("--networks", default=NETWORKS, help="version-alpha, separated by spaces")
     parser.add_argument("--batches", default="1 32")
     parser.add_argument("--resolution", type=int, default=224)
     parser.add_argument(
-        "--seconds", type=float, default=0.4, help="of calls of each layer; networks and limits get five times"
+        "--seconds", type=float, default=0.4, help="of calls per layer; networks and limits get five times as many"
     )
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
-    parser.add_argument("--one", help="measure this network and batch, or 'limits', here, and print them as JSON")
+    parser.add_argument("--one", help="measure this network and batch, or 'limits', here and print them as JSON")
     args = parser.parse_args()
     if args.one:
         host.keep_memory()

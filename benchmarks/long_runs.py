@@ -1,11 +1,11 @@
-"""Whether memory and open files grow: a run of 2,000 epochs, and a sweep of 300 points, watched from outside.
+"""Check whether memory and open files grow in a run of 2,000 epochs and in a sweep of 300 points.
 
     python benchmarks/long_runs.py --out results/bench/long_runs.json
     python benchmarks/long_runs.py --show results/bench/long_runs.json     # a record as a table
 
-Both train a very small network on the digits, so that what an epoch or a point costs beside training stands out. Every
-process is looked at once a second: the command, and for the sweep also its worker, which starts itself anew after
-compiling. Reported for each: resident memory and open files once a twentieth of the work is done, and at the end.
+Both train a very small network on the digits, so that most of the time goes into the work around training. Each process
+is sampled once per second: the command and, for the sweep, its worker. Reported for each: resident memory and open
+files after a twentieth of the work, at the end, and at most.
 """
 
 import argparse
@@ -25,16 +25,18 @@ from mobilenet_jax.render.tables import Table
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {"model.rho": 0.25, "model.variant": "shallow", "optim.warmup_epochs": 0, "train.batch_size": 512}
 KEYS = ("resident_mb", "open_files")
-START = 0.05  # of the work: what a process loads and compiles is there
+START = 0.05  # of the work: by then a process has loaded and compiled everything
 
 
 def watch(command: list[str], work: pathlib.Path, done: Callable[[], int], total: int) -> dict:
-    """What the processes of a command hold while it works; `done` counts epochs or points, `total` of them."""
+    """Sample the processes of a command until it ends; `done` counts the finished epochs or points of `total`."""
     started = time.monotonic()
     samples: dict[str, list[dict]] = {}
-    with (work / "said").open("w") as said:
+    with (work / "output").open("w") as output:
         env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_MODE": "disabled"}
-        process = subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *command], cwd=work, env=env, stdout=said)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "launch.py"), *command], cwd=work, env=env, stdout=output
+        )
     while process.poll() is None:
         share = done() / total
         for name, pid in {"command": process.pid, **_children(process.pid)}.items():
@@ -42,7 +44,7 @@ def watch(command: list[str], work: pathlib.Path, done: Callable[[], int], total
                 samples.setdefault(name, []).append({"share": round(share, 3), **found})
         time.sleep(1)
     if process.returncode or done() < total:
-        sys.exit(f"exit code {process.returncode}, {done()} of {total} done\n{(work / 'said').read_text()[-2000:]}")
+        sys.exit(f"exit code {process.returncode}, {done()} of {total} done\n{(work / 'output').read_text()[-2000:]}")
     record: dict = {"total": total, "minutes": (time.monotonic() - started) / 60, "processes": {}}
     for name, held in samples.items():
         late = [each for each in held if each["share"] >= START]
@@ -53,19 +55,19 @@ def watch(command: list[str], work: pathlib.Path, done: Callable[[], int], total
 
 
 def _children(pid: int) -> dict[str, int]:
-    """The workers of a sweep."""
+    """Return the process id of a sweep's worker."""
     found = {}
     try:
         for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             if b"mobilenet_jax.sweeps.worker" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
                 found["worker"] = int(child)
-    except FileNotFoundError:  # ended meanwhile
+    except FileNotFoundError:  # it has just ended
         pass
     return found
 
 
 def _held(pid: int) -> dict[str, float] | None:
-    """Resident memory and open files of a process; None where it has ended."""
+    """Return the resident memory and open files of a process; None if it has ended."""
     try:
         pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
         handles = len(os.listdir(f"/proc/{pid}/fd"))
@@ -103,7 +105,7 @@ def long_sweep(work: pathlib.Path, points: int) -> dict:
 
 
 def table(record: dict) -> str:
-    """A record in Markdown: what each process held at the start, at the end, and at most."""
+    """Return a record as Markdown: memory and open files of each process at the start, at the end, and at most."""
     header = ("work", "process", "resident MB: start", "end", "most", "open files: start", "end", "most", "minutes")
     rows = []
     for name, unit in (("run", "epochs of a run"), ("sweep", "points of a sweep")):
@@ -116,10 +118,10 @@ def table(record: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=2000, help="of the run; 0: none")
-    parser.add_argument("--points", type=int, default=300, help="of the sweep; 0: none")
+    parser.add_argument("--epochs", type=int, default=2000, help="of the run; 0 skips it")
+    parser.add_argument("--points", type=int, default=300, help="of the sweep; 0 skips it")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
-    parser.add_argument("--show", type=pathlib.Path, help="run nothing: print this record as a table")
+    parser.add_argument("--show", type=pathlib.Path, help="print this record as a table instead")
     args = parser.parse_args()
     if args.show:
         print(table(json.loads(args.show.read_text(encoding="utf-8"))))

@@ -1,43 +1,38 @@
-"""Our training step taken apart: what each kind of operation costs beside what the machine allows.
+"""Time each kind of operation of our training step and compare it with the machine's limit.
 
     python benchmarks/parts.py v1-1 --batch 128
 
-Each operation of each layer is compiled and timed alone, forward and both gradients, at the layer's own shapes. Its
-limit is the longer of its multiplications at the matrix rate measured here and its bytes (each array read or written
-once) at the memory bandwidth measured here. The last lines compare the sum with the whole step: what is missing is
-the optimiser, the loss, and what it costs that buffers are no longer in cache.
+Each operation of each layer is compiled and timed alone, forward and both gradients, at the shapes of the layer. Its
+limit is the longer of two times: its mult-adds at the measured rate of a matrix product, and its bytes (each array read
+or written once) at the measured memory bandwidth. The last lines compare the sum with the whole step. The difference is
+the optimiser, the loss, and buffers that are no longer in the cache.
 """
 
 import argparse
 import collections
 import functools
-import json
 import pathlib
 import statistics
 import time
 
 from contenders import SIZE, architecture, ours
+from layer_latency import median_seconds
+from train_step import keep
 
 from mobilenet_jax.networks import cost
 from mobilenet_jax.training import host
 
 
 def seconds(function, *args, least: float = 0.3) -> float:
-    """The median time of a compiled function, over at least five calls and `least` seconds."""
+    """Compile a function and return the median time of its calls, which take `least` seconds in total."""
     import jax
 
     run = jax.jit(function)
-    jax.block_until_ready(run(*args))
-    times: list[float] = []
-    while len(times) < 5 or sum(times) < least:
-        started = time.perf_counter()
-        jax.block_until_ready(run(*args))
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return median_seconds(lambda: run(*args), least)
 
 
 def limits() -> tuple[float, float]:
-    """Multiply-adds and bytes per second: a product of two 2048 x 2048 matrices; a 256 MB array read and written."""
+    """Return mult-adds per second of a 2048 x 2048 product, and bytes per second on 256 MB, read and written."""
     import jax.numpy as jnp
 
     a = jnp.ones((2048, 2048))
@@ -46,7 +41,7 @@ def limits() -> tuple[float, float]:
 
 
 def parts_of(layer, size: int, batch: int, epsilon: float):
-    """Yields the operations of a layer: kind, direction, function, arrays, multiply-adds, bytes read and written."""
+    """Yield the operations of a layer: kind, direction, function, arrays, mult-adds, bytes read and written."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -93,13 +88,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", nargs="?", default="v1-1", help="version-alpha")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--layers", action="store_true", help="a line for each operation of each layer too")
+    parser.add_argument("--layers", action="store_true", help="print each operation of each layer")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
     args = parser.parse_args()
 
     arch = architecture(args.network)
     rate, bandwidth = limits()
-    print(f"{rate / 1e9:.0f} G multiply-adds/s, {bandwidth / 1e9:.1f} GB/s read and written")
+    print(f"{rate / 1e9:.0f} G mult-adds/s, {bandwidth / 1e9:.1f} GB/s read and written")
     found = collections.defaultdict(lambda: [0.0, 0.0])
     for row in cost.layer_costs(arch, SIZE):
         layer, size = row.layer, row.in_size
@@ -138,8 +133,7 @@ def main() -> None:
             ],
             "step_seconds": whole,
         }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        keep(record, args.out)
 
 
 if __name__ == "__main__":

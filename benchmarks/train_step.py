@@ -1,12 +1,12 @@
-"""Whole training steps of ours beside PyTorch, plain Flax and Keras on JAX, in alternation, in one go.
+"""Compare whole training steps with PyTorch, plain Flax and Keras on JAX, in alternation.
 
     pip install -e ".[bench]" && python benchmarks/train_step.py --out results/bench/cpu.json
 
-Every contender is a process of its own (`contenders.py`), ready before the first is timed and asleep while another
-runs; each round asks all of them in turn. PyTorch runs eager and compiled, each with glibc's malloc as it is, with
-huge pages, and with memory kept as ours keeps it (`runtime.py`), and the fastest counts. Plain Flax and Keras are
-slow: one small network each. Reported: the median of the rounds, their lowest and highest, the ratio of medians, the
-peak memory of the process (libraries and data included).
+Each contender is a process of its own (`contenders.py`). All are ready before the first is timed, and sleep while
+another one runs. Each round runs all of them in turn. PyTorch runs eager and compiled, each with glibc's usual malloc,
+with huge pages, and with memory kept as our runs keep it (`training/host.py`), and the fastest counts. Plain Flax and
+Keras are slow, so they train only the smallest networks. Reported: the median of the rounds, their lowest and highest,
+the ratio of medians, and the peak memory of the process (libraries and data included).
 """
 
 import argparse
@@ -26,47 +26,47 @@ from mobilenet_jax.training import host
 CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
 NETWORKS = "v1-0.25 v1-0.5 v1-1 v2-0.35 v2-0.5 v2-1"
 SLOW = {"v1-0.25": ("flax", "keras"), "v2-0.35": ("flax", "keras")}
-MEMORY = {"huge pages": host.HUGE_PAGES, "kept memory": host.KEPT_MEMORY}  # of malloc; the latter has both
+MEMORY = {"huge pages": host.HUGE_PAGES, "kept memory": host.KEPT_MEMORY}  # of malloc; kept memory includes huge pages
 BEST, BEST_PLAIN = "torch, best", "torch, best without kept memory"
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras")
 
 
 class Contender:
-    """A contender's process, asked for one round at a time."""
+    """A contender's process, which runs one round at a time."""
 
     def __init__(self, label: str, network: str, batch: int, dtype: str):
         self.label, self.rounds = label, []
         name, _, memory = label.partition(" + ")
-        memory = memory or ("kept memory" if name.startswith("ours") else "")  # as every run of ours: see `runtime.py`
+        memory = memory or ("kept memory" if name.startswith("ours") else "")  # as all our runs
         env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
         env |= {"GLIBC_TUNABLES": MEMORY[memory]} if memory else {}
         command = [sys.executable, str(CONTENDERS), name, network, str(batch), dtype]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
         assert self.process.stdin and self.process.stdout
-        self.questions, self.answers = self.process.stdin, self.process.stdout
-        self.start_seconds = self._hear()["start_seconds"]
+        self.requests, self.answers = self.process.stdin, self.process.stdout
+        self.start_seconds = self._read()["start_seconds"]
 
-    def _hear(self) -> dict[str, float]:
+    def _read(self) -> dict[str, float]:
         line = self.answers.readline()
         if not line:
             sys.exit(f"{self.label} ended with exit code {self.process.wait()}")
         return json.loads(line)
 
     def run(self, seconds: float) -> None:
-        self.ask(seconds)
-        self.hear()
+        self.begin(seconds)
+        self.finish()
 
-    def ask(self, seconds: float) -> None:
-        self.questions.write(f"{seconds}\n")
-        self.questions.flush()
+    def begin(self, seconds: float) -> None:
+        self.requests.write(f"{seconds}\n")
+        self.requests.flush()
 
-    def hear(self) -> None:
-        self.rounds.append(self._hear()["images_per_second"])
+    def finish(self) -> None:
+        self.rounds.append(self._read()["images_per_second"])
 
     def close(self) -> dict[str, float | list[float]]:
-        self.questions.close()
-        peak = self._hear()["peak_bytes"]
+        self.requests.close()
+        peak = self._read()["peak_bytes"]
         self.process.wait()
         return {
             "images_per_second": statistics.median(self.rounds),
@@ -86,8 +86,8 @@ def measure(network: str, labels: list[str], args) -> dict[str, dict]:
     return {contender.label: contender.close() for contender in contenders}
 
 
-def over(found: dict[str, dict]) -> dict[str, float]:
-    """Ours over each contender; over the best of PyTorch; over the best of it without memory kept as ours keeps it."""
+def ratios_of(found: dict[str, dict]) -> dict[str, float]:
+    """Return our rate over each contender's, over the best of PyTorch, and over its best without kept memory."""
     own = found["ours"]["images_per_second"]
     ratios = {label: own / row["images_per_second"] for label, row in found.items() if label != "ours"}
     torch = [label for label in ratios if label.startswith("torch")]
@@ -97,8 +97,8 @@ def over(found: dict[str, dict]) -> dict[str, float]:
 
 def show(network: str, found: dict[str, dict]) -> None:
     """Prints a network's rows."""
-    ratios = {"ours": 1.0} | over(found)
-    print(f"\n{network:<28}{'images/s':>10}{'lowest':>10}{'highest':>10}{'ours / it':>11}{'peak MB':>9}{'start s':>9}")
+    ratios = {"ours": 1.0} | ratios_of(found)
+    print(f"\n{network:<28}{'images/s':>10}{'lowest':>10}{'highest':>10}{'ours /':>11}{'peak MB':>9}{'start s':>9}")
     for label, row in found.items():
         rounds = row["rounds"]
         print(
@@ -109,13 +109,13 @@ def show(network: str, found: dict[str, dict]) -> None:
 
 
 def table(record: dict) -> str:
-    """A record's networks as markdown: images/s of ours, the ratios to the others, the peaks of memory."""
+    """Return a record as Markdown: our images/s, the ratios to the others, the peak memory."""
     lines = [
-        "| network | images/s | / PyTorch | / PyTorch, memory kept | / Keras | / plain Flax | peak MB | PyTorch's |",
+        "| network | images/s | / PyTorch | / PyTorch, memory kept | / Keras | / plain Flax | peak MB | PyTorch, MB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for network, found in record["networks"].items():
-        rows, ratios = found["contenders"], over(found["contenders"])
+        rows, ratios = found["contenders"], ratios_of(found["contenders"])
         plain = [label for label in rows if label.startswith("torch") and "kept memory" not in label]
         peer = max(plain, key=lambda label: rows[label]["images_per_second"])
         peaks = [f"{rows[label]['peak_bytes'] / 1e6:,.0f}" for label in ("ours", peer)]
@@ -127,14 +127,14 @@ def table(record: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=NETWORKS, help="version-alpha, separated by blanks")
-    parser.add_argument("--contenders", default="", help="labels, separated by commas, instead of the usual ones")
+    parser.add_argument("--networks", default=NETWORKS, help="version-alpha, separated by spaces")
+    parser.add_argument("--contenders", default="", help="labels, separated by commas")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each contender in each round")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per contender and round")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
-    parser.add_argument("--show", type=pathlib.Path, help="a record to print as a table, instead of measuring")
+    parser.add_argument("--show", type=pathlib.Path, help="print this record as a table instead")
     args = parser.parse_args()
     if args.show:
         print(table(json.loads(args.show.read_text())))
@@ -157,7 +157,7 @@ def main() -> None:
         labels = [name.strip() for name in args.contenders.split(",") if name.strip()]
         found = measure(network, labels or [*usual, *SLOW.get(network, ())], args)
         show(network, found)
-        record["networks"][network] = {"contenders": found, "ours_over": over(found)}
+        record["networks"][network] = {"contenders": found, "ours_over": ratios_of(found)}
         keep(record, args.out)
     for name in (BEST, BEST_PLAIN):
         ratios = [found["ours_over"][name] for found in record["networks"].values() if name in found["ours_over"]]

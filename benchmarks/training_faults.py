@@ -1,7 +1,7 @@
-"""Faults of a training command, for `faults.py`: it or what it has written is hurt, and the command is given again.
+"""Faults of a training command, for `faults.py`: damage the command or its files, then start the command again.
 
-A good end: the result of an undisturbed run (`params_sha256`, the figures, every row of metrics less its speed), at
-once or after one sentence that says what to do was followed; and the other run in the same directory is not touched.
+A good end: the result of an undisturbed run (`params_sha256`, the figures, each row of metrics except its speed), at
+once or after following one message, and an untouched other run in the same directory.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from fault_case import HURTS, ROOT, Command, Late, Wrong, have_root, hurt, small_disk
+from fault_case import AFTER_A_MESSAGE, DAMAGE, ROOT, UNDISTURBED, Command, TooLate, Wrong, damage, is_root, small_disk
 from fault_case import Case as AnyCase
 
 TINY = {
@@ -30,14 +30,14 @@ SPEEDS = ("images_per_second",)
 
 
 class Case(AnyCase):
-    """A directory of its own with a run to be hurt and a finished one beside it."""
+    """One run to damage, and a finished run next to it."""
 
     def __init__(self, work: pathlib.Path, models: pathlib.Path, chance: random.Random):
         super().__init__(work, models, chance)
-        self.of = "finished"  # the undisturbed run, which has the name of the one to be hurt
+        self.of = "finished"  # the undisturbed run, whose name is that of the run to damage
         self.env: dict[str, str] = {}
         self.options: list[str] = []
-        if (models / "finished").exists():  # it does not while it is being made
+        if (models / "finished").exists():  # not yet while `prepare` makes it
             shutil.copytree(models / "finished", self.runs / "other")
 
     @property
@@ -57,8 +57,8 @@ class Case(AnyCase):
             raise Wrong(f"the other run was touched: {command.text()}")
 
     def left(self, command: Command, pattern: str) -> bool:
-        """Waits until a file of this name is in the run directory, as `Command.until`."""
-        return command.until(lambda: any(self.run.glob(pattern)))
+        """Wait until a file of this name is in the run directory, as `Command.wait_for`."""
+        return command.wait_for(lambda: any(self.run.glob(pattern)))
 
 
 def result(run: pathlib.Path) -> dict:
@@ -75,25 +75,25 @@ def tree(directory: pathlib.Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-# The kinds. Each hurts the run of its case; then it is settled.
+# The kinds: each damages the run of its case, then starts the command again.
 
 
-def killed(name: str, moment: str) -> Callable[[Case], str]:
+def signalled(name: str, when: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
         command, number = case.start(), getattr(signal, name)
-        there, longest = {
+        reached, longest = {
             "start": (lambda: True, 2.5),
-            "compile": (lambda: command.said("run  "), 2.5),
-            "step": (lambda: command.said("first step"), 1.2),
+            "compile": (lambda: command.wait_for_output("run  "), 2.5),
+            "step": (lambda: command.wait_for_output("first step"), 1.2),
             "checkpoint": (lambda: case.left(command, "checkpoints/*tmp*"), 0.03),
-            "evaluation": (lambda: command.said(f"epoch {case.chance.randrange(1, 3)}/3"), 0.4),
+            "evaluation": (lambda: command.wait_for_output(f"epoch {case.chance.randrange(1, 3)}/3"), 0.4),
             "end": (lambda: case.left(command, "checkpoints/66"), 0.3),
-        }[moment]
-        if not there():
-            raise Late
+        }[when]
+        if not reached():
+            raise TooLate
         time.sleep(longest * case.chance.random())
         at_end = "epoch 3/3" in command.out.read_text()
-        command.hit(number)
+        command.send(number)
         sent, code = time.monotonic(), command.end()
         command.check_begun()
         at_end |= time.monotonic() - sent < 2
@@ -101,7 +101,7 @@ def killed(name: str, moment: str) -> Callable[[Case], str]:
             raise Wrong(f"exit code {code}: {command.text()}")
         elif code == 128 + number:
             command.error()
-        return case.settle()
+        return case.rerun()
 
     return fault
 
@@ -110,30 +110,30 @@ def damaged(model: str, how: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
         shutil.copytree(case.models / model, case.run)
         files = [path for path in sorted(case.run.rglob("*")) if path.is_file()]
-        hurt(case, files, how, likely=[path for path in files if path.parent == case.run])
-        return case.settle()
+        damage(case, files, how, likely=[path for path in files if path.parent == case.run])
+        return case.rerun()
 
     return fault
 
 
 def disk_full(case: Case) -> str:
-    """The run directory is on a disk of its own, which is full from a random moment on."""
+    """Fill the disk of the run directory at a random time."""
     with small_disk(case, megabytes=24) as fill:
         command = case.start()
-        if command.said(case.chance.choice(["run  ", "first step", "epoch 1/3", "epoch 2/3"])):
+        if command.wait_for_output(case.chance.choice(["run  ", "first step", "epoch 1/3", "epoch 2/3"])):
             time.sleep(0.5 * case.chance.random())
         fill()
-        case.say(command.end_with_a_word())
+        case.note(command.end_with_message())
         if case.chance.random() < 0.5:
-            case.mend()
-        return case.settle()
+            case.repair()
+        return case.rerun()
 
 
 def read_only(case: Case) -> str:
-    """From a random moment on nothing may be written in the run directory."""
+    """Make the run directory read-only at a random time."""
 
     def forbid() -> None:
-        if have_root():  # whom permissions do not hold back
+        if is_root():  # permissions do not apply to root
             shut = case.work / "shut"
             shut.mkdir()
             for command in (
@@ -152,19 +152,19 @@ def read_only(case: Case) -> str:
             path.chmod((0o500 if path.is_dir() else 0o400) | bits)
 
     def allow() -> None:
-        if have_root():
+        if is_root():
             subprocess.run(["umount", "-l", str(case.run)], stderr=subprocess.DEVNULL)
         else:
             permit(0o200)
 
-    case.mend = allow
+    case.repair = allow
     command = case.start()
     try:
-        if command.said(case.chance.choice(["run  ", "first step", "epoch 1/3", "epoch 2/3"])):
+        if command.wait_for_output(case.chance.choice(["run  ", "first step", "epoch 1/3", "epoch 2/3"])):
             time.sleep(0.5 * case.chance.random())
         forbid()
-        case.say(command.end_with_a_word())
-        return case.settle()
+        case.note(command.end_with_message())
+        return case.rerun()
     finally:
         allow()
 
@@ -174,44 +174,44 @@ def two_at_once(case: Case) -> str:
     time.sleep(case.chance.uniform(0, 2.5))
     second = case.start()
     codes = [first.end(), second.end()]
-    sentences = [command.error() for command in (first, second)]
-    case.say(*sentences)
-    if any(code != (1 if sentence else 0) for code, sentence in zip(codes, sentences, strict=True)) or all(codes):
+    messages = [command.error() for command in (first, second)]
+    case.note(*messages)
+    if any(code != (1 if message else 0) for code, message in zip(codes, messages, strict=True)) or all(codes):
         raise Wrong(f"exit codes {codes}: {first.text()} {second.text()}")
-    if not any(sentences):
-        raise Late  # one after the other
-    return case.settle()
+    if not any(messages):
+        raise TooLate  # one ended before the other began
+    return case.rerun()
 
 
-def swept_away(case: Case) -> str:
-    """The lock is removed, or the whole run, while a process is on it; then another one is started."""
+def run_removed(case: Case) -> str:
+    """Remove the lock or the whole run while a process trains it, then start another process."""
     first = case.start()
-    if first.said(case.chance.choice(["run  ", "first step", "epoch 1/3"])):
+    if first.wait_for_output(case.chance.choice(["run  ", "first step", "epoch 1/3"])):
         time.sleep(0.5 * case.chance.random())
     if first.over:
-        raise Late
+        raise TooLate
     if case.chance.random() < 0.5:
         (case.run / ".lock").unlink(missing_ok=True)
     else:
         shutil.rmtree(case.run, ignore_errors=True)
     for command in (first, case.start()):
-        case.say(command.end_with_a_word())
-    return case.settle()
+        case.note(command.end_with_message())
+    return case.rerun()
 
 
 def frozen(case: Case) -> str:
-    """The process stands still for a while, and another one is started meanwhile."""
+    """Stop the process for a while and start another one."""
     first = case.start()
-    first.said("first step")
+    first.wait_for_output("first step")
     time.sleep(case.chance.random())
-    first.hit(signal.SIGSTOP)
+    first.send(signal.SIGSTOP)
     second = case.start()
     second.end()
-    first.hit(signal.SIGCONT)
+    first.send(signal.SIGCONT)
     if code := first.end():
         raise Wrong(f"exit code {code}: {first.text()}")
-    case.say(second.error())
-    return case.settle()
+    case.note(second.error())
+    return case.rerun()
 
 
 def clock_set_back(case: Case) -> str:
@@ -227,10 +227,10 @@ def clock_set_back(case: Case) -> str:
     if code := command.end():
         raise Wrong(f"exit code {code}: {command.text()}")
     command.error()
-    return case.settle()
+    return case.rerun()
 
 
-def tracking_fails(kind: str) -> Callable[[Case], str]:
+def wandb_fails(kind: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
         with answering(kind) as port:
             case.options = [f"--config.wandb.mode={case.chance.choice(['auto', 'online'])}"]
@@ -243,16 +243,16 @@ def tracking_fails(kind: str) -> Callable[[Case], str]:
             text = command.err.read_text()
             if code or not re.fullmatch(r"(W&B (failed and is left out of|does not answer, so) this run.*\n)+", text):
                 raise Wrong(f"exit code {code}: {command.text()}")
-            case.say(*text.splitlines())
+            case.note(*text.splitlines())
             case.options, case.env = [], {}
-            return case.settle()
+            return case.rerun()
 
     return fault
 
 
 @contextlib.contextmanager
 def answering(kind: str) -> Iterator[int]:
-    """A port of the loopback where nobody answers ('dead'), or somebody late or with rubbish."""
+    """Yield a local port that is closed ('dead'), never answers ('silent'), or answers with 'rubbish'."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port, over = server.getsockname()[1], threading.Event()
         held = []
@@ -278,74 +278,73 @@ def answering(kind: str) -> Iterator[int]:
 
 
 def data_damaged(how: str) -> Callable[[Case], str]:
-    """A prepared set is damaged, its files or the arrays decoded from them."""
+    """Damage a prepared data set: its files or the arrays decoded from them."""
 
     def fault(case: Case) -> str:
         whole, data = case.models / "data", case.work / "data"
         shutil.copytree(whole, data)
-        for path in data.rglob("*"):  # the cache is of files of these times
+        for path in data.rglob("*"):  # the cache depends on the times of the files
             shutil.copystat(whole / path.relative_to(data), path)
         case.options = ["--config.data.name=grey", f"--config.data.dir={data}", "--config.train.batch_size=16"]
         case.of = "grey"
 
-        def mend() -> None:
+        def repair() -> None:
             shutil.rmtree(data)
             shutil.copytree(whole, data)
 
-        case.mend = mend
-        hurt(case, [path for path in sorted(data.rglob("*")) if path.is_file()], how, likely=[])
+        case.repair = repair
+        damage(case, [path for path in sorted(data.rglob("*")) if path.is_file()], how, likely=[])
         command = case.start()
         code, text = command.end(), command.err.read_text()
         if "Traceback" in command.text() or code not in (0, 1):
             raise Wrong(f"exit code {code}: {command.text()}")
-        case.say(*text.splitlines())
+        case.note(*text.splitlines())
         if code == 1:
-            mend()
+            repair()
             shutil.rmtree(case.run, ignore_errors=True)
             command = case.start()
             if command.end():
-                raise Wrong(f"after the data were mended: {command.text()}")
+                raise Wrong(f"with repaired data: {command.text()}")
         case.check(command)
-        return "said, then as undisturbed" if code else "as undisturbed"
+        return AFTER_A_MESSAGE if code else UNDISTURBED
 
     return fault
 
 
 MOMENTS = ("start", "compile", "step", "checkpoint", "evaluation", "end")
-# Kind -> its fault, and how often it comes for each time that the rarest comes.
+# Kind -> its fault, and how often it is chosen relative to the rarest.
 KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
-    **{f"{s}, {m}": (killed(s, m), 2) for s in ("SIGKILL", "SIGTERM", "SIGINT") for m in MOMENTS},
-    **{f"{model} run, a file {how}": (damaged(model, how), 3) for model in ("killed", "finished") for how in HURTS},
+    **{f"{s}, {m}": (signalled(s, m), 2) for s in ("SIGKILL", "SIGTERM", "SIGINT") for m in MOMENTS},
+    **{f"{model} run, a file {how}": (damaged(model, how), 3) for model in ("killed", "finished") for how in DAMAGE},
     "disk full": (disk_full, 4),
     "directory read-only": (read_only, 3),
     "two processes on one run": (two_at_once, 2),
-    "run or its lock removed, another started": (swept_away, 2),
+    "run or its lock removed, another started": (run_removed, 2),
     "process frozen, another started": (frozen, 1),
     "clock set back": (clock_set_back, 2),
-    **{f"W&B's server {kind}": (tracking_fails(kind), 1) for kind in ("dead", "silent", "rubbish")},
-    **{f"data set, a file {how}": (data_damaged(how), 2) for how in HURTS},
+    **{f"W&B's server {kind}": (wandb_fails(kind), 1) for kind in ("dead", "silent", "rubbish")},
+    **{f"data set, a file {how}": (data_damaged(how), 2) for how in DAMAGE},
 }
 
 
 def prepare(models: pathlib.Path) -> None:
-    """What faults start from: a finished run, a killed one, a data set with a run on it, and compiled programs."""
+    """Make what faults start from: a finished run, a killed run, a data set with its run, and compiled programs."""
     (models / "work").mkdir(parents=True)
     case = Case(models / "work", models, random.Random(0))
     for name in ("finished", "killed", "grey"):
         if name == "grey":
             sys.path.insert(0, str(ROOT / "tests"))
+            import helpers
             import tensorflow_datasets as tfds
-            from test_data import prepare as prepare_set
-            from test_data import random_splits
 
             tfds.disable_progress_bar()
-            splits = random_splits(0, {"train": 48, "test": 16}, side=28, channels=1, classes=3)
-            prepare_set(models / "data", "grey", splits)
+            splits = helpers.random_splits(0, {"train": 48, "test": 16}, side=28, channels=1, classes=3)
+            helpers.prepare(models / "data", "grey", splits)
             case.options = ["--config.data.name=grey", f"--config.data.dir={models / 'data'}"]
             case.options += ["--config.train.batch_size=16"]
         command = case.start()
         if name == "killed":
-            command.said("epoch 2/3")
+            command.wait_for_output("epoch 2/3")
             command.process.kill()
         code = command.end()
         if code != (-signal.SIGKILL if name == "killed" else 0):

@@ -1,11 +1,12 @@
-"""Whole runs of `launch.py` on CIFAR-10: how soon they train, and whether they train as fast as the bare step.
+"""Time whole runs of `launch.py` on CIFAR-10: how soon they train, and how fast compared with the bare step.
 
     python benchmarks/whole_run.py --out results/bench/cpu_runs.json
 
-Each network trains for one epoch twice: first with an empty cache of compiled programs, then with what that run left
-in it. Before, between and after, the bare step of `train_step.py` has its turn. Reported: the seconds to compile both
-steps (training and evaluation), those from the start of the process to the end of the first step, images/s of
-training and of evaluation, the ratio to the bare step, and the part of the wall-clock time that the parts add up to.
+Each network trains for one epoch twice: with an empty cache of compiled programs, then with the cache of the first run.
+The bare step of `train_step.py` runs before, between and after. Reported: the seconds to compile both steps (training
+and evaluation), the seconds from the start of the process to the end of the first step, images/s of training and of
+evaluation, the ratio to the bare step, and the share of the wall-clock time that compiling, training and evaluation
+explain.
 """
 
 import argparse
@@ -24,7 +25,7 @@ TITLES = ("compile s", "first step s", "images/s", "/ bare step", "eval images/s
 
 
 def run(network: str, batch: int, epochs: int, scratch: str, name: str) -> dict:
-    """The summary of one run; programs are cached in `scratch`."""
+    """Train once, with the program cache in `scratch`, and return the summary."""
     version, alpha = network.split("-")
     train = {"batch_size": batch, "epochs": epochs}
     command = [sys.executable, str(ROOT / "launch.py"), f"--config={ROOT}/configs/cifar_{version}.py"]
@@ -36,10 +37,10 @@ def run(network: str, batch: int, epochs: int, scratch: str, name: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="v1-0.25 v2-0.35", help="version-alpha, separated by blanks")
+    parser.add_argument("--networks", default="v1-0.25 v2-0.35", help="version-alpha, separated by spaces")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of the bare step each time")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per turn of the bare step")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
     args = parser.parse_args()
 

@@ -1,9 +1,8 @@
-"""One process on all cores of the machine, against one process on each core: training steps, images/s of all.
+"""Compare one process on all cores with one process per core: images/s of training steps.
 
     python benchmarks/workers.py --out results/bench/cpu_workers.json
 
-In alternation: the one trains while the others sleep, then the others train at once. A ratio above 1 is a gain by
-`--sweep FILE --workers N` for N cores.
+The single process and the group take turns. A ratio above 1 is a gain from `--sweep FILE --workers N` on N cores.
 """
 
 import argparse
@@ -19,7 +18,7 @@ CASES = "v1-0.25-32 v1-0.5-32 v1-1-32 v2-0.35-32 v2-1-32 v1-0.25-128 v2-0.35-128
 
 @contextlib.contextmanager
 def pinned(cores: set[int]):
-    """What is started meanwhile runs on these cores alone."""
+    """Start processes on these cores only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -29,23 +28,24 @@ def pinned(cores: set[int]):
 
 
 def measure(network: str, batch: int, rounds: int, seconds: float) -> dict:
-    """Medians of images/s of the one and of all the others together, and of their ratios."""
+    """Return the medians of images/s of the single process, of the group as a whole, and of their ratios."""
     cores = sorted(os.sched_getaffinity(0))
-    teams = []
+    groups = []
     for shares in ([set(cores)], [{core} for core in cores]):
-        team = []
+        group = []
         for share in shares:
             with pinned(share):
-                team.append(Contender("ours", network, batch, "float32"))
-        teams.append(team)
+                group.append(Contender("ours", network, batch, "float32"))
+        groups.append(group)
     for _ in range(rounds + 1):
-        for team in teams:
-            for contender in team:
-                contender.ask(seconds)
-            for contender in team:
-                contender.hear()
-    rates = [[sum(each) for each in zip(*(c.rounds for c in team), strict=True)][1:] for team in teams]  # warmed up
-    peaks = [sum(float(c.close()["peak_bytes"]) for c in team) for team in teams]
+        for group in groups:
+            for contender in group:
+                contender.begin(seconds)
+            for contender in group:
+                contender.finish()
+    # The first round is the warm-up.
+    rates = [[sum(each) for each in zip(*(c.rounds for c in group), strict=True)][1:] for group in groups]
+    peaks = [sum(float(c.close()["peak_bytes"]) for c in group) for group in groups]
     ratios = [many / one for one, many in zip(*rates, strict=True)]
     one, many = (statistics.median(each) for each in rates)
     return {"one": one, "one_a_core": many, "ratio": statistics.median(ratios), "ratios": ratios, "peak_bytes": peaks}
@@ -53,9 +53,9 @@ def measure(network: str, batch: int, rounds: int, seconds: float) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default=CASES, help="version-alpha-batch, separated by blanks")
+    parser.add_argument("--cases", default=CASES, help="version-alpha-batch, separated by spaces")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per round")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
     args = parser.parse_args()
     record: dict = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "cases": {}}

@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -195,9 +196,12 @@ def train_runs(
     import jax
 
     from mobilenet_jax import config
-    from mobilenet_jax.data import arrays
-    from mobilenet_jax.records import directory as records
+    from mobilenet_jax.data.arrays import Split
+    from mobilenet_jax.records.directory import RunDirectory, read_summary
     from mobilenet_jax.training import host, loop
+    from mobilenet_jax.training.compile import Inputs, compile_runs
+    from mobilenet_jax.training.progress import Display
+    from mobilenet_jax.training.run import TrainingRun
 
     version, alpha = network.split("-")
     recipe = importlib.import_module(f"configs.cifar_{version}")
@@ -208,9 +212,9 @@ def train_runs(
         return config.resolve(c, f"cifar_{version}")
 
     specs = [spec(seed) for seed in seeds]
-    inputs = loop.Inputs({name: arrays.Split(*pair) for name, pair in splits.items()}, jax.devices()[:1])
-    directories = [records.RunDirectory(directory / each.run_name) for each in specs]
-    signals: list[int] = []
+    inputs = Inputs({name: Split(*pair) for name, pair in splits.items()}, jax.devices()[:1])
+    directories = [RunDirectory(directory / each.run_name) for each in specs]
+    started, signals = time.monotonic(), []
     timer = threading.Timer(seconds, signals.append, [signal.SIGTERM])
     timer.daemon = True
     timer.start()
@@ -218,10 +222,12 @@ def train_runs(
     with contextlib.ExitStack() as held:
         for each in directories:
             held.enter_context(each.locked())
+        program = compile_runs(specs, inputs)
+        how = (loop.device_name(inputs.devices), lambda: time.monotonic() - started, program.compile_seconds)
+        runs = [TrainingRun(spec, each, Display(), *how, len(specs)) for spec, each in zip(specs, directories)]
         try:
-            displays = [records.Display() for _ in specs]
-            loop.train(specs, inputs, directories, displays, signals, loop.Spent(), lambda seconds: None)
+            loop.train(program, runs, signals)
         except loop.Interrupted:
             print(f"{network}: stopped after {seconds:.0f} s", flush=True)
     timer.cancel()
-    return [found for each in directories if (found := records.read_summary(each.path))]
+    return [found.model_dump() for each in directories if (found := read_summary(each.path))]
