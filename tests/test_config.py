@@ -1,4 +1,4 @@
-"""What a config may hold, what is derived from it, and what makes two runs the same run."""
+"""The allowed values of a config, what is derived from it, and which runs are the same."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from mobilenet_jax.errors import InputError
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
 V2 = {"model.version": "v2"}
 
-# Another allowed value for every key; those of v2 alone are tried on a v2 network.
+# Another allowed value of every key. Keys of v2 alone are tried on a v2 network.
 OTHER = {
     "model.version": "v2",
     "model.alpha": 0.5,
@@ -69,7 +69,7 @@ ONLY_V2 = {"model.expansion", "model.bottleneck", "model.shortcut"}
 
 
 def changed(**overrides) -> ConfigDict:
-    """The default config with other values, of any type, as `**{"model.alpha": 0.5}`."""
+    """Return the default config with other values, of any type: `changed(**{"model.alpha": 0.5})`."""
     tree = defaults()
     for key, value in overrides.items():
         group, _, leaf = key.rpartition(".")
@@ -111,7 +111,7 @@ def test_every_config_file_resolves(path):
         ("model.alpha", 9.0, "at most 8"),
         *(("model.rho", rho, "above 0 and at most 1") for rho in (0.0, 2.0, -0.5, float("nan"))),
         ("model.strides", "mnist", "one of 'imagenet', 'cifar'"),
-        ("model.variant", "deep", "one of 'paper', 'standard_conv', 'shallow', 'seed004'"),
+        ("model.variant", "deep", "one of 'paper', 'standard_conv', 'shallow', 'cifar28'"),
         ("model.activation", "gelu", "one of 'auto', 'relu', 'relu6'"),
         ("model.depthwise", "fft", "one of 'auto', 'shift', 'conv'"),
         *(("model.dropout", rate, "at least 0 and below 1") for rate in (1.0, -0.1, float("nan"))),
@@ -173,12 +173,12 @@ def test_an_impossible_value_is_named_with_what_is_allowed(key, value, allowed):
         (V2 | {"model.expansion": 0.5}, r"config\.model\.expansion=0\.5: .* from 1 to 64"),
         (V2 | {"model.expansion": -1.0}, r"config\.model\.expansion=-1\.0: allowed is above 0"),
         (
-            {"model.variant": "seed004", "model.strides": "imagenet"},
-            r"config\.model\.strides='imagenet': variant 'seed004' has 'cifar' strides only",
+            {"model.variant": "cifar28", "model.strides": "imagenet"},
+            r"config\.model\.strides='imagenet': variant 'cifar28' has 'cifar' strides only",
         ),
     ],
 )
-def test_values_that_do_not_go_together(overrides, message):
+def test_values_that_exclude_one_another(overrides, message):
     with pytest.raises(InputError, match=message):
         resolve(**overrides)
 
@@ -365,7 +365,7 @@ def test_identity(key):
 
 
 def test_a_digest_never_changes_by_accident():
-    """It names run directories: what changes it, be it a new key, orphans every run there is."""
+    """It names run directories: a change, even a new key, orphans every existing run."""
     assert resolve().digest == "3157a2c5"
 
 

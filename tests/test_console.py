@@ -1,16 +1,19 @@
-"""Signals, and output that nobody takes, looked at from outside."""
+"""Signals, and output that nobody reads, seen from another process."""
 
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 from helpers import python
 
+from mobilenet_jax import console
+
 SIGNALS = """
 import os, signal, sys
-from mobilenet_jax import process
+from mobilenet_jax import console
 signal.signal(signal.SIGHUP, signal.SIG_IGN if "ignored" in sys.argv else signal.SIG_DFL)  # as by nohup
-with process.signals(again="again" in sys.argv) as asked:
+with console.signals(again="again" in sys.argv) as asked:
     for number in (signal.SIGHUP, signal.SIGINT):
         try:
             os.kill(os.getpid(), number)
@@ -22,7 +25,7 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 
 
 def test_signals_are_collected():
-    """The first alone, after which they act as before, or all; not those that are ignored."""
+    """By default only the first one is collected. Ignored signals never are."""
     assert python(SIGNALS) == ["interrupted", "['SIGHUP']", "True"]
     assert python(SIGNALS, "again") == ["['SIGHUP', 'SIGINT']", "True"]
     assert python(SIGNALS, "ignored") == ["['SIGINT']", "True"]
@@ -30,15 +33,15 @@ def test_signals_are_collected():
 
 SAY = """
 import sys, time
-from mobilenet_jax import process
+from mobilenet_jax import console
 for i in range(3):
-    process.say(f"line {i}")
+    console.say(f"line {i}")
     time.sleep(0.3)
 print("on", file=sys.stderr)
 """
 
 
-def test_work_goes_on_where_nobody_reads():
+def test_work_goes_on_when_nobody_reads():
     command = [sys.executable, "-c", SAY]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         assert started.stdout and started.stderr
@@ -50,11 +53,16 @@ def test_work_goes_on_where_nobody_reads():
 
 PATH = """
 import sys
-from mobilenet_jax import process
+from mobilenet_jax import console
 sys.stdout.reconfigure(errors="strict")
-process.say("run  caf\\udce9")
+console.say("run  caf\\udce9")
 """
 
 
-def test_a_path_that_is_no_text_is_escaped():
+def test_a_path_that_cannot_be_shown_is_escaped():
     assert python(PATH) == [r"run  caf\udce9"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (59.9, "00:59"), (125, "02:05"), (3725, "1:02:05")])
+def test_a_duration(seconds, text):
+    assert console.clock(seconds) == text

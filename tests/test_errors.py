@@ -1,4 +1,4 @@
-"""The message for the user: one line, and what it takes of another library's exception."""
+"""The message for the user is one line; other libraries' messages are shortened."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ def test_first_line():
 
 
 def wrapped(cause: Exception) -> InputError:
-    """As the modules tell it."""
+    """Return an InputError with this cause, as the package raises it."""
     try:
         try:
             raise cause
@@ -44,5 +44,5 @@ def wrapped(cause: Exception) -> InputError:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_full_disk_is_known_by_what_the_system_said(cause, unwritable):
+def test_a_full_disk_is_recognised_in_any_cause(cause, unwritable):
     assert is_unwritable(wrapped(cause)) == unwritable
