@@ -1,20 +1,23 @@
-"""What a report is made of: tables of text, pictures that are drawn when asked for, sections of both; plain columns."""
+"""The parts of a report: tables of text, pictures that are drawn on demand, sections, pages; columns of plain text."""
 
 import csv
 import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# A terminal would do what control characters say; halves of a character (surrogates) cannot be written at all, and SVG
-# may not hold the last two.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# A terminal would obey control characters. Surrogates cannot be encoded. SVG may not hold the last two.
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_NUMBER = re.compile(r"\W*\d[\d\W]*(e[-+]?\d+)?([^\W\d_]{1,3}\W*)?")  # with its sign, error and a short unit
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells are text already; `name` is its file's name, `note` a line or two below it (Markdown)."""
+    """A table of text cells; `name` is the name of its file, `note` a paragraph or two below it (Markdown)."""
 
     name: str
     title: str
@@ -23,20 +26,27 @@ class Table:
     note: str = ""
 
     def markdown(self, aligned: bool = True) -> str:
-        """The grid alone, without title and note; its columns are `aligned` for those who read it as it is."""
-        rows = [tuple(map(_escape, row)) for row in (self.header, *self.rows)]
-        widths = [max(3, *map(len, column)) if aligned else 3 for column in zip(*rows, strict=True)]
-        rows.insert(1, tuple("-" * width for width in widths))
-        return "\n".join(
-            f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows
-        )
+        """Return the grid without title and note; `aligned` pads its columns for those who read the text itself.
+
+        Columns of numbers are marked as aligned to the right, except the first column, which names the rows.
+        """
+        columns = []
+        for i, name in enumerate(self.header):
+            cells = [row[i] for row in self.rows]
+            right = i > 0 and _numeric(cells)
+            texts = [_escape(text) for text in (name, *cells)]
+            width = max(3, *map(len, texts)) if aligned else 3
+            texts.insert(1, "-" * (width - right) + ":" * right)
+            columns.append([text.rjust(width) if right else text.ljust(width) for text in texts])
+        return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
 
     def section(self, level: int = 2) -> str:
-        """Title, as a heading of that level, grid and note."""
+        """Return the title as a heading of that level, the grid and the note."""
         title = self.title.replace("\n", " ")
         return plain("\n\n".join(part for part in (f"{'#' * level} {title}", self.markdown(), self.note) if part))
 
     def csv(self) -> str:
+        """Return header and rows as CSV."""
         out = io.StringIO()
         rows = [[_CONTROL.sub("\ufffd", cell) for cell in row] for row in (self.header, *self.rows)]
         csv.writer(out, lineterminator="\n").writerows(rows)
@@ -45,16 +55,16 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """`draw` makes the matplotlib figure, which takes a second to import; `name` is its file's name."""
+    """A figure that `draw` makes, as importing matplotlib takes a second; `name` is the name of its files."""
 
     name: str
     caption: str
-    draw: Callable[[], Any]
+    draw: "Callable[[], Figure]"
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs of plain text, pictures and tables below it, in this order; `data` are files alone."""
+    """A heading above paragraphs of plain text, pictures and tables, in this order; `data` are only written as CSV."""
 
     title: str
     text: tuple[str, ...] = ()
@@ -63,8 +73,26 @@ class Section:
     data: tuple[Table, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """Sections under one title; `name` is the name of its files."""
+
+    name: str
+    title: str
+    sections: Sequence[Section]
+
+    def markdown(self) -> str:
+        """Return the page, with references to the PNG files of its pictures."""
+        parts = [f"# {self.title}"]
+        for section in self.sections:
+            parts += [f"## {section.title}", *section.text]
+            parts += [f"![{picture.caption}]({picture.name}.png)" for picture in section.pictures]
+            parts += [table.section(level=3) for table in section.tables]
+        return plain("\n\n".join(parts) + "\n")
+
+
 def columns(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:
-    """Lines of plain text with aligned cells: the first `left` columns to the left, the others to the right."""
+    """Return lines of aligned cells: the first `left` columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -75,14 +103,21 @@ def columns(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:
 
 
 def cell(value: Any) -> str:
-    """A number, or anything else, as tables of plain text show it."""
+    """Return a value as tables of plain text show it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def plain(text: str) -> str:
-    """Text that can be shown anywhere: control characters, but for ends of lines, and half characters are replaced."""
+    """Return text that can be shown anywhere: control characters but newlines, and surrogates, are replaced."""
     return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else "\ufffd", text)
 
 
 def _escape(cell: str) -> str:
     return plain(cell.replace("|", "\\|").replace("\n", " "))
+
+
+def _numeric(column: Sequence[str]) -> bool:
+    """Return whether three in four cells with text are numbers and none is long: a sentence would push them away."""
+    texts = [cell for cell in column if re.search(r"\w", cell)]
+    numbers = sum(bool(_NUMBER.fullmatch(cell)) for cell in texts)
+    return bool(texts) and 4 * numbers >= 3 * len(texts) and max(map(len, texts)) <= 24
