@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import warnings
 from typing import Any
 
 import pytest
@@ -107,3 +108,23 @@ def read_sweep(tmp_path):
 def parameters(**given: Any) -> dict[str, Any]:
     """The smallest file with these parameters, a double underscore standing for a dot."""
     return GRID | {"parameters": {f"config.{key.replace('__', '.')}": value for key, value in given.items()}}
+
+
+@pytest.fixture(scope="session")
+def wandb_points():
+    """Enumerates the points of a file's tree with W&B's `sweeps` package; none of a search."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cfg = pytest.importorskip("sweeps.config.cfg")  # a mere folder named `sweeps` has no such module
+        search = pytest.importorskip("sweeps.grid_search")
+
+    def enumerate_points(tree: dict[str, Any]) -> list[dict[str, Any]]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checked = cfg.SweepConfig({key: value for key, value in tree.items() if key != "run_cap"})  # unknown to it
+            if tree["method"] != "grid":
+                return []
+            runs = search.grid_search_next_runs([], checked, n=10**6)
+        return [{key: value["value"] for key, value in run.config.items()} for run in runs if run is not None]
+
+    return enumerate_points

@@ -22,8 +22,6 @@ from mobilenet_jax.data.arrays import Split
 from mobilenet_jax.networks.arch import mobilenet_v1
 from mobilenet_jax.networks.cost import layer_costs, totals
 from mobilenet_jax.records import directory as writer
-from mobilenet_jax.sweeps import queue as ledger
-from mobilenet_jax.sweeps.progress import Line
 
 SUMMARY = {
     **{"schema": 1, "status": "finished", "title": "a title", "config_name": "cifar_v1"},
@@ -188,33 +186,6 @@ def record(**seconds: float) -> dict:
     network = {"version": "v1", "alpha": 0.25, "batch": 1, "resolution": 32, "seconds": 0.002, "layers": layers}
     layers.update(seconds)
     return {"device": DEVICE, "networks": [network]}
-
-
-POINTS = {"aa": {"x": 1}, "bb": {"x": 2}, "cc": {"x": 3}}
-
-
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/sweeps.db"
-
-
-def opened(url: str, method: str = "grid", **points: Any) -> ledger.Ledger:
-    book = ledger.Ledger(url, "s", [ledger.categorical("x", [1, 2, 3])], "test_accuracy", "maximize", method)
-    book.enqueue(points or POINTS if method == "grid" else {})
-    return book
-
-
-def claimed(book: ledger.Ledger, draws: int = 0) -> ledger.Claim:
-    claim = book.claim(draws=draws)
-    assert claim is not None
-    return claim
-
-
-LINES = [
-    Line("running", "narrow", 0.91, "51%", "here"),
-    Line("waiting", "wide", None, "", ""),
-    Line("done", "seed [1]", 0.99, "", "there"),
-]
 
 
 def python(program: str, *arguments: str, code: int = 0, **env: str) -> list[str]:

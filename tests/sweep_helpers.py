@@ -1,4 +1,4 @@
-"""What the tests of whole sweeps share: a small sweep, its command, its workers."""
+"""Helpers of the sweep tests: a small sweep, its command, its workers; a queue with three points."""
 
 import json
 import os
@@ -8,8 +8,15 @@ import sys
 import time
 from typing import Any
 
+import optuna
 import yaml
 from conftest import ROOT
+from helpers import SUMMARY
+
+from mobilenet_jax.records import summary as summaries
+from mobilenet_jax.sweeps.file import Sweep
+from mobilenet_jax.sweeps.parameters import Parameter
+from mobilenet_jax.sweeps.queue import Claim, Queue
 
 GRID = """
 program: launch.py
@@ -22,11 +29,11 @@ command: ["${env}", "${interpreter}", "${program}", "--config", "configs/digits_
 
 
 def write(directory: pathlib.Path, parameters: dict[str, Any], source: str = GRID) -> pathlib.Path:
-    """A sweep file; lists vary."""
+    """Write a sweep file; parameters with a list vary."""
     lines = []
     for key, value in parameters.items():
-        of = value if isinstance(value, dict) else {"values" if isinstance(value, list) else "value": value}
-        lines.append(f"  config.{key}: {yaml.safe_dump(of, default_flow_style=True).strip()}")
+        given = value if isinstance(value, dict) else {"values" if isinstance(value, list) else "value": value}
+        lines.append(f"  config.{key}: {yaml.safe_dump(given, default_flow_style=True).strip()}")
     path = directory / "tiny.yaml"
     path.write_text(source % "\n".join(lines))
     return path
@@ -44,15 +51,25 @@ def run(directory: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess
 
 
 def results(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Run directory -> summary, of the runs that have one."""
+    """Return run directory -> summary for the finished runs."""
     return {path.parent.name: json.loads(path.read_text()) for path in (directory / "runs").glob("*/summary.json")}
 
 
 def table(text: str) -> list[list[str]]:
-    """The rows of the last table that a sweep printed."""
+    """Return the rows of the results table that a sweep printed."""
     head = next(i for i, line in enumerate(text.splitlines()) if line.endswith("  state"))
     rows = text.splitlines()[head + 1 :]
     return [line.split() for line in rows[: rows.index("")]]
+
+
+def trials(url: str) -> list[optuna.trial.FrozenTrial]:
+    """Return all trials of the only study in a database."""
+    (name,) = optuna.get_all_study_names(url)
+    return optuna.load_study(study_name=name, storage=url).get_trials()
+
+
+def trial_states(url: str) -> list[str]:
+    return sorted(trial.state.name for trial in trials(url))
 
 
 def workers(command: int) -> list[int]:
@@ -63,7 +80,7 @@ def workers(command: int) -> list[int]:
 
 
 def training(command: int) -> dict[int, pathlib.Path]:
-    """The workers that train, with the directory of the run; past its first checkpoint."""
+    """Return PID -> run directory of the workers that train and have saved a checkpoint."""
     found = {}
     for pid in workers(command):
         try:
@@ -73,7 +90,7 @@ def training(command: int) -> dict[int, pathlib.Path]:
         for path in held:
             directory = path.parent
             saved = directory.glob("checkpoints/*/commit_success.txt") if path.name == ".lock" else ()
-            begun = any(file.parent.name.isdigit() for file in saved)  # not one that is being written
+            begun = any(file.parent.name.isdigit() for file in saved)  # others are still being written
             if begun and not (directory / "summary.json").exists():
                 found[pid] = directory
     return found
@@ -92,3 +109,21 @@ def gone(pid: int) -> bool:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+POINTS = {"aa": {"x": 1}, "bb": {"x": 2}, "cc": {"x": 3}}
+FINISHED = summaries.parse(SUMMARY | {"test_accuracy": 0.5})
+
+
+def open_queue(url: str, method: str = "grid", **points: Any) -> Queue:
+    """Open a queue with `points`, by default with POINTS; a search starts empty."""
+    x = Parameter("x", "values", (1, 2, 3))
+    queue = Queue.open(url, "s", Sweep("s", method, (x,), "test_accuracy", "maximize", None, ()))
+    queue.enqueue(points or POINTS if method == "grid" else {})
+    return queue
+
+
+def claimed(queue: Queue, draws: int = 0) -> Claim:
+    claim = queue.claim(draws=draws)
+    assert claim is not None
+    return claim

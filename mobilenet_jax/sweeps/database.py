@@ -1,4 +1,4 @@
-"""Where the points of a sweep are kept: addresses of databases, connections, and a lock across machines."""
+"""The database of a sweep: its address, connections, one lock across machines, and errors by what a user can do."""
 
 import contextlib
 import os
@@ -7,26 +7,46 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import filelock
+import optuna.exceptions
 import sqlalchemy
+import sqlalchemy.exc
 
-from mobilenet_jax.errors import InputError
+from mobilenet_jax import files
+from mobilenet_jax.errors import InputError, first_line, is_unwritable
 
-# What a query may say openly; drivers take passwords under several names.
-_OPEN = {"host", "port", "user", "dbname", "sslmode", "connect_timeout", "application_name", "timeout", "mode", "uri"}
-_LOCK = "SELECT pg_advisory_lock(7210531)"  # goes with the connection
+# Query keys whose values are shown; drivers accept passwords under several other names.
+_SHOWN = {"host", "port", "user", "dbname", "sslmode", "connect_timeout", "application_name", "timeout", "mode", "uri"}
+_LOCK = "SELECT pg_advisory_lock(7210531)"  # released with the connection
+_LOCK_SECONDS = 20  # that a process waits for the lock
+_DAMAGE = ("malformed", "not a database", "no such table")  # in SQLite's messages
+
+
+class Unavailable(Exception):
+    """The database does not answer at the moment."""
+
+
+class Unwritable(Unavailable):
+    """The database cannot be written until the user frees space or changes permissions."""
+
+
+class Damaged(Exception):
+    """The database cannot be read any more."""
 
 
 def shown(url: str) -> str:
-    """The address without a password."""
-    without = re.sub(r"(?s)^((?:[\w+]+://)?+[^:@]*):.*@", r"\1:***@", url)  # of a mistyped one too
+    """Return the address without passwords, also for a mistyped address."""
+    without = re.sub(r"(?s)^((?:[\w+]+://)?+[^:@]*):.*@", r"\1:***@", url)
     base, question, query = without.partition("?")
-    parts = [part if (key := part.partition("=")[0]) in _OPEN else f"{key}=***" for part in query.split("&")]
+    parts = [part if (key := part.partition("=")[0]) in _SHOWN else f"{key}=***" for part in query.split("&")]
     return base + question + "&".join(parts) * bool(question)
 
 
 def check(url: str) -> None:
-    """Raises InputError where the address is of no database that a sweep can have."""
+    """Check the form of an address.
+
+    Raises:
+      InputError: the address has an unescaped @, or is of another kind of database.
+    """
     parsed = sqlalchemy.make_url(url)
     if "@" in (parsed.host or ""):
         raise InputError(f"--storage={shown(url)}: an @ in a user's name or password is written %40")
@@ -36,12 +56,12 @@ def check(url: str) -> None:
 
 @contextlib.contextmanager
 def lock(url: str) -> Iterator[None]:
-    """Keeps out all other processes that use this, on any machine."""
+    """Exclude all other users of this lock, on all machines."""
     parsed = sqlalchemy.make_url(url)
     if parsed.get_dialect().name == "sqlite":
         path = pathlib.Path(parsed.database or "sweeps.db")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock", timeout=20):
+        with files.lock(path.with_name(f"{path.name}.lock"), timeout=_LOCK_SECONDS):
             yield
     else:
         engine = sqlalchemy.create_engine(
@@ -49,24 +69,24 @@ def lock(url: str) -> Iterator[None]:
             poolclass=sqlalchemy.pool.NullPool,
             isolation_level="AUTOCOMMIT",
             connect_args=connect_args(url),
-            pool_reset_on_return=None,  # nothing is to be taken back, and a server that is gone could not do it
+            pool_reset_on_return=None,  # there is nothing to roll back, and rolling back on a stopped server fails
         )
-        with engine.connect() as connection:  # whose end gives the lock back
+        with engine.connect() as connection:
             connection.execute(sqlalchemy.text(_LOCK))
             yield
 
 
 def connect_args(url: str) -> dict[str, Any]:
-    """Arguments with which a server or a network that is gone is noticed, and all heartbeats are in one time zone."""
+    """Return driver options that detect a lost server or network and store all heartbeats in UTC."""
     if not sqlalchemy.make_url(url).get_driver_name().startswith("psycopg"):
         return {}
     seconds = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-    options = {"timezone": "UTC", "lock_timeout": "20s", **{f"tcp_{key}": value for key, value in seconds.items()}}
+    options = {"timezone": "UTC", "lock_timeout": f"{_LOCK_SECONDS}s", **{f"tcp_{k}": v for k, v in seconds.items()}}
     return {"connect_timeout": 10, **seconds, "options": " ".join(f"-c {k}={v}" for k, v in options.items())}
 
 
 def inode(url: str) -> int | None:
-    """What tells the file of an SQLite database from another in its place; None where there is none."""
+    """Return the inode of an SQLite database's file, or None if there is no file."""
     parsed = sqlalchemy.make_url(url)
     try:
         return os.stat(parsed.database).st_ino if parsed.get_dialect().name == "sqlite" and parsed.database else None
@@ -74,6 +94,31 @@ def inode(url: str) -> int | None:
         return None
 
 
-def is_damage(reason: str) -> bool:
-    """By SQLite's words for it."""
-    return any(words in reason for words in ("malformed", "not a database", "no such table"))
+@contextlib.contextmanager
+def translated(url: str, opened: int | None) -> Iterator[None]:
+    """Raise the errors of Optuna and SQLAlchemy as `Unavailable`, `Unwritable` or `Damaged`.
+
+    Args:
+      url: the address.
+      opened: the inode of the file when it was opened; None without a file.
+    """
+    try:
+        yield
+    except (Unavailable, Damaged, InputError, optuna.exceptions.UpdateFinishedTrialError):
+        raise
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DatabaseError, OSError) as e:
+        if opened is not None and opened != inode(url):
+            raise Damaged("its file was removed or replaced") from e
+        problem = reason(e)
+        if any(words in problem for words in _DAMAGE):
+            raise Damaged(problem) from e
+        if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
+            raise
+        raise (Unwritable if is_unwritable(e) else Unavailable)(problem) from e
+    except (LookupError, ValueError, RuntimeError) as e:  # Optuna cannot interpret the stored values
+        raise Damaged(f"{type(e).__name__}: {reason(e)}") from e
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of the error's cause, which is more specific than Optuna's own message."""
+    return first_line(error.__cause__ or error)

@@ -1,35 +1,78 @@
-"""What a sweep shows while it goes: a table that renews itself on a terminal, plain lines when piped."""
+"""Show a sweep while it runs: a live table on a terminal, plain lines otherwise; and estimate the time left."""
 
 import contextlib
 import dataclasses
+import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from mobilenet_jax import console
+from mobilenet_jax.sweeps.points import Point
+from mobilenet_jax.sweeps.processes import Job
+from mobilenet_jax.sweeps.queue import Entry
 
 _LINE_SECONDS = 30.0  # between two plain lines of progress
-_ORDER = ("running", "waiting", "failed", "diverged", "done")
+_ORDER = ("running", "waiting", "failed", "diverged", "finished")
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """One point as it stands."""
+class Status:
+    """One row of the live table."""
 
     state: str
-    name: str
+    run: str
     accuracy: float | None
     progress: str
     host: str
 
 
-class Board:
-    """Shows the points of a sweep."""
+def statuses(
+    entries: Iterable[Entry], points: Mapping[str, Point], jobs: Iterable[Job], metric: str
+) -> Iterator[Status]:
+    """Yield the status of each point.
+
+    Args:
+      entries: all points, from the database.
+      points: digest -> point, as far as known here.
+      jobs: the points that this command trains.
+      metric: the figure to show; until there is one, the training accuracy.
+    """
+    running = {job.point.spec.digest: job for job in jobs}
+    for entry in entries:
+        job = running.get(entry.digest)
+        row = job.row if job else entry.summary.model_dump() if entry.summary else {}
+        point = job.point if job else points.get(entry.digest)
+        share = f"{row['step'] / row['steps']:.0%}" if job and row.get("step") and row.get("steps") else ""
+        name = point.spec.run_name if point else str(entry.values)
+        yield Status(entry.state, name, row.get(metric, row.get("train_accuracy")), share, entry.host)
+
+
+def seconds_left(
+    entries: Iterable[Entry], points: Mapping[str, Point], jobs: Iterable[Job], ratios: Sequence[float], workers: int
+) -> float:
+    """Estimate the time until all points of a grid are finished.
+
+    Args:
+      entries: all points, from the database.
+      points: digest -> point, for all points.
+      jobs: the points that this command holds.
+      ratios: measured over estimated time of the points that this command has trained.
+      workers: how many points this command trains at once.
+    """
+    left = sum(points[e.digest].estimated_seconds for e in entries if e.state == "waiting")
+    for job in jobs:
+        left += job.point.estimated_seconds * (1 - job.row.get("step", 0) / (job.row.get("steps") or 1))
+    return left * (statistics.median(ratios) if ratios else 1.0) / workers
+
+
+class LiveTable:
+    """The display of a sweep."""
 
     def __init__(self):
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -38,7 +81,7 @@ class Board:
         self._shown = ""
 
     def line(self, text: str) -> None:
-        """Something happened that should stay to be read."""
+        """Print a line above the live table."""
         if self._live is not None:
             with self._terminal():
                 self._live.console.print(text, markup=False)
@@ -46,17 +89,17 @@ class Board:
             console.say(text)
         self._last = time.monotonic()
 
-    def show(self, lines: Sequence[Line], eta: float | None) -> None:
-        """The points as they stand; `eta` is in seconds."""
-        count = Counter(line.state for line in lines)
+    def show(self, rows: Sequence[Status], eta: float | None) -> None:
+        """Show the points and their totals; `eta` is in seconds."""
+        count = Counter(row.state for row in rows)
         totals = ", ".join(f"{count[state]} {state}" for state in reversed(_ORDER) if count[state])
         if eta is not None and count["running"] + count["waiting"]:
-            totals += f", ETA {int(eta) // 3600}:{int(eta) // 60 % 60:02}:{int(eta) % 60:02}"
+            totals += f", ETA {console.clock(eta)}"
         if not self._console.is_terminal:
-            going = "".join(f"; {line.name} {line.progress}" for line in lines if line.progress)
-            if time.monotonic() - self._last > _LINE_SECONDS and totals + going != self._shown:
-                self._shown = totals + going
-                self.line(totals + going)
+            text = totals + "".join(f"; {row.run} {row.progress}" for row in rows if row.progress)
+            if time.monotonic() - self._last > _LINE_SECONDS and text != self._shown:
+                self._shown = text
+                self.line(text)
             return
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -64,14 +107,14 @@ class Board:
                 self._live.start()
         table = Table("state", "run", "accuracy", "progress", "machine", box=None, pad_edge=False)
         room = max(3, self._console.height - 4)
-        for line in sorted(lines, key=lambda line: _ORDER.index(line.state))[:room]:
-            accuracy = "" if line.accuracy is None else f"{line.accuracy:.4f}"
-            table.add_row(line.state, line.name, accuracy, line.progress, line.host)
+        for row in sorted(rows, key=lambda row: _ORDER.index(row.state))[:room]:
+            accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
+            table.add_row(row.state, row.run, accuracy, row.progress, row.host)
         with self._terminal():
             self._live.update(Group(table, totals), refresh=True)
 
     def close(self) -> None:
-        """Takes the table away; the lines stay."""
+        """Remove the table; the lines above it remain."""
         if self._live is not None:
             with self._terminal():
                 self._live.stop()
@@ -81,5 +124,5 @@ class Board:
     def _terminal(self) -> Iterator[None]:
         try:
             yield
-        except OSError:  # it was closed
+        except OSError:  # the terminal was closed
             console.mute()

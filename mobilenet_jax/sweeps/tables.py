@@ -1,9 +1,9 @@
-"""A sweep in tables: its points before they are trained, and what became of them."""
+"""Tables of a sweep: its points before training, and their results."""
 
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobilenet_jax.render.tables import cell, columns
@@ -11,16 +11,22 @@ from mobilenet_jax.sweeps.file import Sweep
 from mobilenet_jax.sweeps.points import Point
 
 if TYPE_CHECKING:
-    from mobilenet_jax.sweeps.queue import Entry  # and Optuna with it, which a dry run has no use for
+    from mobilenet_jax.sweeps.queue import Entry  # loads Optuna, which a dry run does not need
 
 
 def describe(sweep: Sweep, points: Sequence[Point], output_format: str = "text") -> str:
-    """The points of a grid, or the ranges of a search and the cost of its corners, as text or as JSON."""
+    """Return the points of a grid, or the ranges of a search, with their cost.
+
+    Args:
+      sweep: the checked sweep file.
+      points: all points of a grid, or the corners of a search.
+      output_format: 'text' or 'json'.
+    """
     costs = [point.mult_adds for point in points]
     seconds = [point.estimated_seconds for point in points]
     totals = {
         "points": len(points),
-        "programs": len({point.program for point in points}),
+        "programs": len({point.spec.program_key for point in points}),
         "mult_adds_min": min(costs),
         "mult_adds_max": max(costs),
         "estimated_seconds": sum(seconds),
@@ -48,32 +54,30 @@ def describe(sweep: Sweep, points: Sequence[Point], output_format: str = "text")
 
 
 def results(sweep: Sweep, entries: Sequence["Entry"]) -> str:
-    """What became of the points, wherever they were trained: a row an entry of the ledger."""
+    """Return the results table: one row per point."""
     keys = [p.key for p in sweep.parameters if p.varies]
-    header = (*_leaves(keys), "mult-adds", "params", sweep.metric, "seconds", "state")
-    rows = []
+    rows: list[tuple[str, ...]] = [(*_leaves(keys), "mult-adds", "params", sweep.metric, "seconds", "state")]
     for entry in entries:
-        s = entry.summary or {}
-        score, seconds = s.get(sweep.metric), s.get("wall_seconds")
-        rows.append(
-            (
-                *(cell(entry.values.get(key)) for key in keys),
-                _millions(s["mult_adds"]) if s else "",
-                _millions(s["params"]) if s else "",
-                f"{score:.4f}" if score is not None else "",
-                f"{seconds:.1f}" if seconds is not None else "",
-                entry.state,
-            )
-        )
-    return "\n".join(columns([header, *rows], 0))
+        figures = ("", "", "", "")
+        if (s := entry.summary) is not None:
+            score = getattr(s, sweep.metric)
+            score = "" if score is None else f"{score:.4f}"
+            figures = (_millions(s.mult_adds), _millions(s.params), score, f"{s.wall_seconds:.1f}")
+        rows.append((*(cell(entry.values.get(key)) for key in keys), *figures, entry.state))
+    return "\n".join(columns(rows, 0))
+
+
+def assignment(values: Mapping[str, Any]) -> str:
+    """Return the values of a point as 'key=value, ...'."""
+    return ", ".join(f"{key}={cell(value)}" for key, value in values.items())
 
 
 def _record(point: Point) -> dict[str, Any]:
     return {
-        "run": point.run_name,
-        "digest": point.digest,
+        "run": point.spec.run_name,
+        "digest": point.spec.digest,
         "assignment": point.assignment,
-        "resolution": point.resolution,
+        "resolution": point.spec.resolution,
         "mult_adds": point.mult_adds,
         "params": point.params,
         "estimated_seconds": point.estimated_seconds,
@@ -85,7 +89,7 @@ def _table_of_points(sweep: Sweep, points: Sequence[Point]) -> list[tuple[str, .
     rows = [
         (
             *(cell(point.assignment[key]) for key in keys),
-            str(point.resolution),
+            str(point.spec.resolution),
             _millions(point.mult_adds),
             _millions(point.params),
             _duration(point.estimated_seconds),

@@ -1,4 +1,4 @@
-"""Sweep files: what one says, and one sentence for everything that would go wrong."""
+"""Sweep files: what they mean, and one message per error."""
 
 import math
 import random
@@ -9,14 +9,14 @@ import pytest
 from conftest import GRID, SEARCH
 
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.sweeps import file as sweepfile
+from mobilenet_jax.sweeps import file, parameters
 
 ARGS = ["${program}", "${args}"]
 
 
 @pytest.fixture
 def refused(read_sweep, tmp_path):
-    """The one sentence about a bad sweep file, without its name."""
+    """Read a bad sweep file; return the message without the path."""
 
     def run(content: Any) -> str:
         with pytest.raises(InputError) as caught:
@@ -28,13 +28,13 @@ def refused(read_sweep, tmp_path):
     return run
 
 
-def test_steps_are_numpys_to_the_last_bit():
+def test_steps_equal_those_of_numpy_to_the_last_bit():
     chance = random.Random(0)
     for _ in range(500):
         start, step = chance.uniform(-2, 2), chance.choice([0.1, 0.3, 1, chance.uniform(0.01, 1)])
         stop = start + chance.uniform(0.01, 3)
-        assert sweepfile._arange(start, stop, step) == tuple(np.arange(start, stop, step).tolist())
-    assert [type(value) for value in sweepfile._arange(1, 4, 2)] == [int, int]
+        assert parameters._arange(start, stop, step) == tuple(np.arange(start, stop, step).tolist())
+    assert [type(value) for value in parameters._arange(1, 4, 2)] == [int, int]
 
 
 def test_what_a_search_draws(read_sweep):
@@ -61,10 +61,10 @@ def test_a_whole_file(read_sweep):
         | {"name": "x", "description": "x", "project": "x", "entity": "x", "run_cap": 3, "program": "../launch.py"}
         | {"metric": {"name": "train_loss"}, "command": command}
     )
-    assert sweep == sweepfile.Sweep(
+    assert sweep == file.Sweep(
         name="some",
         method="grid",
-        parameters=(sweepfile.Parameter("model.alpha", "values", (0.25, 0.5)),),
+        parameters=(parameters.Parameter("model.alpha", "values", (0.25, 0.5)),),
         metric="train_loss",
         goal="minimize",  # W&B's default
         run_cap=3,
@@ -78,12 +78,12 @@ def test_a_whole_file(read_sweep):
     )
 
 
-def test_what_need_not_be_said(read_sweep):
+def test_defaults(read_sweep):
     sweep = read_sweep(GRID)
     assert (sweep.metric, sweep.goal, sweep.run_cap, sweep.arguments) == ("test_accuracy", "maximize", None, ())
 
 
-def test_an_alias_is_no_repetition(read_sweep):
+def test_an_alias_is_not_a_repeated_key(read_sweep):
     text = "x: &x {values: [0, 1]}\n".replace("x:", "  config.seed:", 1)
     text = f"program: launch.py\nmethod: grid\nparameters:\n{text}  config.augment.pad: *x\n"
     assert [p.values for p in read_sweep(text).parameters] == [(0, 1), (0, 1)]
@@ -95,8 +95,8 @@ def test_an_alias_is_no_repetition(read_sweep):
         ("", ": must be a mapping of program, method, parameters and command"),
         ("- 1", ": must be a mapping"),
         ("method: grid\nprogram: [", ", line 2: is not YAML: expected the node content"),
-        ("a: 1\nb: 2\na: 3", ", line 3: is not YAML: the key 'a' stands there twice"),
-        ("a:\n  b: {c: 1, c: 1}", ", line 2: is not YAML: the key 'c' stands there twice"),
+        ("a: 1\nb: 2\na: 3", ", line 3: is not YAML: the key 'a' is repeated"),
+        ("a:\n  b: {c: 1, c: 1}", ", line 2: is not YAML: the key 'c' is repeated"),
         ("a: !!python/name:os.system", ", line 1: is not YAML: could not determine a constructor"),
         ("a: 1\n---\nb: 2", ", line 2: is not YAML: but found another document"),
         ("a: \x00", ": is not YAML: unacceptable character"),
@@ -105,18 +105,18 @@ def test_an_alias_is_no_repetition(read_sweep):
         ("[" * 400, "is not YAML"),
     ],
 )
-def test_what_is_no_sweep_file(text, sentence, refused):
+def test_files_that_are_no_sweep(text, sentence, refused):
     assert sentence in refused(text)
 
 
-def test_what_cannot_be_read(tmp_path):
-    with pytest.raises(InputError, match=r"absent.yaml: the sweep file cannot be read \(No such file or directory\)"):
-        sweepfile.read(tmp_path / "absent.yaml")
+def test_unreadable_files(tmp_path):
+    with pytest.raises(InputError, match="absent.yaml.*No such file"):
+        file.read(tmp_path / "absent.yaml")
     with pytest.raises(InputError, match="cannot be read"):
-        sweepfile.read(tmp_path)
+        file.read(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("name: café".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin.yaml: is not YAML: 'utf-8' codec"):
-        sweepfile.read(tmp_path / "latin.yaml")
+    with pytest.raises(InputError, match="latin.yaml.*not YAML.*utf-8"):
+        file.read(tmp_path / "latin.yaml")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_cannot_be_read(tmp_path):
     [
         (
             {"early_terminate": {"type": "hyperband"}},
-            "early_terminate is not supported: every point trains to its last",
+            "early_terminate is not supported",
         ),
         ({"metod": "grid"}, "unknown key 'metod'; did you mean method?"),
         ({"job": "x"}, "unknown key 'job'; known are program, method, metric, parameters"),
@@ -138,7 +138,7 @@ def test_what_cannot_be_read(tmp_path):
         ({"metric": "test_accuracy"}, "metric='test_accuracy': must be a mapping of name and goal"),
         ({"metric": {"goal": "maximize"}}, "must be a mapping of name and goal"),
         ({"metric": {"name": "test_loss", "impute": "worst"}}, "must be a mapping of name and goal"),
-        ({"metric": {"name": "test_loss", "target": 1}}, "metric.target is not supported: every point of a sweep is"),
+        ({"metric": {"name": "test_loss", "target": 1}}, "metric.target is not supported"),
         (
             {"metric": {"name": "accuracy"}},
             "metric.name='accuracy': allowed are test_accuracy, test_loss, val_accuracy",
@@ -161,29 +161,29 @@ def test_what_cannot_be_read(tmp_path):
         ({"command": "python launch.py"}, "command must be a list of texts"),
         ({"command": ["${program}", 1]}, "command must be a list of texts"),
         ({"command": ["python", "launch.py", "${args}"]}, "command must have ${program}"),
-        ({"command": ["python", *ARGS]}, "command: 'python' stands before ${program}; allowed are ${env} and"),
+        ({"command": ["python", *ARGS]}, "'python' may not be before ${program}; allowed are ${env} and"),
         ({"command": ["${program}"]}, "command must have ${args} once, after ${program}"),
         ({"command": [*ARGS, "${args}"]}, "command must have ${args} once"),
-        ({"command": ["${args}", "${program}"]}, "'${args}' stands before ${program}"),
+        ({"command": ["${args}", "${program}"]}, "'${args}' may not be before ${program}"),
         (
             {"command": [*ARGS, "${args_no_boolean_flags}"]},
-            "'${args_no_boolean_flags}' is not supported (it drops what",
+            "'${args_no_boolean_flags}' is not supported",
         ),
         ({"command": ["${program}", "${args_json}"]}, "'${args_json}' is not supported; allowed are ${env}, ${interp"),
         ({"command": [*ARGS, "--config=${envvar:X}"]}, "'--config=${envvar:X}' is not supported"),
         (
             {"command": [*ARGS, "--workdir=runs"]},
-            "'--workdir=runs' is not allowed; --config=FILE and --config.KEY=VALUE",
+            "'--workdir=runs' is not allowed; allowed are --config=FILE and --config.KEY=VALUE",
         ),
         ({"command": [*ARGS, "extra"]}, "command: 'extra' is not allowed"),
-        ({"command": [*ARGS, "--config configs/cifar_v1.py"]}, "is not allowed; --config=FILE and"),
+        ({"command": [*ARGS, "--config configs/cifar_v1.py"]}, "is not allowed; allowed are --config=FILE and"),
         ({"command": [*ARGS, "--noconfig"]}, "'--noconfig' is not allowed"),
         ({"command": [*ARGS, "--config"]}, "command: '--config' lacks its value"),
         ({"command": ["${program}", "--config.seed", "${args}"]}, "command: '--config.seed' lacks its value"),
         ({"command": [*ARGS, "--config.sed=1"]}, "unknown key config.sed; did you mean config.seed?"),
-        ({"command": [*ARGS, "--noconfig.seed"]}, "'--noconfig.seed' does not switch a key off that is True or False"),
-        ({"command": [*ARGS, "--noconfig.augment.flip=1"]}, "does not switch a key off"),
-        ({"command": [*ARGS, "--config.model.alpha=1"]}, "config.model.alpha stands in command and in parameters"),
+        ({"command": [*ARGS, "--noconfig.seed"]}, "'--noconfig.seed' does not switch off a key that is True or False"),
+        ({"command": [*ARGS, "--noconfig.augment.flip=1"]}, "does not switch off"),
+        ({"command": [*ARGS, "--config.model.alpha=1"]}, "config.model.alpha is set in command and in parameters"),
     ],
 )
 def test_bad_files(changes, sentence, refused):
@@ -196,9 +196,9 @@ def test_bad_files(changes, sentence, refused):
         ("config.model.alhpa", {"value": 1}, "unknown key config.model.alhpa; did you mean config.model.alpha?"),
         ("model.alpha", {"value": 1}, "parameter 'model.alpha': must be named config.KEY"),
         (1, {"value": 1}, "parameter 1: must be named config.KEY"),
-        ("config", {"parameters": {"seed": {"value": 1}}}, "parameter 'config' is nested, and W&B would replace"),
+        ("config", {"parameters": {"seed": {"value": 1}}}, "parameter 'config' is nested"),
         ("config.model", {"parameters": {"alpha": {"value": 1}}}, "parameter 'config.model' is nested"),
-        ("config.seed", 1, "parameter config.seed=1: must be a mapping, such as {values: [...]}"),
+        ("config.seed", 1, "parameter config.seed: 1 must be a mapping"),
         ("config.seed", {}, "parameter config.seed: must have value, values, or min and max"),
         ("config.seed", {"min": 1}, "must have value, values, or min and max"),
         (
@@ -217,8 +217,8 @@ def test_bad_files(changes, sentence, refused):
         ("config.seed", {"values": [0, 1], "probabilities": [0.5, 0.5]}, "categorical may not have probabilities"),
         ("config.seed", {"value": 1, "values": [1]}, "constant may not have values"),
         ("config.seed", {"min": 0, "max": 3, "q": 1}, "int_uniform may not have q"),
-        ("config.seed", {"values": []}, "config.seed: values must be a list that is not empty"),
-        ("config.seed", {"values": 3}, "config.seed: values must be a list that is not empty"),
+        ("config.seed", {"values": []}, "config.seed: values must be a list"),
+        ("config.seed", {"values": 3}, "config.seed: values must be a list"),
         ("config.seed", {"values": [[1]]}, "config.seed: [1] must be a number, text, true or false"),
         ("config.seed", {"value": {"a": 1}}, "config.seed: {'a': 1} must be a number, text, true or false"),
         ("config.seed", {"values": [None]}, "config.seed: None must be a number, text"),
@@ -258,10 +258,10 @@ def test_bad_parameters(name, given, sentence, refused):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"metric": {"name": "test_accuracy", "goal": "maximize"}}, "a search may not choose by the test images"),
-        ({"method": "bayes", "metric": {"name": "test_loss"}}, "a search may not choose by the test images"),
+        ({"metric": {"name": "test_accuracy", "goal": "maximize"}}, "metric.name=test_accuracy: a search may not"),
+        ({"method": "bayes", "metric": {"name": "test_loss"}}, "metric.name=test_"),
         ({"run_cap": 0}, "run_cap=0: must be"),
-        ({"parameters": {"config.seed": {"value": 1}}}, "no parameter varies, so method random has nothing to draw"),
+        ({"parameters": {"config.seed": {"value": 1}}}, "no parameter varies"),
     ],
 )
 def test_bad_searches(changes, sentence, refused):
@@ -271,9 +271,9 @@ def test_bad_searches(changes, sentence, refused):
 @pytest.mark.parametrize("method", ["random", "bayes"])
 @pytest.mark.parametrize(
     ("missing", "sentence"),
-    [("run_cap", "must be a whole number from 1 (method {} has no end of its own)"), ("metric", "{} needs a metric")],
+    [("run_cap", "must be a whole number from 1 (method {} never ends by itself)"), ("metric", "{} needs a metric")],
 )
-def test_what_a_search_cannot_do_without(method, missing, sentence, refused):
+def test_required_keys_of_a_search(method, missing, sentence, refused):
     tree = {key: value for key, value in SEARCH.items() if key != missing} | {"method": method}
     assert sentence.format(method) in refused(tree)
 
@@ -282,11 +282,11 @@ def test_what_a_search_cannot_do_without(method, missing, sentence, refused):
     ("given", "sentence"),
     [
         ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "min=0 of log_uniform_values must be above 0"),
-        ({"distribution": "log_uniform", "min": 0, "max": 1000}, "e to the 1000 is too large or small"),
-        ({"distribution": "log_uniform", "min": -1e9, "max": 1}, "is too large or small"),
+        ({"distribution": "log_uniform", "min": 0, "max": 1000}, "e to the 0 or 1000 is too large"),
+        ({"distribution": "log_uniform", "min": -1e9, "max": 1}, "is too large"),
         (
             {"distribution": "log_uniform_values", "min": "1e-4", "max": 1},
-            "optim.lr.min: '1e-4' is text to YAML; write 1.0",
+            "optim.lr: '1e-4' is text to YAML; write 1.0",
         ),
         ({"distribution": "q_uniform", "min": 0.15, "max": 0.4, "q": 0.1}, "min and max must be multiples of q=0.1"),
         ({"distribution": "q_uniform", "min": 0, "max": 1e25, "q": 1e-5}, "too large or too small for each other"),

@@ -1,4 +1,4 @@
-"""The points of a sweep in a database: claimed once, never lost. (Shared ones: test_postgres.py.)"""
+"""The queue of a sweep: each point is claimed once and never lost. Queues on PostgreSQL: test_postgres.py."""
 
 import contextlib
 import os
@@ -6,135 +6,154 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 
 import optuna
 import pytest
+import sqlalchemy
 import sqlalchemy.event
-from helpers import POINTS, claimed, opened
+from conftest import ROOT
 from optuna.trial import TrialState
+from sweep_helpers import FINISHED, POINTS, claimed, open_queue
 
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.sweeps import queue as ledger
+from mobilenet_jax.records import summary as summaries
+from mobilenet_jax.sweeps import owners
+from mobilenet_jax.sweeps.database import Damaged, Unwritable
+from mobilenet_jax.sweeps.queue import RETRIES, Queue
 
-DONE = {"status": "finished", "test_accuracy": 0.5}
+DIVERGED = summaries.parse(FINISHED.model_dump() | {"status": "diverged", "test_accuracy": None})
 
 
-def states(book: ledger.Ledger) -> dict[str, str]:
-    return {entry.digest: entry.state for entry in book.entries()}
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/sweeps.db"
+
+
+def states(queue: Queue) -> dict[str, str]:
+    return {entry.digest: entry.state for entry in queue.entries()}
 
 
 def test_each_point_is_enqueued_and_claimed_once(url):
-    one, other = opened(url), opened(url)
-    claims = [claimed(book) for book in (one, other, one)]
+    one, other = open_queue(url), open_queue(url)
+    claims = [claimed(queue) for queue in (one, other, one)]
     assert [(claim.digest, claim.values) for claim in claims] == list(POINTS.items())
     assert one.claim() is None and other.claim() is None
-    one.finish(claims[0], DONE)
-    one.finish(claims[2], {"status": "diverged", "test_accuracy": None})
+    one.finish(claims[0], FINISHED)
+    one.finish(claims[2], DIVERGED)
     other.fail(claims[1], "why")
-    assert states(one) == {"aa": "done", "bb": "failed", "cc": "diverged"} and one.open() == 0
+    assert states(one) == {"aa": "finished", "bb": "failed", "cc": "diverged"} and one.count_open() == 0
     assert [entry.error for entry in other.entries()] == ["", "why", ""]
-    opened(url)
-    assert states(one) == {"aa": "done", "bb": "waiting", "cc": "diverged"}
+    open_queue(url)
+    assert states(one) == {"aa": "finished", "bb": "waiting", "cc": "diverged"}
 
 
 def test_a_point_that_does_not_fit_is_left(url):
-    book = opened(url)
-    assert book.claim(lambda digest: digest == "bb") is None
-    assert states(book) == dict.fromkeys(POINTS, "waiting")
+    queue = open_queue(url)
+    assert queue.claim(lambda digest: digest == "bb") is None
+    assert states(queue) == dict.fromkeys(POINTS, "waiting")
 
 
 def test_given_back(url):
-    book = opened(url, aa={"x": 1})
-    book.give_back(claimed(book))
-    assert states(book) == {"aa": "waiting"}
-    again = claimed(book)
+    queue = open_queue(url, aa={"x": 1})
+    queue.release(claimed(queue))
+    assert states(queue) == {"aa": "waiting"}
+    again = claimed(queue)
     assert (again.digest, again.values) == ("aa", {"x": 1})
 
 
-def test_a_result_counts_though_the_claim_was_taken_away(url):
-    """And nobody trains the point that was put back meanwhile."""
-    book, other = opened(url, aa={"x": 1}), opened(url, aa={"x": 1})
-    claim = claimed(book)
-    other.give_back(claim)  # as for a machine that is thought dead
-    assert book.beat([claim]) == [claim]
-    book.finish(claim, DONE)
-    assert states(other) == {"aa": "done"}
-    assert other.claim() is None and other.open() == 0
+def test_a_late_result_counts(url):
+    """The point was requeued in between; no process trains it again."""
+    queue, other = open_queue(url, aa={"x": 1}), open_queue(url, aa={"x": 1})
+    claim = claimed(queue)
+    other.release(claim)  # as for a machine that counts as dead
+    assert queue.heartbeat([claim]) == [claim]
+    queue.finish(claim, FINISHED)
+    assert states(other) == {"aa": "finished"}
+    assert other.claim() is None and other.count_open() == 0
     (entry,) = other.entries()
-    assert (entry.summary, entry.values) == (DONE, {"x": 1})
+    assert (entry.summary, entry.values) == (FINISHED, {"x": 1})
 
 
 CLAIMING = """
 import sys
-from helpers import claimed, opened
-claimed(opened(sys.argv[1], aa={"x": 1}))
+from sweep_helpers import claimed, open_queue
+claimed(open_queue(sys.argv[1], aa={"x": 1}))
 """
 
 
-def test_a_claimer_of_this_machine_that_is_dead(url):
-    """Its point waits again at once; a point that killed six, none of which got anywhere, is given up."""
-    path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
-    book = opened(url, aa={"x": 1})
-    for _ in range(ledger.RETRIES + 1):
-        subprocess.run([sys.executable, "-c", CLAIMING, url], env=os.environ | {"PYTHONPATH": path}, check=True)
-        assert states(book) == {"aa": "running"}
-        book.reap(stale=False)
-    assert states(book) == {"aa": "failed"}
-    (entry,) = book.entries()
-    assert entry.error == "6 processes died over it, none of which came to the end of an epoch"
-    assert entry.values == {"x": 1}
+def test_the_point_of_a_dead_local_process_is_requeued_at_once(url):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    subprocess.run([sys.executable, "-c", CLAIMING, url], env=os.environ | {"PYTHONPATH": path}, check=True)
+    queue = open_queue(url, aa={"x": 1})
+    assert states(queue) == {"aa": "running"}
+    queue.requeue_dead(stale=False)
+    assert states(queue) == {"aa": "waiting"}
 
 
-def test_a_machine_that_is_taken_away_again_and_again_is_not_the_points_fault(url, monkeypatch):
-    """Each claimer died after it had come to the end of an epoch."""
-    book = opened(url, aa={"x": 1})
-    for epoch in range(ledger.RETRIES + 3):
-        claim = claimed(book)
-        book.report(claim, 0.5, epoch + 1)
-        monkeypatch.setattr(ledger, "_dead", lambda owner: True)
-        book.reap(stale=False)
-        monkeypatch.undo()
-        assert states(book) == {"aa": "waiting"}
+def die(queue: Queue, monkeypatch: pytest.MonkeyPatch, epoch: int | None = None) -> str:
+    """Claim the only point, report an epoch if one is given, die, and be found; return the point's state."""
+    claim = claimed(queue)
+    if epoch is not None:
+        queue.report(claim, 0.5, epoch)
+    with monkeypatch.context() as patch:
+        patch.setattr(owners, "is_dead", lambda identity: True)
+        queue.requeue_dead(stale=False)
+    return states(queue)["aa"]
 
 
-def test_a_drawn_point_that_was_taken_away_before_it_was_resolved(url):
-    book = opened(url, "random")
-    claim = claimed(book, draws=2)
-    book.fail(claim, "thought dead")
-    assert book.resolved(claim, "aa") is None
+def test_a_point_whose_processes_die_in_their_first_epoch_fails(url, monkeypatch):
+    queue = open_queue(url, aa={"x": 1})
+    assert [die(queue, monkeypatch) for _ in range(RETRIES)] == ["waiting"] * RETRIES
+    assert die(queue, monkeypatch) == "failed"
+    (entry,) = queue.entries()
+    assert entry.error.startswith("6 processes died while training it") and entry.values == {"x": 1}
 
 
-def test_a_live_claimer_keeps_its_point(url):
-    book = opened(url, aa={"x": 1})
-    claim = claimed(book)
-    book.reap(stale=True)
-    assert states(book) == {"aa": "running"} and book.beat([claim]) == []
+def test_deaths_after_an_epoch_are_not_counted(url, monkeypatch):
+    """A machine that is taken away often says nothing about the point."""
+    queue = open_queue(url, aa={"x": 1})
+    assert [die(queue, monkeypatch, epoch=i + 1) for i in range(RETRIES + 1)] == ["waiting"] * (RETRIES + 1)
 
 
-def test_who_put_a_point_back_died_in_between(url):
-    """Its trial has ended, without a word why; no other waits."""
-    book = opened(url, aa={"x": 1})
-    claim = claimed(book)
+def test_a_drawn_point_that_is_lost_before_it_is_resolved(url):
+    queue = open_queue(url, "random")
+    claim = claimed(queue, draws=2)
+    queue.fail(claim, "counts as dead")
+    assert queue.set_digest(claim, "aa") is None
+
+
+def test_a_live_process_keeps_its_point(url):
+    queue = open_queue(url, aa={"x": 1})
+    claim = claimed(queue)
+    queue.requeue_dead(stale=True)
+    assert states(queue) == {"aa": "running"} and queue.heartbeat([claim]) == []
+
+
+def test_a_requeue_that_was_interrupted_is_completed(url):
+    """The trial has ended without an error, and no other one waits."""
+    queue = open_queue(url, aa={"x": 1})
+    claim = claimed(queue)
     optuna.load_study(study_name="s", storage=url).tell(claim.trial.number, state=TrialState.FAIL)
-    assert book.open() == 0
-    book.reap(stale=False)
-    assert states(book) == {"aa": "waiting"}
+    assert queue.count_open() == 0
+    queue.requeue_dead(stale=False)
+    assert states(queue) == {"aa": "waiting"}
 
 
-def test_a_search_draws_so_many(url):
-    book = opened(url, "random")
-    outside, inside = claimed(book, draws=2), claimed(book, draws=2)
-    assert book.claim(draws=2) is None
-    book.reject(outside)
-    inside = book.resolved(inside, "b")
-    third = book.resolved(claimed(book, draws=2), "c")
-    assert inside and third and book.claim(draws=2) is None
-    book.fail(third, "no data")
-    book.finish(inside, DONE)
-    book.reap(stale=False)
-    assert states(book) == {"b": "done", "c": "failed"} and book.claim(draws=2) is None
-    book.retry()
-    again = claimed(book, draws=2)
+def test_a_search_draws_up_to_a_limit(url):
+    queue = open_queue(url, "random")
+    outside, inside = claimed(queue, draws=2), claimed(queue, draws=2)
+    assert queue.claim(draws=2) is None
+    queue.reject(outside)
+    inside = queue.set_digest(inside, "b")
+    third = queue.set_digest(claimed(queue, draws=2), "c")
+    assert inside and third and queue.claim(draws=2) is None
+    queue.fail(third, "no data")
+    queue.finish(inside, FINISHED)
+    queue.requeue_dead(stale=False)
+    assert states(queue) == {"b": "finished", "c": "failed"} and queue.claim(draws=2) is None
+    queue.enqueue({entry.digest: entry.values for entry in queue.entries() if entry.state == "failed"})
+    again = claimed(queue, draws=2)
     assert (again.digest, again.values) == ("c", third.values)
 
 
@@ -153,73 +172,72 @@ def test_a_search_draws_so_many(url):
     ],
 )
 def test_no_password_is_shown(url, shown, monkeypatch):
-    monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
     with pytest.raises(InputError, match="--storage=") as refused:
-        opened(url)
+        open_queue(url)
     assert str(refused.value).startswith(f"--storage={shown}: ")
 
 
 @pytest.mark.parametrize(
     "content", [b"SQLite format 3\0" + bytes(300), b"no database at all, but long enough to be one" * 9]
 )
-def test_a_damaged_database_is_said(content, tmp_path):
+def test_a_damaged_database_is_reported(content, tmp_path):
     (tmp_path / "sweeps.db").write_bytes(content)
-    with pytest.raises(
-        InputError, match=r"sweeps.db: cannot be opened \(.*\); move it away, and the same command finds"
-    ):
-        opened(f"sqlite:///{tmp_path / 'sweeps.db'}")
+    with pytest.raises(InputError, match=r"sweeps.db: cannot be opened \(.*\); move it away"):
+        open_queue(f"sqlite:///{tmp_path / 'sweeps.db'}")
 
 
 @pytest.mark.parametrize("how", ["removed", "emptied", "replaced"])
-def test_a_database_that_goes_away_under_a_sweep_is_not_waited_for(how, url, tmp_path):
-    book, path = opened(url), tmp_path / "sweeps.db"
-    claim = claimed(book)
+def test_a_database_that_disappears_is_damaged(how, url, tmp_path):
+    queue, path = open_queue(url), tmp_path / "sweeps.db"
+    claim = claimed(queue)
     if how == "emptied":
         path.write_bytes(b"")
     else:
         path.unlink()
     if how == "replaced":
-        opened(url)
-    with pytest.raises(ledger.Damaged):
-        book.finish(claim, DONE)
+        open_queue(url)
+    with pytest.raises(Damaged):
+        queue.finish(claim, FINISHED)
 
 
-def test_a_result_that_was_lost_is_made_once_more(url):
-    book, other = opened(url), opened(url)
+def test_a_lost_result_is_produced_again(url):
+    queue, other = open_queue(url), open_queue(url)
     for _ in range(2):
-        book.finish(claimed(book), DONE)
-    for each in (book, other, other):  # nobody's that is open
+        queue.finish(claimed(queue), FINISHED)
+    for each in (queue, other, other):  # open points are left alone
         each.reopen({"aa": {"x": 1}, "cc": {"x": 3}})
-    assert states(other) == {"aa": "waiting", "bb": "done", "cc": "waiting"}
+    assert states(other) == {"aa": "waiting", "bb": "finished", "cc": "waiting"}
     assert claimed(other).digest == "cc"
     claim = claimed(other)
-    assert (claim.digest, claim.values, states(book)["aa"]) == ("aa", {"x": 1}, "running")
-    other.give_back(claim)
-    assert (states(book)["aa"], book.open()) == ("waiting", 2)
-    book.finish(claimed(book), DONE)
-    assert states(other) == {"aa": "done", "bb": "done", "cc": "running"}
+    assert (claim.digest, claim.values, states(queue)["aa"]) == ("aa", {"x": 1}, "running")
+    other.release(claim)
+    assert (states(queue)["aa"], queue.count_open()) == ("waiting", 2)
+    queue.finish(claimed(queue), FINISHED)
+    assert states(other) == {"aa": "finished", "bb": "finished", "cc": "running"}
     with pytest.raises(AssertionError):
-        claimed(book)
-    opened(url)
-    assert book.open() == 1
+        claimed(queue)
+    open_queue(url)
+    assert queue.count_open() == 1
 
 
 @pytest.mark.parametrize("how", ["max_page_count = 1", "query_only = 1"])
-def test_a_full_disk_is_for_somebody_to_mend(how, url):
-    """SQLite has the same words for a bound of its own as for a full disk."""
-    book = opened(url)
-    engine = book._storage.engine
-    sqlalchemy.event.listen(engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {how}").close())
-    engine.dispose()
-    with pytest.raises(ledger.Unwritable, match="disk is full|readonly database"):
-        book.enqueue({f"{i}": {"x": 1} for i in range(300)})
-    assert states(book).items() >= dict.fromkeys(POINTS, "waiting").items()
+def test_a_full_or_read_only_disk(how, url, request, monkeypatch):
+    """SQLite reports its own size limit in the words of a full disk."""
+    queue = open_queue(url)
+    listener = (sqlalchemy.Engine, "before_cursor_execute", lambda _, cursor, *rest: cursor.execute(f"PRAGMA {how}"))
+    sqlalchemy.event.listen(*listener)
+    request.addfinalizer(lambda: sqlalchemy.event.remove(*listener))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the retries of Optuna
+    with pytest.raises(Unwritable, match="disk is full|readonly database"):
+        queue.enqueue({"a long name" * 10_000: {"x": 1}})
+    assert states(queue).items() >= dict.fromkeys(POINTS, "waiting").items()
 
 
-def test_what_optuna_can_make_nothing_of_is_damage(url, tmp_path):
-    """Values that are no values any more, in a database that is whole as such."""
-    book = opened(url)
-    claimed(book)
+def test_values_that_optuna_cannot_read_are_damage(url, tmp_path):
+    """The database itself is intact."""
+    queue = open_queue(url)
+    claimed(queue)
     for statement in (
         "UPDATE trials SET state = 'WAATING'",
         "UPDATE trial_user_attributes SET value_json = '{'",
@@ -230,13 +248,13 @@ def test_what_optuna_can_make_nothing_of_is_damage(url, tmp_path):
         with contextlib.closing(sqlite3.connect(copy)) as connection:
             connection.execute(statement)
             connection.commit()
-        with pytest.raises((ledger.Damaged, InputError), match="Error|move it away"):
-            ledger.Ledger(f"sqlite:///{copy}", "s", [], "test_accuracy", "maximize", "grid").entries()
+        with pytest.raises((Damaged, InputError), match="Error|move it away"):
+            open_queue(f"sqlite:///{copy}")
 
 
 def test_a_password_is_never_shown():
     with pytest.raises(InputError) as e:
-        opened("postgresql+psycopg://me:se@cret@nowhere.invalid/base")
+        open_queue("postgresql+psycopg://me:se@cret@nowhere.invalid/base")
     assert "cret" not in str(e.value) and "an @ in a user's name or password is written %40" in str(e.value)
     with pytest.raises(InputError, match="cannot be opened"):
-        opened("postgresql+psycopg://me@nowhere.invalid:port/base")
+        open_queue("postgresql+psycopg://me@nowhere.invalid:port/base")

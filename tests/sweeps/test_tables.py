@@ -1,4 +1,4 @@
-"""A sweep in tables: before it is run, and after."""
+"""Tables of a sweep: before training, and its results."""
 
 import json
 import subprocess
@@ -6,19 +6,20 @@ import sys
 
 import pytest
 from conftest import ROOT, SEARCH, parameters
+from sweep_helpers import FINISHED
 
 from configs import default
-from mobilenet_jax.sweeps import points as grid
-from mobilenet_jax.sweeps import queue as ledger
-from mobilenet_jax.sweeps import tables as listing
+from mobilenet_jax.sweeps import tables
+from mobilenet_jax.sweeps.points import check_search, points
+from mobilenet_jax.sweeps.queue import Entry
 
 
 def test_the_dry_run_of_a_grid(read_sweep):
     sweep = read_sweep(
         parameters(model__alpha={"values": [0.25, 1]}, seed={"values": [0, 1]}, augment__pad={"value": 1})
     )
-    found = grid.points(sweep, default.get_config(), "x")
-    text = listing.describe(sweep, found)
+    found = points(sweep, default.get_config(), "x")
+    text = tables.describe(sweep, found)
     lines = text.splitlines()
     assert lines[0] == "sweep some: grid, maximize test_accuracy"
     assert lines[2].split() == ["alpha", "seed", "resolution", "mult-adds", "params", "time"]
@@ -33,24 +34,24 @@ def test_the_dry_run_of_a_grid(read_sweep):
         "points     4",
         "programs   2 to compile",
         "mult-adds  3.33 M to 46.35 M",
-        f"time       about {listing._duration(total)} on two CPU cores, by estimate",
+        f"time       about {tables._duration(total)} on two CPU cores, by estimate",
     ]
 
 
-def test_the_dry_run_of_a_grid_for_programs(read_sweep):
+def test_the_dry_run_of_a_grid_as_json(read_sweep):
     sweep = read_sweep(parameters(model__alpha={"values": [0.25, 1]}, augment__pad={"value": 1}))
-    found = grid.points(sweep, default.get_config(), "x")
-    said = json.loads(listing.describe(sweep, found, "json"))
-    assert {key: said[key] for key in ("sweep", "method", "metric", "goal")} == {
+    found = points(sweep, default.get_config(), "x")
+    shown = json.loads(tables.describe(sweep, found, "json"))
+    assert {key: shown[key] for key in ("sweep", "method", "metric", "goal")} == {
         "sweep": "some",
         "method": "grid",
         "metric": "test_accuracy",
         "goal": "maximize",
     }
-    assert said["points"] == [
+    assert shown["points"] == [
         {
-            "run": p.run_name,
-            "digest": p.digest,
+            "run": p.spec.run_name,
+            "digest": p.spec.digest,
             "assignment": {"augment.pad": 1, "model.alpha": alpha},
             "resolution": 32,
             "mult_adds": mult_adds,
@@ -61,7 +62,7 @@ def test_the_dry_run_of_a_grid_for_programs(read_sweep):
             found, (0.25, 1), (3_331_072, 46_354_432), (215_642, 3_217_226), strict=True
         )
     ]
-    assert said["totals"] == {
+    assert shown["totals"] == {
         "points": 2,
         "programs": 2,
         "mult_adds_min": 3_331_072,
@@ -78,9 +79,9 @@ def test_the_dry_run_of_a_search(read_sweep):
         "config.model.alpha": {"values": [0.25, 0.5]},
     }
     sweep = read_sweep(SEARCH | {"parameters": SEARCH["parameters"] | given})
-    corners = grid.check_search(sweep, default.get_config(), "x")
+    corners = check_search(sweep, default.get_config(), "x")
     seconds = 10 * sum(p.estimated_seconds for p in corners) / len(corners)
-    assert listing.describe(sweep, corners).splitlines() == [
+    assert tables.describe(sweep, corners).splitlines() == [
         "sweep some: random, maximize val_accuracy",
         "",
         "augment.pad     0 to 4                 whole numbers",
@@ -92,11 +93,11 @@ def test_the_dry_run_of_a_search(read_sweep):
         "",
         "points     up to 10",
         "mult-adds  3.33 M to 12.17 M",
-        f"time       about {listing._duration(seconds)} on two CPU cores, by estimate",
+        f"time       about {tables._duration(seconds)} on two CPU cores, by estimate",
     ]
-    said = json.loads(listing.describe(sweep, corners, "json"))
-    assert "points" not in said and said["run_cap"] == 10
-    assert said["parameters"][3] == {
+    shown = json.loads(tables.describe(sweep, corners, "json"))
+    assert "points" not in shown and shown["run_cap"] == 10
+    assert shown["parameters"][3] == {
         "key": "optim.lr",
         "kind": "float",
         "values": [],
@@ -105,7 +106,7 @@ def test_the_dry_run_of_a_search(read_sweep):
         "step": None,
         "log": True,
     }
-    assert said["totals"] == {
+    assert shown["totals"] == {
         "points": 10,
         "mult_adds_min": 3_331_072,
         "mult_adds_max": 12_167_168,
@@ -117,27 +118,28 @@ def test_the_dry_run_of_a_search(read_sweep):
     ("seconds", "text"), [(9.6, "10 s"), (59.4, "59 s"), (61, "1 min"), (3570, "1 h 00 min"), (9000, "2 h 30 min")]
 )
 def test_durations(seconds, text):
-    assert listing._duration(seconds) == text
+    assert tables._duration(seconds) == text
 
 
-def test_what_became_of_the_points(read_sweep):
+def test_results(read_sweep):
     sweep = read_sweep(parameters(model__alpha={"values": [0.25, 1]}, seed={"value": 0}))
-    summary = {"mult_adds": 3_331_072, "params": 215_642, "wall_seconds": 61.42, "test_accuracy": 0.98611}
+    summary = FINISHED.model_copy(update={"test_accuracy": 0.98611, "wall_seconds": 61.42})
+    diverged = summary.model_copy(update={"status": "diverged", "test_accuracy": None})
     entries = [
-        ledger.Entry("a" * 8, "done", {"model.alpha": 0.25}, summary, "", "here"),
-        ledger.Entry("b" * 8, "diverged", {"model.alpha": 0.5}, summary | {"test_accuracy": None}, "", "there"),
-        ledger.Entry("c" * 8, "failed", {"model.alpha": 1.0}, None, "out of memory", "here"),
+        Entry("a" * 8, "finished", {"model.alpha": 0.25}, summary, "", "here"),
+        Entry("b" * 8, "diverged", {"model.alpha": 0.5}, diverged, "", "there"),
+        Entry("c" * 8, "failed", {"model.alpha": 1.0}, None, "out of memory", "here"),
     ]
-    assert listing.results(sweep, entries).splitlines() == [
+    assert tables.results(sweep, entries).splitlines() == [
         "alpha  mult-adds  params  test_accuracy  seconds     state",
-        " 0.25     3.33 M  0.22 M         0.9861     61.4      done",
+        " 0.25     3.33 M  0.22 M         0.9861     61.4  finished",
         "  0.5     3.33 M  0.22 M                    61.4  diverged",
         "    1                                               failed",
     ]
 
 
 def test_starts_without_anything_heavy():
-    """A listing of a thousand points is read on a laptop, in a terminal."""
+    """A dry run lists a thousand points on a laptop."""
     heavy = ("jax", "numpy", "optuna", "wandb", "sweeps", "scipy")
     code = f"import sys, mobilenet_jax.sweeps.tables; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
