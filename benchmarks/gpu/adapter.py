@@ -223,8 +223,11 @@ def train_runs(
         for each in directories:
             held.enter_context(each.locked())
         program = compile_runs(specs, inputs)
-        how = (loop.device_name(inputs.devices), lambda: time.monotonic() - started, program.compile_seconds)
-        runs = [TrainingRun(spec, each, Display(), *how, len(specs)) for spec, each in zip(specs, directories)]
+        name, compiling = loop.device_name(inputs.devices), program.compile_seconds / len(specs)
+        runs = [
+            TrainingRun(spec, each, Display(), name, lambda: time.monotonic() - started, compiling, len(specs))
+            for spec, each in zip(specs, directories, strict=True)
+        ]
         try:
             loop.train(program, runs, signals)
         except loop.Interrupted:

@@ -92,7 +92,8 @@ def main() -> None:
     try:
         import torch
     except ImportError:
-        sys.exit("PyTorch is not installed: the section peers is skipped")
+        print("\nPyTorch is not installed: no peers")
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not TINY:
         sys.exit("PyTorch has no GPU here")
