@@ -101,7 +101,7 @@ def _h200_steps() -> str:
         for row in (*_h200("rates"), *_h200("peers"))
         if "images_per_second" in row
     ]
-    header = ("network", "library", "batch", "steps per call", "images/s", "seconds to the first step")
+    header = ("network", "library", "batch", "steps per call", "images/s", "compile seconds")
     return Table("steps", "", header, tuple(sorted(rows))).markdown()
 
 
