@@ -1,4 +1,4 @@
-"""Crop, flip, resize, normalise: pure functions of a batch of stored images, run on the device."""
+"""Crop, flip, resize and normalise a batch of stored images on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ def training_view(
     resolution: int,
     input_range: tuple[float, float],
 ) -> jax.Array:
-    """A random view of each image.
+    """Crop each image at random, flip it, resize it and normalise it.
 
     Args:
       images: uint8 `[B, H, W, 3]`.
-      key: draws the crops and flips.
+      key: decides the crops and flips.
       pad: black pixels added on each side before the crop.
       crop: side of the random crop in pixels.
       flip: whether to mirror left and right with probability 1/2.
       resolution: side after resizing.
-      input_range: what 0 and 255 become.
+      input_range: the values that 0 and 255 become.
 
     Returns:
       float32 `[B, resolution, resolution, 3]`.
@@ -40,7 +40,7 @@ def training_view(
 
 
 def evaluation_view(images: jax.Array, crop: int, resolution: int, input_range: tuple[float, float]) -> jax.Array:
-    """The central crop of each image, resized and normalised; shapes as in `training_view`."""
+    """Crop the centre of each image, resize it and normalise it; arguments and result as in `training_view`."""
     top, left = (images.shape[1] - crop) // 2, (images.shape[2] - crop) // 2
     return _finish(images[:, top : top + crop, left : left + crop], resolution, input_range)
 

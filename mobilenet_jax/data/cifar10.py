@@ -1,6 +1,6 @@
-"""CIFAR-10 as published: read from its archive or the download, checked by content, written as TFDS would have it.
+"""Read CIFAR-10 as published, check its sha256 (`check_content`), and write it as TFDS does.
 
-Nothing here needs TensorFlow. A split is a pair: images, uint8 `[N, 32, 32, 3]`, and labels, int32 `[N]`.
+TensorFlow is not needed. A split is a pair: images, uint8 `[N, 32, 32, 3]`, and labels, int32 `[N]`.
 """
 
 import contextlib
@@ -11,81 +11,88 @@ import os
 import pathlib
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import IO, Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
 
 import numpy as np
 
 from mobilenet_jax.data import datasets
 from mobilenet_jax.data.datasets import Dataset
+from mobilenet_jax.data.progress import progress
 from mobilenet_jax.errors import InputError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+NETWORK_SECONDS = 10  # longest silence of the server, name resolution included
+
 # sha256 of the published pixels (uint8 [N, H, W, 3]) followed by the labels (uint8 [N]).
 SHA256 = {
     "train": "f912919bdea371136f1aa4feed6beeca728015a5f08b1899a29c932a7e30be2b",
     "test": "8193b3fbce55bec361cd1b8fd4880cb1649832dc4d6de6da1e7a21847a4843aa",
 }
-_FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
-_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-NETWORK_SECONDS = 10  # the longest silence of the server, name resolution included
+_PUBLISHED = "the published CIFAR-10 binary archive"
+_FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+_RECORD = 1 + 3 * 32 * 32  # bytes per image: its label, then 1024 each of red, green and blue
+_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def read(dataset: Dataset, archive: str = "") -> dict[str, Pair]:
-    """Both splits, from the binary archive at the path `archive`, or from the download where that is ''.
+def check_content(splits: Mapping[str, Pair], where: str) -> None:
+    """Compare the sha256 of each split with the published one (`SHA256`).
 
     Raises:
-      InputError: there is no reading it, or it is not the published one.
+      InputError: a split has other content; the message begins with `where`.
+    """
+    for name, (images, labels) in splits.items():
+        if hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() != SHA256[name]:
+            raise InputError(f"{where} is not {_PUBLISHED}: its {name} split has other content")
+
+
+def read(dataset: Dataset, archive: str = "") -> dict[str, Pair]:
+    """Read and check both splits, from the binary archive at the path `archive` or, if that is empty, from the web.
+
+    Raises:
+      InputError: the archive cannot be read or downloaded, or its content is not the published one.
     """
     return _read_archive(dataset, archive) if archive else _download(dataset)
 
 
 def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
-    """Writes array_record files that TFDS reads as its own 'cifar10', in the order given; returns their directory.
-
-    TFDS's builder parses and encodes with TensorFlow; this one takes its name, version and features, and yields PNG.
-    """
+    """Write array_record files that TFDS reads as its own 'cifar10', in the given order, and return their directory."""
     import tensorflow_datasets as tfds
     from PIL import Image
-    from tqdm import tqdm
 
-    registered = tfds.builder("cifar10", data_dir=root)
+    registered: Any = tfds.builder_cls("cifar10")
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = registered.name
-        VERSION = registered.version
+    # TFDS's own builder parses and encodes with TensorFlow. This one keeps its version, features and description.
+    class Builder(registered, skip_registration=True):  # type: ignore[call-arg]
+        name = "cifar10"
 
         def _info(self) -> tfds.core.DatasetInfo:
-            published = registered.info
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=published.description,
-                features=published.features,
-                supervised_keys=published.supervised_keys,
-                homepage=published.homepage,
-                citation=published.citation,
-                disable_shuffling=True,
-            )
+            info = super()._info()
+            info.as_proto.disable_shuffling = True
+            return info
 
         def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
             del dl_manager
-            features: Any = self.info.features
-            features["label"].names = _LABELS
+            self.info.features["label"].names = _LABELS
             return {name: self._generate_examples(name) for name in splits}
 
         def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-            images, labels = splits[split]
-            for i in tqdm(range(len(labels)), f"preparing cifar10 {split}", unit=" images", leave=False, disable=None):
+            for i, (image, label) in enumerate(zip(*splits[split], strict=True)):
                 png = io.BytesIO()
-                Image.fromarray(images[i]).save(png, "PNG", compress_level=1)
-                yield i, {"id": f"{split}_{i:05d}", "image": png.getvalue(), "label": int(labels[i])}
+                Image.fromarray(image).save(png, "PNG", compress_level=1)
+                yield i, {"id": f"{split}_{i:05d}", "image": png.getvalue(), "label": int(label)}
+                advance(1)
 
     tfds.disable_progress_bar()
     builder = Builder(data_dir=root, file_format=datasets.FILE_FORMAT)
-    with contextlib.redirect_stdout(io.StringIO()):
+    images = sum(len(labels) for _, labels in splits.values())
+    with (
+        progress("preparing cifar10: once, in about 15 seconds", images) as advance,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         builder.download_and_prepare()
     return pathlib.Path(builder.data_dir)
 
@@ -94,28 +101,24 @@ def _read_archive(dataset: Dataset, archive: str) -> dict[str, Pair]:
     path = os.path.expanduser(archive)
     try:
         with open(path, "rb") as file:
-            return _read_stream(dataset, file, f"config.data.archive={path!r}")
+            return _read_stream(dataset, file, f"config.data.archive={path!r}", lambda amount: None)
     except InputError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero in it
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"config.data.archive={path!r} cannot be read: {reason}") from error
 
 
 def _download(dataset: Dataset) -> dict[str, Pair]:
-    """Reads the archive as it comes in: nothing is kept on disk."""
+    """Read the archive while it arrives; the disk holds no copy."""
     import http.client
 
-    from tqdm import tqdm
-
+    size = (dataset.train_size + dataset.test_size) * _RECORD
     try:
-        with _open_url(URL) as response:
-            total = int(response.headers.get("Content-Length", 0)) or None
-            bar = {"desc": "downloading cifar10", "leave": False, "disable": None}
-            with tqdm.wrapattr(response, "read", total, **bar) as stream:
-                return _read_stream(dataset, cast(IO[bytes], stream), "the download")
+        with progress(f"downloading cifar10 from {URL}", size) as advance, _open_url(URL) as response:
+            return _read_stream(dataset, response, "the download", advance)
     except (OSError, http.client.HTTPException, InputError) as error:
-        reason = " ".join(str(error).strip("<>").split())  # in one line, whatever the server said
+        reason = " ".join(str(error).strip("<>").split())  # the server's words, in one line
         raise InputError(
             f"cifar10 is not prepared, and {URL} cannot be downloaded ({reason}): either fetch it elsewhere "
             "and give it as --config.data.archive=PATH, or name the directory that holds it prepared (TFDS_DATA_DIR or "
@@ -124,10 +127,7 @@ def _download(dataset: Dataset) -> dict[str, Pair]:
 
 
 def _open_url(url: str) -> Any:
-    """Opens `url` within NETWORK_SECONDS; reading then raises when nothing comes for as long.
-
-    A thread does it, as no time-out of a socket covers the resolution of names.
-    """
+    """Return the response of `url`, which must arrive within NETWORK_SECONDS; so must each piece read from it later."""
     import queue
     import threading
     import urllib.error
@@ -143,7 +143,7 @@ def _open_url(url: str) -> Any:
                 error.close()  # it is the server's response as well
             answers.put(error)
 
-    threading.Thread(target=connect, daemon=True).start()
+    threading.Thread(target=connect, daemon=True).start()  # a socket's time-out does not cover name resolution
     try:
         answer = answers.get(timeout=NETWORK_SECONDS)
     except queue.Empty:
@@ -153,52 +153,40 @@ def _open_url(url: str) -> Any:
     return answer
 
 
-class _Bounded(io.RawIOBase):
-    """The first `size` bytes of a stream; reading on is an error, so that no archive unpacks to more."""
-
-    def __init__(self, stream: io.BufferedIOBase, size: int):
-        self._stream, self._left = stream, size
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(min(len(buffer), self._left + 1))
-        self._left -= len(data)
-        if self._left < 0:
-            raise tarfile.ReadError("it unpacks to more than it should")
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _read_stream(dataset: Dataset, stream: IO[bytes], where: str) -> dict[str, Pair]:
-    """Reads the binary archive: per image one byte of label, then 1024 each of red, green and blue."""
-    published = "the published CIFAR-10 binary archive"
-    record = 1 + 3 * 32 * 32
-    size = dataset.train_size // len(_FILES["train"]) * record
+def _read_stream(dataset: Dataset, stream: IO[bytes], where: str, advance: Callable[[int], None]) -> dict[str, Pair]:
+    """Unpack and check the binary archive; `advance` is called with numbers of unpacked bytes."""
+    size = dataset.train_size // len(_FILES["train"]) * _RECORD
+    limit = 6 * size + 2**20
     expected = {name: split for split, names in _FILES.items() for name in names}
-    files: dict[str, bytes] = {}
+    found: dict[str, bytes] = {}
     problem = ""
     try:
-        bounded = _Bounded(gzip.GzipFile(fileobj=stream), 6 * size + 2**20)
-        with tarfile.open(fileobj=bounded, mode="r|") as tar:
+        unpacked = io.BytesIO()
+        with gzip.GzipFile(fileobj=stream) as packed:
+            while chunk := packed.read(2**18):
+                advance(unpacked.write(chunk))
+                if unpacked.tell() > limit:
+                    raise tarfile.ReadError("it unpacks to more than it should")
+        unpacked.seek(0)
+        with tarfile.open(fileobj=unpacked, mode="r|") as tar:  # never seeks back, so no header makes a loop
             for member in tar:
-                if member.size > 6 * size + 2**20:  # before it is skipped
+                if member.size > limit:  # before tarfile skips it piece by piece
                     raise tarfile.ReadError("it unpacks to more than it should")
                 name = pathlib.PurePosixPath(member.name).name
                 if name in expected and member.size == size and (file := tar.extractfile(member)):
-                    files[name] = file.read()
+                    found[name] = file.read()
     except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as error:  # tarfile's over odd headers
         problem = f" ({error})"
 
     for name, split in expected.items():
-        if name not in files:
+        if name not in found:
             raise InputError(
-                f"{where} is not {published}: of its {split} split, no {name} of {size:,} bytes could be read{problem}"
+                f"{where} is not {_PUBLISHED}: of its {split} split, no {name} of {size:,} bytes could be read{problem}"
             )
     splits = {}
     for split, names in _FILES.items():
-        records = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, record)
+        records = np.frombuffer(b"".join(found[name] for name in names), np.uint8).reshape(-1, _RECORD)
         images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels = np.ascontiguousarray(records[:, 0])
-        if hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest() != SHA256[split]:
-            raise InputError(f"{where} is not {published}: its {split} split has other content")
-        splits[split] = images, labels.astype(np.int32)
+        splits[split] = images, records[:, 0].astype(np.int32)
+    check_content(splits, where)
     return splits

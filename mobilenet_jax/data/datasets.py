@@ -1,34 +1,35 @@
-"""What a data set is: its splits and their sizes, its pixels, its classes. No arrays.
+"""Describe data sets without loading them: splits, number of images, resolution, classes.
 
-A table knows the usual sets. Any other image-classification set that TFDS has prepared is described by the two JSON
-files in its directory, read as they are: importing TFDS would cost a dry run half a second.
+A table describes the usual sets. TFDS describes any other image-classification set that it has prepared.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import json
 import os
 import pathlib
 import re
-from typing import Any
+from typing import Any, cast
 
-from mobilenet_jax.errors import InputError
+from mobilenet_jax import files
+from mobilenet_jax.errors import InputError, first_line
 
-FILE_FORMAT = "array_record"  # the one format of TFDS that is read without TensorFlow
+FILE_FORMAT = "array_record"  # the one format that TFDS reads without TensorFlow
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """An image-classification set. Image counts are per split; `resolution` is the side of its square images."""
+    """An image-classification set with square images of one size. Labels are 0 to `num_classes` - 1."""
 
-    name: str  # as TFDS writes it: 'name', 'name/config', 'name:1.0.0'
+    name: str  # as TFDS writes it: 'name', 'name/config' or 'name:1.0.0'
     num_classes: int
-    train_size: int
+    train_size: int  # images
     test_size: int
-    resolution: int
-    train_split: str = "train"
+    resolution: int  # side of the images in pixels
+    train_split: str = "train"  # TFDS's names of the splits
     test_split: str = "test"
-    streamed: bool = False  # too large to be held in memory
+    streamed: bool = False  # too large for memory
 
 
 DATASETS = {
@@ -45,45 +46,43 @@ DATASETS = {
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w+.-]+))?(:(?P<version>(\d+|\*)(\.(\d+|\*)){2}))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the spellings of TFDS's metadata
 
 
 def data_root(data_dir: str = "") -> pathlib.Path:
-    """The directory that holds the prepared sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Return the directory of the prepared sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(os.path.expanduser(root)).absolute()
 
 
 def describe(name: str, data_dir: str = "") -> Dataset:
-    """Describes a set: from the table, else from what TFDS has prepared in `data_root(data_dir)`.
+    """Describe a set: from the table, else from what TFDS has prepared in `data_root(data_dir)`.
 
     Raises:
-      InputError: the set is neither known nor prepared, or it cannot be used (see `prepared`).
+      InputError: the set is neither in the table nor prepared, or it cannot be used (see `describe_prepared`).
     """
     if name in DATASETS:
         return DATASETS[name]
-    found = prepared(name, data_dir)
-    if found is None:
-        root = data_root(data_dir)
+    root, directory = data_root(data_dir), prepared(name, data_dir)
+    if directory is None:
         raise InputError(
             f"data set {name!r} is not known, nor prepared in {root}: allowed are {', '.join(DATASETS)}, and any "
             f"image-classification set that TFDS has prepared there as {FILE_FORMAT} (`{build_command(name, root)}`, "
             "where TensorFlow is installed)"
         )
-    return found[1]
+    return describe_prepared(name, directory, root)
 
 
-def prepared(name: str, data_dir: str = "") -> tuple[pathlib.Path, Dataset] | None:
-    """Where and what TFDS has prepared under this name, the newest version if several match; None if nothing.
+def prepared(name: str, data_dir: str = "") -> pathlib.Path | None:
+    """Return the directory that holds the newest prepared version of a set, or None if no version is prepared.
 
     Raises:
-      InputError: the name leaves several configs to choose from; or the files are not array_record; or it is not a set
-        of equally large square images with one label each, split into 'train' and 'test' (or 'validation').
+      InputError: the set is prepared in several configs, and the name does not choose one.
     """
     parts = _NAME.fullmatch(name)
     if parts is None:
         return None
-    root = data_root(data_dir)
-    home = root / parts["set"] / (parts["config"] or "")
+    home = data_root(data_dir) / parts["set"] / (parts["config"] or "")
     versions = _versions(home, parts["version"])
     if not versions and not parts["config"]:
         configs = {path.name: found for path in home.glob("*/") if (found := _versions(path, parts["version"]))}
@@ -91,10 +90,74 @@ def prepared(name: str, data_dir: str = "") -> tuple[pathlib.Path, Dataset] | No
             names = ", ".join(f"{parts['set']}/{config}" for config in sorted(configs))
             raise InputError(f"data set {name!r} is prepared in several configs in {home}: name one of {names}")
         versions = next(iter(configs.values()), [])
-    if not versions:
-        return None
-    directory = max(versions, key=lambda path: [int(number) for number in path.name.split(".")])
-    return directory, _read_metadata(name, directory, root)
+    return max(versions, key=lambda path: [int(number) for number in path.name.split(".")], default=None)
+
+
+def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
+    """Describe a prepared set by its TFDS metadata.
+
+    Args:
+      name: what the user calls the set.
+      directory: where the set is prepared (see `prepared`).
+      root: where all sets are prepared, for the command in messages.
+
+    Raises:
+      InputError: the metadata is damaged, the files are not array_record, the images are not square uint8 images of one
+        size with one label each, or the splits are not 'train' and 'test' (or 'validation').
+    """
+    import tensorflow_datasets as tfds  # late: takes half a second, and the sets of the table do not need it
+
+    def refuse(problem: str) -> InputError:
+        return InputError(f"data set {name!r} in {directory} {problem}")
+
+    again = prepare_again(name, directory, root)
+    try:
+        for file in ("dataset_info.json", "features.json"):
+            _check_classes(files.read_json_object(directory / file))
+        info = cast(Any, tfds.builder_from_directory(directory).info)
+        formats = {each.value for each in (info.file_format, *info.alternative_file_formats) if each}
+        features = dict(info.features)
+        sizes = {split: found.num_examples for split, found in info.splits.items()}
+    except Exception as error:  # TFDS parses JSON and protocol buffers, and creates objects from names of classes
+        raise refuse(f"has damaged metadata ({first_line(error)}): {again}") from error
+
+    if FILE_FORMAT not in formats:
+        raise refuse(f"is prepared as {', '.join(sorted(formats))}, only {FILE_FORMAT} can be read: {again}")
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        raise refuse(f"is not for image classification: it needs 'image' and 'label', and has {', '.join(features)}")
+    height, width, channels = shape = cast(Any, image.shape)
+    if not height or height != width or channels not in (1, 3) or image.np_dtype != "uint8":
+        sides = "x".join(str(side or "?") for side in shape)
+        raise refuse(f"has {image.np_dtype} images of {sides}: must be uint8, square, of one size, and grey or RGB")
+    test_split = next((split for split in ("test", "validation") if sizes.get(split)), "")
+    if not sizes.get("train") or not test_split:
+        raise refuse(f"needs a 'train' split, and a 'test' or 'validation' one: it has {', '.join(sizes)}")
+    return Dataset(name, label.num_classes or 0, sizes["train"], sizes[test_split], height, test_split=test_split)
+
+
+def prepare_again(name: str, directory: pathlib.Path, root: pathlib.Path) -> str:
+    """Return what a user can do about a prepared set that cannot be read."""
+    if name == "cifar10":
+        return f"move {directory} away, and the next start prepares it again"
+    return f"prepare it again with `{build_command(name, root)} --overwrite`, where TensorFlow is installed"
+
+
+def build_command(name: str, root: pathlib.Path) -> str:
+    """Return the command line with which TFDS prepares a set in `root`."""
+    return f"tfds build {name} --file_format={FILE_FORMAT} --data_dir={root}"
+
+
+def holdout_size(size: int, fraction: float) -> int:
+    """Return how many of `size` training images to hold out.
+
+    Raises:
+      InputError: the fraction is not between 0 and 1, or leaves one of the two parts without an image.
+    """
+    held_out = round(size * fraction) if 0 < fraction < 1 else 0
+    if not 0 < held_out < size:
+        raise InputError(f"holdout={fraction:g}: must lie between 0 and 1, and leave images on both sides of {size:,}")
+    return held_out
 
 
 def _versions(home: pathlib.Path, pattern: str | None) -> list[pathlib.Path]:
@@ -102,83 +165,13 @@ def _versions(home: pathlib.Path, pattern: str | None) -> list[pathlib.Path]:
     return [path for path in found if _VERSION.fullmatch(path.name) and fnmatch.fnmatch(path.name, pattern or "*")]
 
 
-def _read_metadata(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
-    try:
-        return _understood(name, directory, root)
-    except InputError:
-        raise
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        again = prepare_again(name, directory, root)
-        raise InputError(f"data set {name!r} in {directory} has damaged metadata ({error}): {again}") from error
-
-
-def _understood(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
-    def refuse(problem: str) -> InputError:
-        return InputError(f"data set {name!r} in {directory} {problem}")
-
-    info, features = _read_json(directory / "dataset_info.json"), _read_json(directory / "features.json")
-    _check_classes(features)
-    formats = {info.get("fileFormat") or "tfrecord", *info.get("alternativeFileFormats", ())}
-    if FILE_FORMAT not in formats:
-        way = f"prepare it again with `{build_command(name, root, overwrite=True)}`, where TensorFlow is installed"
-        if name == "cifar10":
-            way += ", or remove that directory: the next start then prepares it without TensorFlow"
-        raise refuse(f"is prepared as {', '.join(sorted(formats))}, only {FILE_FORMAT} can be read: {way}")
-
-    features = features.get("featuresDict", {}).get("features", {})
-    image, label = features.get("image", {}).get("image"), features.get("label", {}).get("classLabel")
-    if image is None or label is None:
-        raise refuse(f"is not for image classification: it needs 'image' and 'label', and has {', '.join(features)}")
-    height, width, channels = (int(side) for side in image.get("shape", {}).get("dimensions", (-1, -1, 3)))
-    if height != width or height < 1:
-        sides = "x".join(str(side) if side > 0 else "?" for side in (height, width))
-        raise refuse(f"has images of {sides} pixels: they must all be square and of one size")
-    if channels not in (1, 3) or image.get("dtype", "uint8") != "uint8":
-        raise refuse(f"has {channels}-channel {image.get('dtype', 'uint8')} images: they must be grey or RGB, in uint8")
-
-    sizes = {split["name"]: sum(map(int, split.get("shardLengths", ()))) for split in info.get("splits", ())}
-    test_split = next((split for split in ("test", "validation") if sizes.get(split)), "")
-    if not sizes.get("train") or not test_split:
-        raise refuse(f"needs a 'train' split, and a 'test' or 'validation' one: it has {', '.join(sizes)}")
-    num_classes = int(label.get("numClasses", 0))
-    return Dataset(name, num_classes, sizes["train"], sizes[test_split], height, test_split=test_split)
-
-
-def _check_classes(features: Any) -> None:
-    """Raises ValueError where a class is named that is not TFDS's: it would import the module, whatever that does."""
-    for key, value in features.items() if isinstance(features, dict) else enumerate(features):
-        if isinstance(value, dict | list):
-            _check_classes(value)
-        elif key in ("pythonClassName", "type") and not str(value).startswith("tensorflow_datasets."):
-            raise ValueError(f"features.json: {value!r} is no feature of TFDS")
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name}: {error}") from None
-
-
-def prepare_again(name: str, directory: pathlib.Path, root: pathlib.Path) -> str:
-    """What to do about a prepared set that is damaged."""
-    if name == "cifar10":
-        return f"move {directory} away, and the next start prepares it again"
-    return f"prepare it again with `{build_command(name, root, overwrite=True)}`, where TensorFlow is installed"
-
-
-def build_command(name: str, root: pathlib.Path, overwrite: bool = False) -> str:
-    """The command line with which TFDS prepares a set in `root`."""
-    return f"tfds build {name} --file_format={FILE_FORMAT} --data_dir={root}" + " --overwrite" * overwrite
-
-
-def holdout_size(size: int, fraction: float) -> int:
-    """How many of `size` training images `fraction` of them are.
-
-    Raises:
-      InputError: the fraction does not lie between 0 and 1, or leaves one of the two parts without an image.
-    """
-    held_out = round(size * fraction) if 0 < fraction < 1 else 0
-    if not 0 < held_out < size:
-        raise InputError(f"holdout={fraction:g}: must lie between 0 and 1, and leave images on both sides of {size:,}")
-    return held_out
+def _check_classes(value: Any, key: object = None) -> None:
+    """Raise ValueError if the metadata names a class outside TFDS: TFDS would import its module, which runs code."""
+    if isinstance(value, str):
+        if key in _CLASS_KEYS and "." in value and not value.startswith("tensorflow_datasets."):
+            raise ValueError(f"{value!r} is not a feature of TFDS")
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)  # TFDS also reads features from JSON inside strings
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        _check_classes(each, key)

@@ -1,0 +1,45 @@
+"""Show how far a long task on a data set is."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from mobilenet_jax import console
+
+_REFRESH_SECONDS = 0.1
+
+
+@contextlib.contextmanager
+def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Print the task on standard error and, on a terminal, show a bar until the block ends.
+
+    Args:
+      task: what is being done, in one line.
+      total: the amount of work, such as a number of images or bytes.
+
+    Yields:
+      A function that adds an amount to the work done.
+    """
+    from rich.console import Console  # late: most runs find their data cached
+    from rich.progress import Progress
+
+    console.warn(task)
+    bar = Progress(console=Console(stderr=True), auto_refresh=False, transient=True, disable=not sys.stderr.isatty())
+    work, shown = bar.add_task("", total=total), 0.0
+
+    def advance(amount: int) -> None:
+        nonlocal shown
+        bar.advance(work, amount)
+        if time.monotonic() - shown > _REFRESH_SECONDS:
+            shown = time.monotonic()
+            with contextlib.suppress(OSError):  # the terminal was closed: the work goes on
+                bar.refresh()
+
+    with contextlib.suppress(OSError):
+        bar.start()
+    try:
+        yield advance
+    finally:
+        with contextlib.suppress(OSError):
+            bar.stop()
