@@ -110,7 +110,7 @@ def _draw(several: Sequence[Series], name: str) -> "Figure":
     from mobilenet_jax.render import charts  # late: matplotlib takes a second to import
 
     lines = {
-        f"{s.label}, {s.configurations[0].epochs} epochs": [
+        f"{s.label}, {s.configurations[0].summary.epochs} epochs": [
             (c.identity[s.key], 100 * c.mean, None if c.sd is None else 100 * c.sd) for c in s.configurations
         ]
         for s in several[:_LINES]

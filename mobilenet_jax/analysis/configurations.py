@@ -8,6 +8,7 @@ from typing import Any
 
 from mobilenet_jax.records.collect import Run, hashable
 from mobilenet_jax.records.identity import KNOBS
+from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.render.tables import Table, cell
 
 PAPER_CHOICES = {"model.bottleneck": "linear", "model.shortcut": "bottleneck", "model.variant": "paper"}
@@ -31,11 +32,15 @@ class Configuration:
     accuracies: dict[int, float]  # seed -> test top-1, a fraction
     mean: float  # of the accuracies
     sd: float | None  # sample standard deviation of the accuracies; None for one run
-    dataset: str
-    resolution: int  # pixels a side of the network's input
-    mult_adds: int
-    params: int  # trainable ones
-    epochs: int
+
+    @property
+    def summary(self) -> Summary:
+        """The summary of the first run, for what the runs share: data set, resolution, costs, epochs."""
+        return self.runs[0].summary
+
+    @property
+    def mult_adds(self) -> int:
+        return self.summary.mult_adds
 
     @property
     def n(self) -> int:
@@ -59,8 +64,8 @@ class Series:
     @property
     def title(self) -> str:
         """The label with data set and epochs: 'v1 ρ 0.714, cifar10, 10 epochs'."""
-        first = self.configurations[0]
-        return f"{self.label}, {first.dataset}" + ("" if self.key == "train.epochs" else f", {first.epochs} epochs")
+        shared = self.configurations[0].summary
+        return f"{self.label}, {shared.dataset}" + ("" if self.key == "train.epochs" else f", {shared.epochs} epochs")
 
     @property
     def by_value(self) -> dict[str, Configuration]:
@@ -77,9 +82,13 @@ def group_runs(runs: Iterable[Run]) -> list[Configuration]:
     groups: dict[Any, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.summary.seed, run.directory)):
         groups.setdefault(hashable(run.identity), []).append(run)
-    usual = _usual_values(group[0].identity for group in groups.values())
-    found = [_configuration(_label(group[0].identity, usual), group) for group in groups.values()]
-    return sorted(found, key=lambda c: (c.dataset, c.mult_adds, c.label, c.runs[0].directory))
+    usual, found = _usual_values(group[0].identity for group in groups.values()), []
+    for group in groups.values():
+        identity, accuracies = group[0].identity, {run.summary.seed: run.accuracy for run in group}
+        mean = statistics.mean(accuracies.values())
+        sd = statistics.stdev(accuracies.values()) if len(group) > 1 else None
+        found.append(Configuration(_label(identity, usual), identity, tuple(group), accuracies, mean, sd))
+    return sorted(found, key=lambda c: (c.summary.dataset, c.mult_adds, c.label, c.runs[0].directory))
 
 
 def find_series(configurations: Sequence[Configuration]) -> list[Series]:
@@ -107,12 +116,12 @@ def configurations_table(configurations: Iterable[Configuration]) -> Table:
     rows = [
         (
             c.label,
-            f"{c.dataset} {c.resolution}x{c.resolution}",
+            f"{c.summary.dataset} {c.summary.resolution}x{c.summary.resolution}",
             c.percent,
             str(c.n),
             f"{c.mult_adds / 1e6:.2f}",
-            f"{c.params / 1e6:.2f}",
-            str(c.epochs),
+            f"{c.summary.params / 1e6:.2f}",
+            str(c.summary.epochs),
             _device_means(c, lambda run: run.summary.train_images_per_second, "{:,.0f}"),
             _device_means(c, lambda run: run.summary.wall_seconds / 60, "{:.1f}"),
             "; ".join(_devices(c)),
@@ -169,23 +178,6 @@ def _device_means(c: Configuration, value: Callable[[Run], float], form: str) ->
     """Return the mean over the runs on each device, as text."""
     means = (statistics.mean(value(run) for run in c.runs if run.device == device) for device in _devices(c))
     return "; ".join(map(form.format, means))
-
-
-def _configuration(label: str, runs: Sequence[Run]) -> Configuration:
-    first, accuracies = runs[0], {run.summary.seed: run.accuracy for run in runs}
-    return Configuration(
-        label=label,
-        identity=first.identity,
-        runs=tuple(runs),
-        accuracies=accuracies,
-        mean=statistics.mean(accuracies.values()),
-        sd=statistics.stdev(accuracies.values()) if len(runs) > 1 else None,
-        dataset=first.summary.dataset,
-        resolution=first.summary.resolution,
-        mult_adds=first.summary.mult_adds,
-        params=first.summary.params,
-        epochs=first.summary.epochs,
-    )
 
 
 def _sort_key(value: Any) -> tuple[int, Any]:

@@ -176,7 +176,7 @@ class Fit:
         return 100 * self.slope
 
     def interval(self, level: float = 0.05) -> tuple[float, float] | None:
-        """Return the confidence interval of `points_per_doubling` over seeds: ± t(1 - level / 2, df) · `slope_error`."""
+        """Return the interval of `points_per_doubling` over seeds: ± t(1 - level / 2, df) standard errors."""
         if self.spread is None or self.slope_error is None:
             return None
         from scipy.special import stdtrit

@@ -21,7 +21,8 @@ from mobilenet_jax.analysis.configurations import (
     setting_text,
 )
 from mobilenet_jax.analysis.statistics import Difference, Fit, difference, fit, group_by_cost, pareto
-from mobilenet_jax.networks import arch, cost
+from mobilenet_jax.networks import arch
+from mobilenet_jax.networks.cost import totals
 from mobilenet_jax.papers import printed
 from mobilenet_jax.records.collect import Problem, problems_table
 from mobilenet_jax.records.identity import KNOB_NAMES
@@ -115,7 +116,7 @@ def compare_with_best(networks: Sequence[Configuration]) -> list[Difference]:
 
 
 def _title(c: Configuration) -> str:
-    parts = [f"{c.dataset}, {c.epochs} epochs"]
+    parts = [f"{c.summary.dataset}, {c.summary.epochs} epochs"]
     parts += [f"batch {c.identity['train.batch_size']}"] if "train.batch_size" in c.identity else []
     parts += [c.identity["model.variant"]] if c.identity["model.variant"] != "paper" else []
     return ", ".join(parts)
@@ -147,8 +148,8 @@ def _draw_accuracy(group: Sequence[Configuration], count: str) -> "Figure":
         charts.NetworkPoint(
             version=c.identity["model.version"],
             alpha=c.identity["model.alpha"],
-            resolution=c.resolution,
-            cost=getattr(c, count) / 1e6,
+            resolution=c.summary.resolution,
+            cost=getattr(c.summary, count) / 1e6,
             top1=100 * c.mean,
             sd=None if c.sd is None else 100 * c.sd,
             expansion=c.identity["model.expansion"],
@@ -205,7 +206,8 @@ def _equal_cost_table(groups: Sequence[Sequence[Configuration]], title: str, num
     for networks in groups:
         differences, best = compare_with_best(networks), networks[0]
         for c, cells in zip(networks, [("best", ""), *map(difference_cells, differences)], strict=True):
-            rows.append((f"{c.mult_adds / 1e6:.2f}", c.label, f"{c.params / 1e6:.2f}", c.percent, str(c.n), *cells))
+            cost, params = f"{c.mult_adds / 1e6:.2f}", f"{c.summary.params / 1e6:.2f}"
+            rows.append((cost, c.label, params, c.percent, str(c.n), *cells))
         costs, lower = [c.mult_adds / 1e6 for c in networks], sum(d.verdict == "lower" for d in differences)
         answers.append(
             f"At {min(costs):.2f} to {max(costs):.2f} M mult-adds the best of {len(networks)} is {best.label} "
@@ -235,13 +237,13 @@ def _next_to_published(configurations: Sequence[Configuration]) -> list[Section]
     for row in printed.rows("cifar10"):
         variant = {"variant": row["variant"]} if row["version"] == "v1" else {}
         network = arch.mobilenet(row["version"], float(row["alpha"]), num_classes=10, strides="cifar", **variant)
-        count = cost.totals(network, int(row["resolution"])).mult_adds
+        count = totals(network, int(row["resolution"])).mult_adds
         theirs = (row["top1"], row["loss"], row["which"], row["epochs"], row["source"])
         for c in configurations:
-            if c.dataset == "cifar10" and c.mult_adds == count and _matches(c.identity, row):
+            if c.summary.dataset == "cifar10" and c.mult_adds == count and _matches(c.identity, row):
                 losses = [run.summary.test_loss for run in c.runs if run.summary.test_loss is not None]
                 loss = f"{statistics.mean(losses):.2f}" if len(losses) == c.n else ""
-                rows.append((c.label, c.percent, loss, str(c.n), str(c.epochs), *theirs))
+                rows.append((c.label, c.percent, loss, str(c.n), str(c.summary.epochs), *theirs))
     if not rows:
         return []
     header = ("configuration", "ours, top-1, %", "loss", "n", "epochs", "theirs, top-1, %", "loss", "which", "epochs")
@@ -265,7 +267,7 @@ def _training_curves(configurations: Sequence[Configuration]) -> list[Section]:
     alike: dict[tuple[Any, ...], list[Configuration]] = {}
     for c in configurations:
         if len(c.runs[0].epochs) > 1:
-            alike.setdefault((c.dataset, c.identity["model.variant"], c.epochs), []).append(c)
+            alike.setdefault((c.summary.dataset, c.identity["model.variant"], c.summary.epochs), []).append(c)
     batches = [group[i : i + _CURVES] for group in alike.values() for i in range(0, len(group), _CURVES)]
     pictures = tuple(
         Picture(

@@ -31,7 +31,7 @@ def test_a_configuration(tmp_path):
     c, other = grouped(tmp_path)
     assert list(c.accuracies) == [0, 1, 2]
     assert (c.n, c.mean, c.sd) == (3, pytest.approx(0.79), pytest.approx(0.01))
-    assert (c.dataset, c.resolution, c.epochs, c.mult_adds, c.params) == ("cifar10", 32, 3, 3_331_072, 215_642)
+    assert (c.summary.dataset, c.summary.epochs, c.summary.mult_adds) == ("cifar10", 3, 3_331_072)
     assert (other.n, other.mean, other.sd) == (1, 0.7914, None)
     rows = configurations_table([c, other]).rows  # device by device: a mean would be the speed of neither
     assert rows[0][-3:] == ("1,001; 1,001", "1.5; 1.5", "NVIDIA H200; cpu (2 cores)")
@@ -179,7 +179,11 @@ def test_series_of_knobs_come_first_and_values_are_in_order(tmp_path):
 def test_configurations_come_by_data_and_cost(tmp_path):
     for name, data, cost in (("a", "digits", 5), ("b", "cifar10", 7), ("c", "cifar10", 6)):
         put(tmp_path / name, {"data.name": data, "optim.lr": cost / 100}, mult_adds=cost)
-    assert [(c.dataset, c.mult_adds) for c in grouped(tmp_path)] == [("cifar10", 6), ("cifar10", 7), ("digits", 5)]
+    assert [(c.summary.dataset, c.summary.mult_adds) for c in grouped(tmp_path)] == [
+        ("cifar10", 6),
+        ("cifar10", 7),
+        ("digits", 5),
+    ]
 
 
 def test_the_table(tmp_path):

@@ -362,7 +362,7 @@ def test_pareto():
 
 def closest_first(mult_adds: dict[str, float], tolerance: float) -> list[tuple[str, ...]]:
     """Join the neighbouring groups with the narrowest union while it is within the tolerance: complete linkage."""
-    groups = [(name,) for name in sorted(mult_adds, key=lambda name: mult_adds[name])]
+    groups: list[tuple[str, ...]] = [(name,) for name in sorted(mult_adds, key=lambda name: mult_adds[name])]
     while len(groups) > 1:
         unions = [low + high for low, high in itertools.pairwise(groups)]
         width, i = min((mult_adds[names[-1]] / mult_adds[names[0]], i) for i, names in enumerate(unions))
