@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import statistics
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -117,17 +118,26 @@ def test_a_damaged_record_is_refused(damage):
         latency.networks(damaged)
 
 
+def points(line: Any) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in line.get_xydata()]
+
+
 def test_figures_show_the_measured_times():
     batch = json.loads(json.dumps(record()))
     batch["networks"][0] |= {"batch": 4}
     whole, layers = (section.pictures[0].draw().axes[0] for section in latency.sections(batch))
     (line,) = (line for line in whole.lines if line.get_label() == "v1, batch 4")
-    assert [*map(tuple, line.get_xydata())] == [(MULT_ADDS / 1e6, 0.5)]  # milliseconds per image, not per batch
-    drawn = sorted(
-        tuple(point) for line in layers.lines if line.get_linestyle() == "None" for point in line.get_xydata()
-    )
+    assert points(line) == [(MULT_ADDS / 1e6, 0.5)]  # milliseconds per image, not per batch
+    drawn = sorted(point for line in layers.lines if line.get_linestyle() == "None" for point in points(line))
     found = latency.distinct(latency.networks(batch))
     assert drawn == sorted((1e6 * x.measured, 1e6 * x.predicted) for x in found)
+
+
+def test_pixel_1_has_every_printed_time():
+    (table,) = latency.pixel_1().tables
+    slim = [row["pixel1_ms"] for row in printed.rows("slim_v2")]
+    assert [row[3] for row in table.rows] == ["113", "75", "143", *slim]
+    assert all(float(row[3]) > float(row[4]) for row in table.rows)  # no network is faster than the roofline
 
 
 @pytest.mark.skipif(not RECORD.exists(), reason="no record of latencies in results/bench")
