@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import optuna
+import sqlalchemy
 import yaml
 from conftest import ROOT
 from helpers import SUMMARY
@@ -40,6 +41,7 @@ def write(directory: pathlib.Path, parameters: dict[str, Any], source: str = GRI
 
 
 def command(directory: pathlib.Path, *arguments: str) -> list[str]:
+    """Return the command line that trains the sweep in `directory`."""
     return [
         *(sys.executable, str(ROOT / "launch.py"), f"--sweep={directory / 'tiny.yaml'}"),
         *(f"--workdir={directory / 'runs'}", *arguments),
@@ -62,10 +64,16 @@ def table(text: str) -> list[list[str]]:
     return [line.split() for line in rows[: rows.index("")]]
 
 
+def database(directory: pathlib.Path) -> str:
+    """Return the URL of a sweep's own database."""
+    return f"sqlite:///{directory / 'runs' / 'sweeps.db'}"
+
+
 def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     """Return all trials of the only study in a database."""
-    (name,) = optuna.get_all_study_names(url)
-    return optuna.load_study(study_name=name, storage=url).get_trials()
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": sqlalchemy.pool.NullPool})
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
 
 
 def trial_states(url: str) -> list[str]:
@@ -73,6 +81,7 @@ def trial_states(url: str) -> list[str]:
 
 
 def workers(command: int) -> list[int]:
+    """Return the PIDs of a command's children."""
     try:
         return [int(pid) for pid in pathlib.Path(f"/proc/{command}/task/{command}/children").read_text().split()]
     except OSError:
@@ -96,7 +105,14 @@ def training(command: int) -> dict[int, pathlib.Path]:
     return found
 
 
+def patched(directory: pathlib.Path, *statements: str) -> list[str]:
+    """Return the command line of a sweep that first runs these statements, with its modules imported."""
+    program = ["import sys, launch", "from mobilenet_jax.sweeps import connection, database, owners, processes, queue"]
+    return [sys.executable, "-c", "\n".join([*program, *statements, "sys.exit(launch.run())"]), *command(directory)[2:]]
+
+
 def wait(what, process: subprocess.Popen[Any], seconds: float = 120) -> Any:
+    """Return the first true result of `what`, called until then while the process runs."""
     until = time.monotonic() + seconds
     while not (found := what()):
         assert process.poll() is None and time.monotonic() < until
@@ -105,6 +121,7 @@ def wait(what, process: subprocess.Popen[Any], seconds: float = 120) -> Any:
 
 
 def gone(pid: int) -> bool:
+    """Return whether a process has ended, as a zombie or altogether."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:

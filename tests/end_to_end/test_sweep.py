@@ -1,86 +1,128 @@
-"""Sweeps from end to end: every point once, whatever happens to the processes that train."""
+"""Sweeps from end to end: every point trains once, also when processes are killed."""
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import optuna
 import pytest
 from conftest import ROOT
 from helpers import TINY, spec_of, summary_of
-from sweep_helpers import GRID, command, gone, results, run, table, training, wait, write
+from sweep_helpers import (
+    GRID,
+    command,
+    database,
+    gone,
+    patched,
+    results,
+    run,
+    table,
+    training,
+    trial_states,
+    trials,
+    wait,
+    write,
+)
 
-from mobilenet_jax.training import loop as train
+from mobilenet_jax.training import loop
 
-pytestmark = pytest.mark.usefixtures("settings")
-
-
-def trials(directory: pathlib.Path) -> list[optuna.trial.FrozenTrial]:
-    url = f"sqlite:///{directory / 'runs' / 'sweeps.db'}"
-    (name,) = optuna.get_all_study_names(url)
-    return optuna.load_study(study_name=name, storage=url).get_trials()
+SHORT = TINY | {"train.epochs": 1, "optim.warmup_epochs": 0.5}
+WITH_ROOT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-def states(directory: pathlib.Path) -> list[str]:
-    return sorted(trial.state.name for trial in trials(directory))
+def run_of(directory: pathlib.Path, **changes: float) -> pathlib.Path:
+    """Return the run directory of SHORT with these values of optim.lr and seed."""
+    names = {"lr": "optim.lr", "seed": "seed"}
+    return directory / "runs" / spec_of(SHORT | {names[key]: value for key, value in changes.items()}).run_name
 
 
-def test_every_point_once_also_one_trained_by_hand(tmp_path):
-    """One point is done, one diverges, one cannot be trained, and one is new; then that is mended."""
-    write(tmp_path, TINY | {"optim.lr": [0.2, 1e30], "seed": [0, 1]})
-    by_hand = spec_of(TINY)
-    assert train.run(by_hand, tmp_path / "runs" / by_hand.run_name) == 0
-    spoilt = tmp_path / "runs" / spec_of(TINY | {"optim.lr": 1e30}).run_name
-    spoilt.mkdir()
-    (spoilt / "notes.txt").write_text("mine")
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The first run of a sweep of two good points and two that diverge. One run directory holds other files."""
+    directory = tmp_path_factory.mktemp("sweep")
+    write(directory, SHORT | {"optim.lr": [0.2, 1e30], "seed": [0, 1]})
+    occupied = run_of(directory, lr=1e30)
+    occupied.mkdir(parents=True)
+    (occupied / "notes.txt").write_text("mine")
+    done = run(directory)
+    return directory, done, results(directory), trial_states(database(directory))
 
-    done = run(tmp_path)
-    assert done.returncode == 1 and done.stderr == ""
-    assert [row[-1] for row in table(done.stdout)] == ["done", "done", "failed", "diverged"]
-    assert f"{spoilt} is not empty and holds no run" in done.stdout
+
+@pytest.fixture(scope="module")
+def rerun(first, tmp_path_factory):
+    """The same command after the other files are gone, in a copy of the first run."""
+    directory = tmp_path_factory.mktemp("rerun") / "sweep"
+    shutil.copytree(first[0], directory)
+    (run_of(directory, lr=1e30) / "notes.txt").unlink()
+    return directory, run(directory)
+
+
+@pytest.fixture
+def finished(rerun, tmp_path):
+    """A copy of the finished sweep."""
+    shutil.copytree(rerun[0], tmp_path / "sweep")
+    return tmp_path / "sweep"
+
+
+def trained(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what a sweep printed between its first line and its table."""
+    lines = done.stdout.splitlines()
+    return lines[1 : next(i for i, line in enumerate(lines) if line.endswith("  state"))]
+
+
+def test_one_point_that_fails_stops_no_other(first):
+    directory, done, found, states = first
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [row[-1] for row in table(done.stdout)] == ["finished", "finished", "failed", "diverged"]
+    assert f"{run_of(directory, lr=1e30)} is not empty and holds no run" in done.stdout
     assert "3 of 4 points have a result; 1 failed" in done.stdout
-    assert len(results(tmp_path)) == 3
-    assert (spoilt / "notes.txt").read_text() == "mine"
-    assert states(tmp_path) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
-
-    (spoilt / "notes.txt").unlink()
-    before = {name: summary["wall_seconds"] for name, summary in results(tmp_path).items()}
-    again = run(tmp_path)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert [row[-1] for row in table(again.stdout)] == ["done", "done", "diverged", "diverged"]
-    assert {name: results(tmp_path)[name]["wall_seconds"] for name in before} == before
-    assert states(tmp_path) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED", "PRUNED"]
-
-    started = time.monotonic()
-    third = run(tmp_path)
-    assert (third.returncode, third.stderr) == (0, "")
-    assert table(third.stdout) == table(again.stdout)
-    assert "done  " not in third.stdout and time.monotonic() - started < 60
-    assert len(trials(tmp_path)) == 5
+    assert sorted(summary["status"] for summary in found.values()) == ["diverged", "finished", "finished"]
+    assert (run_of(directory, lr=1e30) / "notes.txt").read_text() == "mine"
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
 
 
-def test_a_damaged_result_of_a_point_that_is_done(tmp_path):
-    """The books have it, but the report reads the directories: it is said, and made anew."""
-    write(tmp_path, TINY | {"seed": [0, 1]})
-    assert run(tmp_path).returncode == 0
-    before, path = results(tmp_path), tmp_path / "runs" / spec_of(TINY).run_name / "summary.json"
+def test_the_rerun_trains_failed_points_only(first, rerun):
+    directory, done = rerun
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row[-1] for row in table(done.stdout)] == ["finished", "finished", "diverged", "diverged"]
+    assert [line.split()[:2] for line in trained(done)] == [["diverged", run_of(directory, lr=1e30).name]]
+    assert {name: results(directory)[name] for name in first[2]} == first[2]
+    assert trial_states(database(directory)) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED", "PRUNED"]
+
+
+def test_a_finished_sweep_trains_nothing(rerun, finished):
+    done = run(finished)
+    assert (done.returncode, done.stderr, trained(done)) == (0, "", [])
+    assert table(done.stdout) == table(rerun[1].stdout) and len(trials(database(finished))) == 5
+
+    (finished / "runs" / "sweeps.db").unlink()  # the run directories hold the results as well
+    done = run(finished)
+    assert (done.returncode, done.stderr) == (0, "") and len(trained(done)) == 4
+    assert all(line.endswith("(its run directory has the result)") for line in trained(done))
+    assert trial_states(database(finished)) == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+
+
+def test_a_damaged_result_is_reported_and_a_lost_one_produced_again(finished):
+    before, path = results(finished), run_of(finished) / "summary.json"
     path.write_text("{")
-    said = run(tmp_path)
-    assert (said.returncode, said.stdout) == (1, "")
-    assert said.stderr.startswith(f"error: {path} is damaged") and "; move it away, and the same" in said.stderr
+    done = run(finished)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {path}") and "damaged" in done.stderr and "move it away" in done.stderr
 
     path.unlink()
-    done = run(tmp_path)
-    assert (done.returncode, done.stderr) == (0, "") and "2 of 2 points have a result; 0 failed" in done.stdout
-    assert done.stdout.count("done    ") == 1 and states(tmp_path) == ["COMPLETE"] * 3
-    after = results(tmp_path)
-    assert {n: s["params_sha256"] for n, s in after.items()} == {n: s["params_sha256"] for n, s in before.items()}
+    done = run(finished)
+    assert (done.returncode, done.stderr) == (0, "") and "4 of 4 points have a result; 0 failed" in done.stdout
+    assert [line.split()[:2] for line in trained(done)] == [["finished", path.parent.name]]
+    weights = [
+        {name: summary["params_sha256"] for name, summary in each.items()} for each in (before, results(finished))
+    ]
+    assert weights[0] == weights[1]
 
-    path.parent.rename(tmp_path / "elsewhere")  # as where another machine trained it
-    assert run(tmp_path).returncode == 0 and len(results(tmp_path)) == 1
+    path.parent.rename(finished / "elsewhere")  # as if another machine had trained it
+    assert run(finished).returncode == 0 and len(results(finished)) == 3
 
 
 @pytest.mark.slow
@@ -94,7 +136,7 @@ def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
     assert process.returncode == 130
     assert out.endswith("stopped by SIGINT; the same command resumes\n")
     assert all(gone(pid) for pid in held)
-    assert "RUNNING" not in states(tmp_path)
+    assert "RUNNING" not in trial_states(database(tmp_path))
     assert not results(tmp_path)
     done = run(tmp_path, "--workers=2")
     assert (done.returncode, done.stderr) == (0, "")
@@ -103,7 +145,7 @@ def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_itself_is_killed(tmp_path):
-    """Its worker notices, saves and ends; the next start puts the point back at once."""
+    """Its worker notices, saves and ends; the next command requeues the point at once."""
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
     with subprocess.Popen(command(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
         held = wait(lambda: training(process.pid), process)
@@ -112,26 +154,25 @@ def test_the_command_itself_is_killed(tmp_path):
     while not all(gone(pid) for pid in held):
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert states(tmp_path) == ["RUNNING"]
+    assert trial_states(database(tmp_path)) == ["RUNNING"]
     done = run(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert [summary["resumed_from"] > 0 for summary in results(tmp_path).values()] == [True]
-    assert states(tmp_path) == ["COMPLETE", "FAIL"]
+    assert trial_states(database(tmp_path)) == ["COMPLETE", "FAIL"]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("settings")
 def test_fused_points(tmp_path):
-    """Three seeds of two widths: in groups of up to two."""
-    write(tmp_path, TINY | {"model.alpha": [0.25, 0.5], "seed": [0, 1, 2]})
-    done = run(tmp_path, "--fuse=2", "--config.train.epochs=1", "--config.optim.warmup_epochs=0.5", "--workers=1")
-    assert "config.train.epochs cannot be overridden" in done.stderr
-    write(tmp_path, {k: v for k, v in TINY.items() if k != "train.epochs"} | {"model.alpha": [0.25], "seed": [0, 1, 2]})
+    """Three seeds train in groups of up to two, with the result of a run by hand."""
+    del (given := dict(SHORT))["train.epochs"]
+    write(tmp_path, given | {"seed": [0, 1, 2]})
     done = run(tmp_path, "--fuse=2", "--config.train.epochs=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(summary["fused"] for summary in results(tmp_path).values()) == [1, 2, 2]
-    assert states(tmp_path) == ["COMPLETE"] * 3
-    by_hand = spec_of(TINY | {"seed": 2})
-    assert train.run(by_hand, tmp_path / "alone") == 0
+    assert trial_states(database(tmp_path)) == ["COMPLETE"] * 3
+    by_hand = spec_of(SHORT | {"train.epochs": 3, "seed": 2})
+    assert loop.run(by_hand, tmp_path / "alone") == 0
     assert results(tmp_path)[by_hand.run_name]["params_sha256"] == summary_of(tmp_path / "alone")["params_sha256"]
 
 
@@ -147,65 +188,49 @@ def test_a_search_on_held_out_images(tmp_path):
     found = results(tmp_path).values()
     assert len(found) == 3 == len(table(done.stdout))
     assert len({summary["val_accuracy"] for summary in found}) > 1
-    assert {trial.value for trial in trials(tmp_path)} == {summary["val_accuracy"] for summary in found}
+    assert {trial.value for trial in trials(database(tmp_path))} == {summary["val_accuracy"] for summary in found}
     again = run(tmp_path)
     assert (again.returncode, len(results(tmp_path))) == (0, 3)
 
 
-def test_a_full_disk_leaves_the_points_to_others(tmp_path):
-    """It would fail one point after another: the sweep stops at the first, which stays open."""
-    write(tmp_path, TINY | {"seed": [0, 1]})
-    directory = tmp_path / "runs" / spec_of(TINY).run_name
+def test_a_full_disk_stops_the_sweep_and_fails_no_point(tmp_path):
+    write(tmp_path, SHORT | {"seed": [0, 1]})
+    directory = run_of(tmp_path)
     directory.mkdir(parents=True)
-    (directory / ".config.json.tmp").symlink_to("/dev/full")  # what is written first
-    sentence = f"{directory / 'config.json'} cannot be written (No space left on device); once it can, the same command"
+    (directory / ".config.json.tmp").symlink_to("/dev/full")  # the first file of a run
+    message = f"{directory / 'config.json'} cannot be written (No space left on device)"
     done = run(tmp_path)
-    assert (done.returncode, done.stderr, states(tmp_path)) == (
-        *(1, f"error: {sentence} resumes\n", ["FAIL", "WAITING", "WAITING"]),
-    )
-    assert f"left    {directory.name}: {sentence}" in done.stdout and "failed" not in done.stdout
-
-    (directory / ".config.json.tmp").unlink()
-    again = run(tmp_path)
-    assert (again.returncode, again.stderr, len(results(tmp_path))) == (0, "", 2)
-    assert states(tmp_path) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
+    assert trial_states(database(tmp_path)) == ["FAIL", "WAITING", "WAITING"]  # the first was claimed and requeued
+    assert f"requeued  {directory.name}: {message}" in done.stdout and "failed  " not in done.stdout
 
 
-AWAY = """
-import sys
-import launch
-from mobilenet_jax import ledger, sweep
-
-def away(*args, **kwargs):
-    raise ledger.{error}("why")
-
-ledger.Ledger.{method}, sweep.PATIENCE = away, 3
-sys.exit(launch.run())
-"""
-
-
-@pytest.mark.parametrize("method", ["beat", "claim"])  # at all, or only for who writes
+@pytest.mark.parametrize("method", ["heartbeat", "claim"])  # always, or only for writers
 @pytest.mark.parametrize(
-    ("error", "said", "sentence", "seconds"),
+    ("error", "line", "message", "patience"),
     [
-        ("Lost", "does not answer", "has not answered for 0 minutes (why); once it does", 3),
-        ("Unwritable", "cannot be written", "cannot be written (why); once it can", 0),
+        ("Unavailable", "does not answer", "has not answered for 0 minutes (why); once it does", 1),
+        ("Unwritable", "cannot be written", "cannot be written (why); once it can", 600),
     ],
 )
-def test_a_database_that_stays_away(method, error, said, sentence, seconds, tmp_path):
-    """With nothing left to train, nobody is to wait for it for days; nor at all where its disk is full."""
-    write(tmp_path, TINY | {"seed": [0, 1]})
-    line = [sys.executable, "-c", AWAY.format(error=error, method=method), *command(tmp_path)[2:]]
-    env, started = os.environ | {"PYTHONPATH": str(ROOT)}, time.monotonic()
-    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1 and time.monotonic() - started > seconds
-    assert done.stdout.splitlines()[1:2] == [f"the database {said} (why)"] and done.stdout.count("(why)") == 1
+def test_a_database_that_stays_away(method, error, line, message, patience, tmp_path):
+    """With nothing left to train, a sweep waits for a while; if the database's disk is full, it does not wait."""
+    write(tmp_path, SHORT | {"seed": [0, 1]})
+    away = f"def away(*args, **kwargs):\n    raise database.{error}('why')"
+    started = time.monotonic()
+    done = subprocess.run(
+        patched(tmp_path, away, f"queue.Queue.{method}, connection.PATIENCE = away, {patience}"),
+        **{"cwd": tmp_path, "env": WITH_ROOT, "capture_output": True, "text": True, "timeout": 100},
+    )
+    assert done.returncode == 1 and (error == "Unwritable" or time.monotonic() - started > patience)
+    assert done.stdout.splitlines()[1:2] == [f"the database {line} (why)"] and done.stdout.count("(why)") == 1
     assert done.stderr.startswith("error: --storage=sqlite:///") and done.stderr.count("\n") == 1
-    assert f"sweeps.db: {sentence}, the same command goes on\n" in done.stderr
+    assert f"sweeps.db: {message}, the same command resumes\n" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (["--config=configs/digits_v1.py"], "--config does not go with --sweep"),
         (["--run_dir=x"], "--run_dir is of one run"),
@@ -220,12 +245,12 @@ def test_a_database_that_stays_away(method, error, said, sentence, seconds, tmp_
         (["--sweep=absent.yaml"], "absent.yaml: the sweep file cannot be read"),
     ],
 )
-def test_bad_arguments(arguments, sentence, tmp_path):
+def test_bad_arguments(arguments, message, tmp_path):
     write(tmp_path, {k: v for k, v in TINY.items() if k != "train.epochs"} | {"seed": [0, 1]})
     before = sorted(tmp_path.rglob("*"))
     done = run(tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: ") and sentence in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -238,7 +263,7 @@ def test_flags_of_a_sweep_alone(flag, launch):
 
 @pytest.mark.slow
 def test_the_training_process_is_killed_three_times(tmp_path):
-    """At two moments of any points, and once while the last point is trained."""
+    """Twice at a moment of any points, and once while the last point trains."""
     write(
         tmp_path,
         TINY | {"train.epochs": 12, "train.checkpoint_epochs": 0.2, "model.alpha": [0.25, 0.5], "seed": [0, 1, 2, 3]},
@@ -260,38 +285,28 @@ def test_the_training_process_is_killed_three_times(tmp_path):
     assert len(found) == 8 and all(summary["status"] == "finished" for summary in found.values())
     assert all(found[name]["resumed_from"] > 0 for name in killed)
     assert out.count("killed by SIGKILL") == 3
-    assert states(tmp_path) == ["COMPLETE"] * 8
-
-
-IMPATIENT = """
-import sys
-import launch
-from mobilenet_jax import crew
-crew.SILENT = 12
-sys.exit(launch.run())
-"""
+    assert trial_states(database(tmp_path)) == ["COMPLETE"] * 8
 
 
 @pytest.mark.slow
-def test_a_worker_that_stands_still_is_killed(tmp_path):
-    """Its point goes on in another process, from its last checkpoint."""
+def test_a_silent_worker_is_killed(tmp_path):
+    """Another process resumes its point from the last checkpoint."""
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
-    options = command(tmp_path)[2:]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    line = [sys.executable, "-c", IMPATIENT, *options]
-    with subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as going:
-        (pid, *_) = wait(lambda: training(going.pid), going)
+    line = patched(tmp_path, "processes.MAX_SILENCE = 12")
+    with subprocess.Popen(line, cwd=tmp_path, env=WITH_ROOT, stdout=subprocess.PIPE, text=True) as process:
+        (pid, *_) = wait(lambda: training(process.pid), process)
         os.kill(pid, signal.SIGSTOP)
-        said = going.communicate(timeout=200)[0]
-    assert going.returncode == 0
-    assert "killed  a worker that stood still for 12 s" in said and "(its worker died, killed by SIGKILL)" in said
+        out = process.communicate(timeout=200)[0]
+    assert process.returncode == 0
+    assert "killed    a worker that was silent for 12 s" in out and "(its worker died, killed by SIGKILL)" in out
     (summary,) = results(tmp_path).values()
-    assert summary["status"] == "finished" and summary["resumed_from"] > 0 and states(tmp_path) == ["COMPLETE"]
+    assert summary["status"] == "finished" and summary["resumed_from"] > 0
+    assert trial_states(database(tmp_path)) == ["COMPLETE"]
 
 
 @pytest.mark.slow
 def test_the_demonstration(tmp_path):
-    """8 points from one command; once more, and nothing is trained."""
+    """One command trains 8 points; the second time, it trains none."""
     arguments = [sys.executable, str(ROOT / "launch.py"), f"--sweep={ROOT}/sweeps/digits_demo.yaml", "--workdir=runs"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
@@ -299,4 +314,4 @@ def test_the_demonstration(tmp_path):
     assert all(summary["test_accuracy"] > 0.85 for summary in results(tmp_path).values())
     again = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (again.returncode, table(again.stdout)) == (0, table(done.stdout))
-    assert "done  " not in again.stdout
+    assert trained(again) == []
