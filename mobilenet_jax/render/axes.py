@@ -65,10 +65,10 @@ def log_axis(ax: Axes, which: str, values: Sequence[float], inches: float = 5) -
         low, high = (low * high / 5) ** 0.5, (low * high * 5) ** 0.5
     axis = ax.xaxis if which == "x" else ax.yaxis
     ax.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [tick for tick in LogLocator(subs=steps).tick_values(low, high) if low <= tick <= high]
-        names = [f"{tick:.9g}" for tick in ticks]
-        if len(ticks) * (0.12 + 0.085 * max(map(len, names))) < inches:
+    for steps, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2)):
+        ticks = [t for t in LogLocator(subs=steps).tick_values(low, high)[::stride] if low <= t <= high]
+        gaps = (math.log(b / a) / math.log(high / low) * inches for a, b in itertools.pairwise(ticks))
+        if all(0.1 + 0.085 * len(f"{b:.9g}") < gap for gap, b in zip(gaps, ticks[1:], strict=True)):
             break
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter("{x:.9g}")

@@ -304,8 +304,8 @@ def predicted(layers: Sequence[LayerTiming]) -> Figure:
     figure = axes.new_figure(3.8)
     ax = figure.subplots()
     times = [time for layer in layers for time in (layer.measured, layer.predicted)]
-    axes.log_axis(ax, "x", times, inches=3)
-    axes.log_axis(ax, "y", times, inches=3)
+    axes.log_axis(ax, "x", times, inches=2.8)
+    axes.log_axis(ax, "y", times, inches=2.8)
     for kind, (name, colour, marker, _) in _KINDS.items():
         these = [(layer.measured, layer.predicted) for layer in layers if layer.kind == kind]
         if these:
