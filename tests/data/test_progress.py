@@ -45,4 +45,4 @@ def test_work_goes_on_without_a_reader(reader_and_writer: str):
     work()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Python flushes standard error when it exits
     """
-    assert python(code) == ["done", "done"]
+    assert python(code, FORCE_COLOR="1") == ["done", "done"]  # or else rich finds out that the terminal has gone
