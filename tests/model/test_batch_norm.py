@@ -1,4 +1,4 @@
-"""Batch norm with its activation against Flax's, in float64: value, statistics, gradients."""
+"""Compare batch norm and its activation with Flax's in float64: value, statistics, gradients."""
 
 import functools
 from typing import Any
@@ -17,7 +17,7 @@ each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 
 def arguments(lead=(), spread=2.0, centre=1.0):
-    """float32 x `[4, 5, 3, 8]`, scale and bias `[8]`, cotangent: enough for ReLU6 to clip on both sides."""
+    """Return float32 x `[4, 5, 3, 8]`, scale and bias `[8]`, and a cotangent. ReLU6 clips x on both sides."""
     rng = np.random.default_rng(0)
     x = rng.normal(centre, spread, (*lead, 4, 5, 3, 8))
     scale, bias = rng.uniform(2, 4, (*lead, 8)), rng.uniform(0, 4, (*lead, 8))
@@ -25,7 +25,7 @@ def arguments(lead=(), spread=2.0, centre=1.0):
 
 
 def training(x, scale, bias, cotangent, *, activation):
-    """Output, mean, variance, and the gradients of x, scale and bias."""
+    """Return output, mean, variance, and the gradients of x, scale and bias."""
 
     def run(x, scale, bias):
         y, mean, var = batch_norm_training(x, scale, bias, EPSILON, activation)
@@ -36,7 +36,7 @@ def training(x, scale, bias, cotangent, *, activation):
 
 
 def flax_training(x, scale, bias, cotangent, *, activation):
-    """The same from `flax.linen.BatchNorm`; a momentum of 0 leaves the batch's own statistics."""
+    """Return the same from `flax.linen.BatchNorm`. A momentum of 0 keeps only the statistics of the batch."""
     layer = nn.BatchNorm(use_running_average=False, momentum=0.0, epsilon=EPSILON, dtype=x.dtype, param_dtype=x.dtype)
     before = {"mean": jnp.zeros_like(scale), "var": jnp.ones_like(scale)}
 

@@ -1,5 +1,7 @@
-"""Shifted slices against `lax.conv`: values and both gradients."""
+"""Compare shifted slices with `lax.conv`: values and both gradients."""
 
+import functools
+import itertools
 import math
 
 import jax
@@ -11,7 +13,7 @@ from mobilenet_jax.model.depthwise import _patches, choose, depthwise
 from mobilenet_jax.networks.arch import mobilenet_v1, mobilenet_v2
 from mobilenet_jax.networks.cost import layer_costs
 
-# (height, width, kernel, stride). What the networks use ...
+# (height, width, kernel, stride). The layers of the networks ...
 IN_NETWORKS = sorted(
     {
         (row.in_size, row.in_size, row.layer.kernel, row.layer.stride)
@@ -21,17 +23,18 @@ IN_NETWORKS = sorted(
         if row.layer.kind == "depthwise"
     }
 )
-# ... and what would go wrong first: tiny, odd, not square, other kernels and strides.
-EDGES = [(size, size, 3, stride) for size in (1, 2, 3, 5, 7, 13, 15) for stride in (1, 2)] + [
+# ... and edge cases: tiny, odd and not square maps, other kernels and strides.
+EDGES = [(size, size, 3, stride) for size in (1, 2, 3, 5, 7) for stride in (1, 2)] + [
     *((1, 6, 3, 2), (6, 1, 3, 2), (5, 8, 3, 1), (5, 8, 3, 2), (8, 5, 3, 2)),
     *((7, 6, 3, 3), (7, 6, 5, 2), (6, 7, 1, 2), (6, 7, 2, 1), (9, 8, 2, 3)),
 ]
 CHANNELS = 3
-COMPILE_FAST = {"xla_backend_optimization_level": 0}  # XLA's own passes stay; LLVM's are what takes long
+# Optimisation by LLVM takes most of the compile time. XLA's own passes still run.
+fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def value_and_gradients(implementation, stride):
-    """(x, kernel, cotangent) -> the output and the gradients of both inputs."""
+    """Return a function of x, kernel and cotangent that returns the output and the gradients of both inputs."""
 
     def run(x, kernel, cotangent):
         y, pull_back = jax.vjp(lambda x, kernel: depthwise(x, kernel, stride, implementation), x, kernel)
@@ -41,7 +44,7 @@ def value_and_gradients(implementation, stride):
 
 
 def random_arguments(height, width, kernel, stride, lead=(), dtype: type = np.float64, batch=2):
-    """Small whole numbers: every sum is exact, so the two implementations must agree to the last bit."""
+    """Return small whole numbers: every sum is exact, so two implementations must agree to the last bit."""
     rng = np.random.default_rng(0)
     shapes = (
         (*lead, batch, height, width, CHANNELS),
@@ -49,6 +52,12 @@ def random_arguments(height, width, kernel, stride, lead=(), dtype: type = np.fl
         (*lead, batch, -(-height // stride), -(-width // stride), CHANNELS),
     )
     return [jnp.asarray(rng.integers(-4, 5, shape), dtype) for shape in shapes]
+
+
+def both(stride):
+    """Return a compiled function that returns the results of 'shift' and of 'conv'."""
+    runs = [value_and_gradients(implementation, stride) for implementation in ("shift", "conv")]
+    return fast_jit(lambda *arguments: [run(*arguments) for run in runs])
 
 
 def assert_all_equal(found, expected):
@@ -61,35 +70,31 @@ def assert_all_equal(found, expected):
 def test_shift_is_conv(height, width, kernel, stride):
     with jax.enable_x64(True):
         arguments = random_arguments(height, width, kernel, stride)
-        runs = [value_and_gradients(implementation, stride) for implementation in ("shift", "conv")]
-        both = jax.jit(lambda *arguments: [run(*arguments) for run in runs], compiler_options=COMPILE_FAST)
-        found, expected = both(*arguments)
+        found, expected = both(stride)(*arguments)
     assert expected[0].dtype == jnp.float64
     assert_all_equal(found, expected)
 
 
 @pytest.mark.parametrize(("size", "patches"), [(1, (16, 1, 1)), (2, (4, 2, 2)), (7, (3, 1, 7)), (32, (2, 2, 4))])
 def test_a_batch_of_many_images(size, patches):
-    """Small maps: the kernel gradient takes several images at once."""
+    # For small maps the kernel gradient takes several images at once.
     assert _patches(48, size, size) == patches
     arguments = random_arguments(size, size, 3, 1, dtype=np.float32, batch=48)
-    runs = [value_and_gradients(implementation, 1) for implementation in ("shift", "conv")]
-    assert_all_equal(*jax.jit(lambda *arguments: [run(*arguments) for run in runs])(*arguments))
+    assert_all_equal(*both(1)(*arguments))
 
 
-@pytest.mark.parametrize("size", range(1, 60))
-def test_patches_cut_evenly(size):
-    for batch in (1, 2, 97, 128):
+def test_patches_cut_evenly():
+    for size, batch in itertools.product(range(1, 60), (1, 2, 97, 128)):
         found = _patches(batch, size, size)
-        assert all(whole % parts == 0 for whole, parts in zip((batch, size, size), found, strict=True))
-        assert min(16, batch * size * size) <= math.prod(found) <= 200
+        assert all(whole % parts == 0 for whole, parts in zip((batch, size, size), found, strict=True)), (batch, size)
+        assert min(16, batch * size * size) <= math.prod(found) <= 200, (batch, size)
 
 
 @pytest.mark.parametrize("implementation", ["shift", "conv"])
 def test_by_hand(implementation):
     x = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1)
     kernel = jnp.zeros((3, 3, 1, 1)).at[1, :, 0, 0].set(jnp.array([1.0, 10.0, 100.0]))
-    for stride, expected in {1: [210, 321, 432, 43], 2: [321, 43]}.items():  # at stride 2 all padding is behind
+    for stride, expected in {1: [210, 321, 432, 43], 2: [321, 43]}.items():  # at stride 2 all padding comes last
         np.testing.assert_array_equal(depthwise(x, kernel, stride, implementation).ravel(), expected)
 
 
@@ -98,15 +103,13 @@ def test_by_hand(implementation):
 def test_vmap(stride, axes):
     x, kernel, cotangent = random_arguments(7, 6, 3, stride, lead=(3,), dtype=np.float32)
     x, kernel = (a if axis == 0 else a[1] for a, axis in zip((x, kernel), axes, strict=True))
-    run = value_and_gradients("shift", stride)
+    conv = fast_jit(value_and_gradients("conv", stride))
     singly = [
-        jax.jit(value_and_gradients("conv", stride))(
-            x if axes[0] is None else x[i], kernel if axes[1] is None else kernel[i], cotangent[i]
-        )
-        for i in range(3)
+        conv(x if axes[0] is None else x[i], kernel if axes[1] is None else kernel[i], cotangent[i]) for i in range(3)
     ]
     expected = [jnp.stack(parts) for parts in zip(*singly, strict=True)]
-    assert_all_equal(jax.jit(jax.vmap(run, (*axes, 0)))(x, kernel, cotangent), expected)
+    run = jax.vmap(value_and_gradients("shift", stride), (*axes, 0))
+    assert_all_equal(fast_jit(run)(x, kernel, cotangent), expected)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -116,11 +119,11 @@ def test_bfloat16(stride):
         jnp.asarray(rng.normal(size=a.shape), jnp.float32)
         for a in random_arguments(16, 16, 3, stride, dtype=np.float32)
     ]
-    exact = jax.jit(value_and_gradients("conv", stride))(*arguments)
-    found = jax.jit(value_and_gradients("shift", stride))(*(a.astype(jnp.bfloat16) for a in arguments))
+    exact = fast_jit(value_and_gradients("conv", stride))(*arguments)
+    found = fast_jit(value_and_gradients("shift", stride))(*(a.astype(jnp.bfloat16) for a in arguments))
     for a, b in zip(found, exact, strict=True):
         assert a.dtype == jnp.bfloat16
-        # Eight bits: each product and each of nine sums is off by up to 1/256 of what stands there.
+        # bfloat16 has eight bits: each product and each of nine sums is off by up to 1/256 of its value.
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0.02, atol=0.02 * float(jnp.abs(b).max()))
 
 

@@ -1,4 +1,4 @@
-"""The modules against the counts, layer by layer, and against a forward pass written out by hand."""
+"""Compare the modules with the counts, layer by layer, and with a forward pass by hand."""
 
 import functools
 import itertools
@@ -24,22 +24,22 @@ GRID = [
     for network in (
         *(
             mobilenet_v1(alpha, 10, next(STRIDES), variant)
-            for alpha, variant in itertools.product((0.1, 0.25, 0.6, 1, 1.4), ("paper", "standard_conv", "shallow"))
+            for alpha, variant in itertools.product((0.1, 0.6, 1.4), ("paper", "standard_conv", "shallow"))
         ),
-        *(mobilenet_v1(alpha, 100, "cifar", "seed004", activation="relu6") for alpha in (0.5, 1)),
+        mobilenet_v1(0.5, 100, "cifar", "cifar28", activation="relu6"),
         *(
             mobilenet_v2(alpha, expansion, 10, next(STRIDES))
-            for alpha, expansion in itertools.product((0.35, 0.5, 1, 1.4), (1, 2.5, 6))
+            for alpha, expansion in itertools.product((0.35, 1, 1.4), (1, 2.5, 6))
         ),
         *(
             mobilenet_v2(0.75, 4, 1000, bottleneck=bottleneck, shortcut=shortcut)
-            for bottleneck, shortcut in itertools.product(("linear", "relu6"), ("bottleneck", "expansion", "none"))
+            for bottleneck, shortcut in (("linear", "expansion"), ("relu6", "bottleneck"), ("relu6", "none"))
         ),
     )
 ]
 over_the_grid = pytest.mark.parametrize(("network", "resolution"), GRID, ids=range(len(GRID)))
 
-# Every kind of layer, both strides, a shortcut.
+# All kinds of layers, both strides, one shortcut.
 SMALL = Architecture(
     "v2",
     (
@@ -53,6 +53,8 @@ SMALL = Architecture(
         Layer("classifier", "dense", 12, 5),
     ),
 )
+# Optimisation by LLVM takes most of the compile time. XLA's own passes still run.
+fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 WITHOUT_BLOCK01 = Architecture("v2", tuple(x for x in SMALL.layers if not x.name.startswith("block01")))
 
 
@@ -62,12 +64,12 @@ def images(resolution: int, batch: int = 1) -> Any:
 
 @functools.cache
 def shapes(network: Architecture, **fields: Any) -> dict[str, Any]:
-    """The variables' shapes and types."""
+    """Return the shapes and types of the variables."""
     return jax.eval_shape(MobileNet(network, **fields).init, jax.random.key(0), images(8))
 
 
 def random_variables(network: Architecture, seed: int = 0) -> dict[str, Any]:
-    """Variables with no special values in them; of kernels, so that signals keep their scale."""
+    """Return random variables without special values. Kernels keep the scale of the signal."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -86,19 +88,19 @@ def random_images(resolution: int, batch: int = 3, seed: int = 0) -> jax.Array:
 
 
 def logits(network: Architecture, variables: Any, x: jax.Array, implementation: str = "shift") -> Any:
-    return jax.jit(MobileNet(network, depthwise=implementation).apply)(variables, x)
+    return fast_jit(MobileNet(network, depthwise=implementation).apply)(variables, x)
 
 
-# The counts.
+# Counts
 
 
 def products(jaxpr: core.Jaxpr) -> Iterator[int]:
-    """The multiplications of each convolution and dot of a traced program, in order; SAME padding in full."""
+    """Yield the multiplications of each convolution and dot of a traced program, in order, SAME padding in full."""
     for eqn in jaxpr.eqns:
         name, out = eqn.primitive.name, math.prod(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
         if name == "conv_general_dilated":
             numbers, kernel = eqn.params["dimension_numbers"], eqn.invars[1].aval.shape  # type: ignore[attr-defined]
-            # What one output takes: the kernel's size without its output axis; it holds its own group's inputs only.
+            # One output takes as many as the kernel has values per output. The kernel's inputs are those of one group.
             yield out * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
         elif name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
@@ -108,7 +110,7 @@ def products(jaxpr: core.Jaxpr) -> Iterator[int]:
             if is_jaxpr(inner):
                 found = list(products(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner))
                 if found and name in ("while", "cond"):
-                    raise ValueError(f"no telling how often a {name!r} multiplies")
+                    raise ValueError(f"the number of iterations of {name!r} is unknown")
                 yield from found * times
 
 
@@ -163,17 +165,25 @@ def test_the_walk_counts_by_hand(f, arguments, expected):
     assert traced_products(f, *map(jnp.ones, arguments)) == expected
 
 
-def test_the_walk_refuses_an_unknown_number_of_turns():
+def test_the_walk_refuses_an_unknown_number_of_iterations():
     with pytest.raises(ValueError, match="while"):
         traced_products(lambda a: lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ c, a), jnp.ones((3, 3)))
 
 
 @over_the_grid
-def test_traced_multiplications_are_the_count(network, resolution):
-    apply = MobileNet(network, depthwise="conv").apply
-    found = traced_products(apply, shapes(network), images(resolution))
-    assert found == [row.mult_adds for row in layer_costs(network, resolution) if row.layer.kind != "pool"]
+def test_traced_multiplications_and_activations_are_the_count(network, resolution):
+    model = MobileNet(network, depthwise="conv")
+    apply = functools.partial(model.apply, capture_intermediates=True, mutable=["intermediates"])
+    traced, (output, captured) = jax.make_jaxpr(apply, return_shape=True)(shapes(network), images(resolution))
+    rows = layer_costs(network, resolution)
+    found = list(products(traced.jaxpr))
+    assert found == [row.mult_adds for row in rows if row.layer.kind != "pool"]
     assert sum(found) == totals(network, resolution).mult_adds
+    convolutions = [row for row in rows if row.layer.norm]
+    assert {row.layer.name: captured["intermediates"][row.layer.name]["__call__"][0].shape for row in convolutions} == {
+        row.layer.name: (1, row.out_size, row.out_size, row.layer.out_channels) for row in convolutions
+    }
+    assert output.shape == (1, network.num_classes)
 
 
 @over_the_grid
@@ -195,25 +205,11 @@ def test_parameters_are_the_count(network, resolution):
     }
 
 
-@over_the_grid
-def test_activations_are_the_count(network, resolution):
-    apply = functools.partial(
-        MobileNet(network, depthwise="conv").apply, capture_intermediates=True, mutable=["intermediates"]
-    )
-    output, captured = jax.eval_shape(apply, shapes(network), images(resolution, batch=2))
-    seen = captured["intermediates"]
-    rows = layer_costs(network, resolution)
-    assert {row.layer.name: seen[row.layer.name]["__call__"][0].shape for row in rows if row.layer.norm} == {
-        row.layer.name: (2, row.out_size, row.out_size, row.layer.out_channels) for row in rows if row.layer.norm
-    }
-    assert output.shape == (2, network.num_classes)
-
-
-# The values.
+# Values
 
 
 def by_hand_conv(x, kernel, stride, depthwise=False):
-    """SAME convolution as TensorFlow pads, in float64."""
+    """Return a convolution with TensorFlow's SAME padding."""
     size, k = x.shape[1], kernel.shape[0]
     out = -(-size // stride)
     total = max((out - 1) * stride + k - size, 0)
@@ -254,10 +250,9 @@ def test_forward_is_the_one_written_by_hand(implementation, resolution):
     np.testing.assert_allclose(logits(SMALL, variables, x, implementation), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "network", [mobilenet_v1(0.25, 10, "cifar"), mobilenet_v2(0.35, num_classes=10)], ids=["v1", "v2"]
-)
+@pytest.mark.parametrize("network", [mobilenet_v1(0.25), mobilenet_v2(0.35)], ids=["v1", "v2"])
 def test_shift_and_conv_build_the_same_network(network):
+    network = Architecture(network.version, network.layers[:9])  # stem and first blocks: both strides, a shortcut in v2
     variables, x = random_variables(network), random_images(34)  # then 17 and 9
     shift, plain = (logits(network, variables, x, implementation) for implementation in ("shift", "conv"))
     assert plain.std() > 0.1
@@ -275,11 +270,10 @@ def test_a_block_whose_projection_is_zero_is_the_identity():
 
 
 def test_shortcut_and_bottleneck_variants_differ():
-    build = functools.partial(mobilenet_v2, 0.35, num_classes=10, strides="cifar")
-    variables, x = random_variables(build()), random_images(16)
-    networks = [build(shortcut=shortcut) for shortcut in ("bottleneck", "expansion", "none")] + [
-        build(bottleneck="relu6")
-    ]
+    options = [{}, {"shortcut": "expansion"}, {"shortcut": "none"}, {"bottleneck": "relu6"}]
+    full = [mobilenet_v2(0.35, strides="cifar", **chosen) for chosen in options]
+    networks = [Architecture("v2", network.layers[:12]) for network in full]  # up to the first block after a stage
+    variables, x = random_variables(networks[0]), random_images(8)
     found = [logits(network, variables, x, "conv") for network in networks]
     for a, b in itertools.combinations(found, 2):
         assert not np.allclose(a, b, atol=0.01)
@@ -301,16 +295,16 @@ def test_bfloat16_keeps_float32_where_it_matters(train):
 
 def test_bfloat16_is_close():
     variables, x = random_variables(SMALL), random_images(8)
-    found: Any = jax.jit(MobileNet(SMALL, dtype=jnp.bfloat16).apply)(variables, x)
+    found: Any = fast_jit(MobileNet(SMALL, dtype=jnp.bfloat16).apply)(variables, x)
     exact = logits(SMALL, variables, x)
     np.testing.assert_allclose(found, exact, atol=0.05 * np.abs(exact).max())
 
 
 def test_dropout_draws_only_when_training():
     model, variables, x = MobileNet(SMALL, dropout=0.5), random_variables(SMALL), random_images(8)
-    np.testing.assert_array_equal(jax.jit(model.apply)(variables, x), logits(SMALL, variables, x))
+    np.testing.assert_array_equal(fast_jit(model.apply)(variables, x), logits(SMALL, variables, x))
 
-    @jax.jit
+    @fast_jit
     def training(key) -> Any:
         return model.apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key})[0]
 
@@ -320,7 +314,7 @@ def test_dropout_draws_only_when_training():
 
 
 def test_dropout_drops_the_stated_share_and_keeps_the_mean():
-    """Seen through a classifier that passes its inputs on."""
+    # This classifier returns its inputs.
     network = Architecture("v1", (Layer("pool", "pool", 3, 3), Layer("classifier", "dense", 3, 3)))
     model = MobileNet(network, dropout=0.2)
     variables = {"params": {"classifier": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}}
@@ -331,10 +325,10 @@ def test_dropout_drops_the_stated_share_and_keeps_the_mean():
 
 @pytest.mark.parametrize("decay", [0.9, 0.99])
 def test_running_statistics_keep_the_stated_share(decay):
-    """The stem's, by hand: its input is the images."""
+    # The statistics of the stem by hand: its inputs are the images.
     variables, x = random_variables(SMALL), random_images(8)
     model = MobileNet(SMALL, bn_decay=decay)
-    _, after = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))(variables, x)
+    _, after = fast_jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))(variables, x)
     y: Any = by_hand_conv(np.float64(x), np.float64(variables["params"]["stem"]["kernel"]), 2)
     before = variables["batch_stats"]["stem"]["bn"]
     for name, batch in {"mean": y.mean((0, 1, 2)), "var": y.var((0, 1, 2))}.items():
@@ -342,8 +336,8 @@ def test_running_statistics_keep_the_stated_share(decay):
             after["batch_stats"]["stem"]["bn"][name], decay * before[name] + (1 - decay) * batch, rtol=1e-4, atol=1e-5
         )
     moved = jax.tree.map(lambda a, b: not np.allclose(a, b), after["batch_stats"], variables["batch_stats"])
-    assert all(jax.tree.leaves(moved))  # every layer's
-    _, after = jax.jit(functools.partial(model.apply, mutable=["batch_stats"]))(variables, x)  # evaluation moves none
+    assert all(jax.tree.leaves(moved))  # those of every layer
+    _, after = fast_jit(functools.partial(model.apply, mutable=["batch_stats"]))(variables, x)  # evaluation keeps them
     jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], variables["batch_stats"])
 
 
@@ -358,11 +352,11 @@ def test_initial_values():
             Layer("classifier", "dense", 64, 10),
         ),
     )
-    init = functools.partial(MobileNet(network).init, train=True)  # statistics do not move while initialising
-    variables: Any = jax.jit(init)(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    init = functools.partial(MobileNet(network).init, train=True)  # initialisation keeps the statistics
+    variables: Any = fast_jit(init)(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
     params = variables["params"]
     for name in ("stem", "block01_depthwise", "block01_pointwise"):
-        # A normal with deviation 0.09, cut at two deviations: that leaves 0.88 of it.
+        # A normal of deviation 0.09, cut at two deviations, has 0.88 of that deviation.
         assert float(params[name]["kernel"].std()) == pytest.approx(0.88 * 0.09, rel=0.1)
         assert jnp.abs(params[name]["kernel"]).max() <= 0.18
         assert (params[name]["bn"]["scale"] == 1).all() and (params[name]["bn"]["bias"] == 0).all()

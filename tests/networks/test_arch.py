@@ -1,4 +1,4 @@
-"""The layer lists against the papers' tables, the rounding of widths, the shortcuts, and what is refused."""
+"""Compare the layer lists with the papers' tables. Check rounded widths, shortcuts and refused arguments."""
 
 import dataclasses
 import itertools
@@ -37,8 +37,8 @@ fc       1024x1000     1x1x1024
 """
 V1_FIVE = "dw s1 3x3x512 14x14x512\nconv s1 1x1x512x512 14x14x512\n" * 5
 
-# The 28x28 CIFAR-10 network, Table 1 of its document (which prints the classifier as 256x1000 with 10 outputs).
-SEED004_TABLE_1 = """
+# The 28x28 CIFAR-10 network, Table 1 of its report (which prints the classifier as 256x1000 with 10 outputs).
+CIFAR28_TABLE_1 = """
 conv s1  3x3x3x32      28x28x3
 dw s1    3x3x32        28x28x32
 conv s1  1x1x32x64     28x28x32
@@ -60,7 +60,7 @@ conv s1  1x1x256x256   7x7x256
 pool     7x7           7x7x256
 fc       256x10        1x1x256
 """
-SEED004_FIVE = "dw s1 3x3x256 14x14x256\nconv s1 1x1x256x256 14x14x256\n" * 5
+CIFAR28_FIVE = "dw s1 3x3x256 14x14x256\nconv s1 1x1x256x256 14x14x256\n" * 5
 
 # v2 paper, Table 2: input size and channels, t, c, n, s of the bottleneck rows.
 V2_TABLE_2 = (
@@ -76,7 +76,7 @@ V2_TABLE_2 = (
 V1_NETWORKS = [
     mobilenet_v1(alpha, strides=strides, variant=variant)
     for alpha, strides, variant in itertools.product((0.1, 0.25, 0.7, 1.0, 1.5), arch.STRIDES, arch.VARIANTS)
-    if variant != "seed004" or strides == "cifar"
+    if variant != "cifar28" or strides == "cifar"
 ]
 V2_NETWORKS = [
     mobilenet_v2(alpha, expansion, strides=strides, shortcut=shortcut)
@@ -87,7 +87,7 @@ V2_NETWORKS = [
 
 
 def table(network: Architecture, resolution: int) -> list[str]:
-    """The layers in the notation of the papers' tables."""
+    """Return the layers in the notation of the papers' tables."""
     lines = []
     for row in layer_costs(network, resolution):
         layer, k, m, n = row.layer, row.layer.kernel, row.layer.in_channels, row.layer.out_channels
@@ -103,7 +103,7 @@ def table(network: Architecture, resolution: int) -> list[str]:
 
 
 def blocks(network: Architecture, resolution: int) -> list[tuple[int, int, float, int, int]]:
-    """(input size, input channels, t, c, stride) of every inverted residual."""
+    """Return (input size, input channels, t, c, stride) of every inverted residual."""
     rows = [row for row in layer_costs(network, resolution) if row.layer.name.startswith("block")]
     found = []
     for _, group in itertools.groupby(rows, key=lambda row: row.layer.name.split("_")[0]):
@@ -125,19 +125,15 @@ def widths(network: Architecture, ending: str) -> list[int]:
     [
         (mobilenet_v1(), 224, V1_TABLE_1.format(five=V1_FIVE)),
         (mobilenet_v1(variant="shallow"), 224, V1_TABLE_1.format(five="")),
-        (
-            mobilenet_v1(num_classes=10, strides="cifar", variant="seed004"),
-            28,
-            SEED004_TABLE_1.format(five=SEED004_FIVE),
-        ),
+        (mobilenet_v1(1, 10, "cifar", "cifar28"), 28, CIFAR28_TABLE_1.format(five=CIFAR28_FIVE)),
     ],
-    ids=["paper", "shallow", "seed004"],
+    ids=["paper", "shallow", "cifar28"],
 )
 def test_v1_row_by_row(network, resolution, expected):
     assert table(network, resolution) == [" ".join(line.split()) for line in expected.splitlines() if line]
 
 
-@pytest.mark.parametrize(("variant", "convolutions"), [("paper", 27), ("seed004", 27), ("shallow", 17)])
+@pytest.mark.parametrize(("variant", "convolutions"), [("paper", 27), ("cifar28", 27), ("shallow", 17)])
 def test_v1_depth(variant, convolutions):
     kinds = [layer.kind for layer in mobilenet_v1(strides="cifar", variant=variant).layers]
     assert len([kind for kind in kinds if kind in ("conv", "depthwise", "pointwise")]) == convolutions
@@ -189,7 +185,7 @@ def test_v2_cifar_strides():
 def test_every_network_is_consistent(resolution):
     for network in (*V1_NETWORKS, *V2_NETWORKS):
         rows = {row.layer.name: row for row in layer_costs(network, resolution)}
-        assert len(rows) == len(network.layers), "two layers of one name"
+        assert len(rows) == len(network.layers), "two layers share a name"
         assert network.layers[0].in_channels == 3
         for before, layer in itertools.pairwise(network.layers):
             assert layer.in_channels == before.out_channels
@@ -198,6 +194,7 @@ def test_every_network_is_consistent(resolution):
             assert layer.kind in {"conv", "depthwise", "pointwise", "pool", "dense"}
             assert layer.norm == (layer.kind not in ("pool", "dense"))
             assert layer.kernel == (3 if layer.kind in ("conv", "depthwise") else 1)
+            assert layer.kernel_shape[-1] == layer.out_channels
             assert layer.kind not in ("depthwise", "pool") or layer.in_channels == layer.out_channels
             if layer.shortcut is not None:
                 assert layer.shortcut in earlier
@@ -245,7 +242,7 @@ def test_v1_widths(alpha, stem, blocks_out):
     assert widths(network, "_pointwise") == blocks_out
 
 
-@pytest.mark.parametrize("variant", ["standard_conv", "shallow", "seed004"])
+@pytest.mark.parametrize("variant", ["standard_conv", "shallow", "cifar28"])
 def test_v1_variants_follow_alpha(variant):
     full, half = (mobilenet_v1(alpha, strides="cifar", variant=variant).layers for alpha in (1, 0.5))
     assert [layer.out_channels / 2 for layer in full[:-1]] == [layer.out_channels for layer in half[:-1]]
@@ -396,6 +393,18 @@ def test_unknown_choices_are_refused(build, key, allowed):
     assert all(repr(choice) in str(caught.value) for choice in allowed)
 
 
-def test_seed004_has_cifar_strides_only():
-    with pytest.raises(InputError, match="^strides='imagenet': .*seed004.*cifar"):
-        mobilenet_v1(variant="seed004")
+def test_cifar28_has_cifar_strides_only():
+    with pytest.raises(InputError, match="^strides='imagenet': .*'cifar28'.*'cifar'"):
+        mobilenet_v1(variant="cifar28")
+
+
+def test_the_former_name_of_a_variant_is_accepted():
+    expected = mobilenet_v1(0.5, 10, "cifar", "cifar28")
+    assert arch.mobilenet("v1", 0.5, num_classes=10, strides="cifar", variant="seed004") == expected
+
+
+def test_a_network_by_its_version():
+    assert arch.mobilenet("v1", 0.5) == mobilenet_v1(0.5)
+    assert arch.mobilenet("v2", 0.5, expansion=3) == mobilenet_v2(0.5, 3)
+    with pytest.raises(InputError, match="^version='v3': .*'v1', 'v2'"):
+        arch.mobilenet("v3")

@@ -1,4 +1,4 @@
-"""The other conventions: by hand, against XLA's own count, TF-slim's cells and what the profilers gave."""
+"""Compare the conventions with counts by hand, XLA's own count, TF-slim's tables and the output of profilers."""
 
 import dataclasses
 
@@ -76,7 +76,7 @@ def xla_flops(arch: Architecture, resolution: int) -> float:
 def test_every_convention_by_hand():
     assert figures(TINY, 4) == BY_HAND
     assert (MULT_ADDS, INSIDE, WEIGHTS) == (648, 436, 168)
-    assert len(BY_NAME) == len(OPERATIONS) + len(PARAMS)  # no name twice
+    assert len(BY_NAME) == len(OPERATIONS) + len(PARAMS)  # names are unique
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_slim_v2():
 @pytest.mark.parametrize(
     ("name", "v1", "v2"),
     [
-        # What the tools print: the profilers run on PyTorch 2.13, Keras's `summary()`.
+        # The output of the tools: profilers on PyTorch 2.13, and Keras's `summary()`.
         ("fvcore 0.1.5", 578_875_904, 314_193_216),
         ("ptflops 0.7.5", 588_962_280, 320_300_008),
         ("thop 0.1.1", 588_911_104, 327_486_720),
@@ -138,7 +138,7 @@ def test_figures_of_other_tools(name, v1, v2):
 )
 def test_a_layer_changes_every_figure(layer, left_out_by):
     before, after = figures(TINY, 4), figures(without(layer), 4)
-    if layer == "stem":  # without it the others work at 4x4 pixels: put them back to 2x2
+    if layer == "stem":  # without the stem the other layers run at 4x4 pixels, so count them at 2x2
         after = {**after, **{c.name: c.count(without(layer), 2) for c in OPERATIONS}}
     assert {name for name in before if before[name] == after[name]} == left_out_by
 
@@ -153,7 +153,7 @@ def test_explain():
     assert names(327.49e6, V2, 0.005e6) == ["thop 0.1.1"]
     assert names(3.54e6, V2, 0.005e6) == ["with running statistics"]
     assert names(1.0e6, V1, 0.5e6) == []
-    # 568,740,352 and 568,741,352: the nearer one first; the tolerance itself is still within.
+    # 568,740,352 and 568,741,352: the nearest comes first, and the tolerance is inclusive.
     assert names(568_741_000, V1, 1_000) == ["with bias", "mult-adds"]
     assert names(568_740_000, V1, 352) == ["mult-adds"]
     assert names(568_740_000, V1, 351) == []

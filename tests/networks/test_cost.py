@@ -1,4 +1,4 @@
-"""The counts by hand, and as text and JSON; those of the published tables are in test_papers."""
+"""Compare the counts with counts by hand. `tests/papers` compares them with the published tables."""
 
 import json
 
@@ -21,7 +21,7 @@ EXACT = [
     (mobilenet_v1(num_classes=10, strides="cifar"), 32, 46_354_432, 3_217_226),
     (mobilenet_v1(variant="standard_conv"), 224, 4_867_293_184, 29_294_088),
     (mobilenet_v1(variant="shallow"), 224, 307_323_392, 2_887_976),
-    (mobilenet_v1(num_classes=10, strides="cifar", variant="seed004"), 28, 91_799_552, 572_938),
+    (mobilenet_v1(num_classes=10, strides="cifar", variant="cifar28"), 28, 91_799_552, 572_938),
 ]
 
 
@@ -92,19 +92,19 @@ HELD = Architecture(
 
 
 def test_held_activations_by_hand():
-    """The shortcut keeps the stem's map while the depthwise layer and the projection run."""
+    # The shortcut keeps the stem's map in memory while the depthwise layer and the projection run.
     assert held_activations(HELD, 4) == (48 + 64, 64 + 128, 128 + 128 + 64, 128 + 64 + 64, 64 + 16)
     assert held_activations(HELD, 4, bottlenecks_only=True) == (48 + 64, 64 + 64, 64 + 64, 64 + 64, 64 + 16)
 
 
 def test_held_activations_of_the_papers_networks():
-    """At its widest, v2 holds more than v1, unless it holds its bottlenecks alone."""
+    # At most, v2 holds more than v1, except if it holds only the ends of its blocks.
     assert max(held_activations(mobilenet_v1(), 224)) == 112 * 112 * (32 + 64)
     assert max(held_activations(mobilenet_v2(), 224)) == 112 * 112 * 96 + 56 * 56 * 96
     assert max(held_activations(mobilenet_v2(), 224, bottlenecks_only=True)) == 112 * 112 * (32 + 16)
 
 
-def test_describe_for_people():
+def test_describe_as_text():
     title, _, header, *lines = describe(mobilenet_v1(), 224, "MobileNet v1").splitlines()
     assert title == "MobileNet v1"
     assert header.split() == ["layer", "kind", "output", "channels", "params", "mult-adds", "share"]
@@ -118,7 +118,7 @@ def test_describe_for_people():
     ]
 
 
-def test_describe_for_programs():
+def test_describe_as_json():
     network = mobilenet_v2(0.5, num_classes=10, strides="cifar")
     found = json.loads(describe(network, 32, "MobileNet v2", "json"))
     layers = found.pop("layers")

@@ -1,4 +1,4 @@
-"""The roofline model of a device, by hand."""
+"""Compare the roofline model with times by hand."""
 
 import pytest
 
@@ -22,13 +22,13 @@ def test_a_layer_takes_the_longer_of_the_two():
     assert (time.seconds, time.bound) == (48 / 1e2, "compute")
 
 
-def test_kernels_are_read_once_a_batch():
+def test_kernels_are_read_once_per_batch():
     one, four = (roofline(TWO, 2, machine(1e3, 1e3), batch)[0] for batch in (1, 4))
     assert four.compute_seconds == 4 * one.compute_seconds
     assert four.memory_seconds == 4 * (4 * (12 + 16) + 20) / 1e3
 
 
-def test_what_fits_into_the_cache_has_its_rate():
+def test_a_layer_that_fits_into_the_cache_has_the_rate_of_the_cache():
     size = 4 * (12 + 12 + 8 + 16)
     assert roofline(TWO, 2, machine(1e9, 1e3, size, 1e4))[0].seconds == size / 1e4
     assert roofline(TWO, 2, machine(1e9, 1e3, size - 1, 1e4))[0].seconds == size / 1e3
@@ -45,8 +45,8 @@ def test_a_shortcut_is_read():
 
 
 def test_a_phone_is_bound_by_its_arithmetic():
-    """8.6 G mult-adds beside 29.9 GB a second: a layer has to have less than 0.3 of the first to one of the second."""
+    # At 8.6 G mult-adds/s and 29.9 GB/s, a layer is bound by memory below 0.3 mult-adds per byte.
     times = roofline(mobilenet_v1(), 224, PIXEL_1)
     assert {t.row.layer.kind for t in times if t.bound == "memory"} == {"pool", "dense"}
     assert sum(t.seconds for t in times) == pytest.approx(568_740_352 / 8.6e9, rel=0.01)
-    assert sum(t.seconds for t in roofline(mobilenet_v2(), 224, PIXEL_1)) < 0.075  # which is what the v2 paper measured
+    assert sum(t.seconds for t in roofline(mobilenet_v2(), 224, PIXEL_1)) < 0.075  # the v2 paper measured 0.075 s
