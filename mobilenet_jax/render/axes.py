@@ -37,7 +37,7 @@ def new_figure(height: float) -> Figure:
 
 
 def legend_above(figure: Figure, title: str | None = None) -> None:
-    """Put a legend above the axes, in as many columns as fit, and make the figure higher by as much."""
+    """Put a legend above the axes, in as many columns as fit, and increase the height of the figure by its own."""
     for columns in (3, 2, 1):
         legend: Legend = figure.legend(loc="outside upper left", ncols=columns, title=title, alignment="left")
         box = legend.get_window_extent()
@@ -58,7 +58,11 @@ def top1_axis(ax: Axes, which: str) -> None:
 def log_axis(ax: Axes, which: str, values: Sequence[float], inches: float = 5) -> None:
     """Make an axis logarithmic around `values`, with plain numbers at 1, 2 and 5 of each decade, or at fewer.
 
-    `inches` is about the length of the axis.
+    Args:
+      ax: the axes.
+      which: 'x' or 'y'.
+      values: all values along this axis, above 0.
+      inches: the length of the axis, roughly: labels that would overlap are left out.
     """
     low, high = min(values) / 1.35, max(values) * 1.35
     if high < 5 * low:  # too short for two ticks
@@ -81,11 +85,11 @@ Label = tuple[str, Sequence[tuple[float, float]], str]  # text, points it may be
 def place_labels(ax: Axes, labels: Sequence[Label]) -> None:
     """Write each label next to one of its points, where it covers least of the lines and of other labels.
 
-    Each label tries eight sides of its points, at two distances. The layout of the figure is final afterwards.
+    Each label tries eight sides of its points, at two distances. This fixes the layout of the figure.
     """
     figure = cast(Figure, ax.figure)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine("none")  # a later layout would move the lines below the labels
     renderer, frame = FigureCanvasAgg(figure).get_renderer(), ax.get_window_extent()
     covered = []  # points on the lines, a few pixels apart
     for line in ax.lines:
@@ -95,8 +99,7 @@ def place_labels(ax: Axes, labels: Sequence[Label]) -> None:
     lines, taken = np.concatenate(covered), []
     sides = [side for side in itertools.product((1, -1, 0), (-1, 1, 0)) if any(side)]
     for text, points, colour in labels:
-        label = ax.annotate(text, points[0], (0, 0), textcoords="offset points", color=colour, ha="center")
-        label.set_verticalalignment("center")
+        label = ax.annotate(text, points[0], (0, 0), textcoords="offset points", color=colour, ha="center", va="center")
         half = np.array(label.get_window_extent(renderer).size) / 2
         best, spot = math.inf, (np.zeros(2), half)
         for gap, point, side in itertools.product((7, 14), points, sides):
@@ -113,15 +116,17 @@ def place_labels(ax: Axes, labels: Sequence[Label]) -> None:
 
 
 @styled
-def save(figure: Figure, path: pathlib.Path) -> None:
-    """Write `path`.png and `path`.svg; the same figure gives the same bytes."""
+def save(figure: Figure, path: pathlib.Path) -> str:
+    """Write `path`.png and `path`.svg, and return the SVG. The same figure gives the same bytes."""
     figure.savefig(path.with_name(f"{path.name}.png"), dpi=200, metadata={"Software": None})
-    figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None, "Creator": None})
+    drawing = svg(figure)
+    path.with_name(f"{path.name}.svg").write_text(drawing, encoding="utf-8")
+    return drawing
 
 
 @styled
 def svg(figure: Figure) -> str:
-    """Return the figure as SVG without metadata or control characters; the same figure gives the same text."""
+    """Return the figure as SVG without metadata or control characters. The same figure gives the same text."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return plain(out.getvalue())

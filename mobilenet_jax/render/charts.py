@@ -96,8 +96,8 @@ def accuracy(
 
     Args:
       points: the networks.
-      front: those on the Pareto front, by increasing cost; drawn filled.
-      x_label: what the `cost` of the points is, with its unit.
+      front: the networks on the Pareto front, by increasing cost. Their markers are filled.
+      x_label: the name of the cost, with its unit.
     """
     lines: dict[tuple[str, float, float], list[NetworkPoint]] = {}
     for p in sorted(points, key=lambda p: (p.resolution, p.cost)):
@@ -145,7 +145,7 @@ def accuracy(
 
 @axes.styled
 def over_knob(lines: Mapping[str, Sequence[tuple[float, float, float | None]]], x_label: str) -> Figure:
-    """Draw top-1 (%) over one knob: one line per name, of (knob, top-1, standard deviation; None for one seed)."""
+    """Draw top-1 (%) over one knob: one line per name, of (knob, top-1, its sd; None for one seed)."""
     figure = axes.new_figure(3.7)
     ax = figure.subplots()
     looks = itertools.cycle(zip(_SERIES, "osD^vP", strict=True))
@@ -170,7 +170,7 @@ def equal_cost(groups: Sequence[Sequence[tuple[str, str, Sequence[float]]]]) -> 
     """Draw top-1 (%) of networks of equal cost, from the top down: every seed, and a bar at the mean.
 
     Args:
-      groups: of networks that cost the same: (name, 'v1' or 'v2', top-1 of each seed).
+      groups: lists of networks that cost the same. A network is (name, 'v1' or 'v2', top-1 of each seed).
     """
     places = [row + 0.6 * i for row, i in enumerate(i for i, group in enumerate(groups) for _ in group)]
     networks = [network for group in groups for network in group]

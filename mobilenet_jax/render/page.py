@@ -1,4 +1,4 @@
-"""Write the pages of a report: Markdown, the same as one self-contained HTML file, figures and CSV."""
+"""Write the pages of a report: Markdown, a self-contained HTML file of the same content, figures and CSV."""
 
 import errno
 import html
@@ -17,14 +17,14 @@ from markdown_it.token import Token
 from mobilenet_jax.render import axes
 from mobilenet_jax.render.tables import Page
 
-# Headings, tables and paragraphs. All else in a text (a link, a tag, a backtick) is shown as it is.
+# Headings, tables and paragraphs. Anything else in a text (a link, a tag, a backtick) is shown unchanged.
 _MARKDOWN = MarkdownIt("zero").enable(["heading", "table"])
 _PICTURE = re.compile(r"!\[(?P<caption>.*)\]\((?P<file>[^()]+)\)")
 _HERE = pathlib.Path(__file__).parent
 
 
 def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
-    """Write the files of all pages into the directory `out`, which is made if missing: all of them or none.
+    """Write the files of all pages into the directory `out`, all of them or none. It is made if missing.
 
     Raises:
       OSError: they cannot be written, or one of their names belongs to a directory.
@@ -35,9 +35,7 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
         for page in pages:
             drawings = {}
             for picture in (picture for section in page.sections for picture in section.pictures):
-                figure = picture.draw()
-                axes.save(figure, work / picture.name)
-                drawings[f"{picture.name}.png"] = axes.svg(figure)
+                drawings[f"{picture.name}.png"] = axes.save(picture.draw(), work / picture.name)
             for table in (table for section in page.sections for table in (*section.tables, *section.data)):
                 (work / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
             text = page.markdown()
@@ -52,15 +50,15 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
 
 
 def to_html(markdown: str, drawings: Mapping[str, str]) -> str:
-    """Return a Markdown page as one HTML file without scripts, which loads nothing; the same for the same input.
+    """Return a Markdown page as one HTML file. It has no script and loads nothing.
 
     Args:
-      markdown: a title (#), sections (##), and tables below a heading each (###).
-      drawings: the SVG of each picture, by the name of its file; any other picture stays text.
+      markdown: a title (#), sections (##), and tables with a heading each (###).
+      drawings: the SVG of each picture, by the name of its PNG file. Other pictures stay text.
     """
     _, title, _, *tokens = _MARKDOWN.parse(markdown)
     heading, taken = "", {"contents"}
-    sections: list[tuple[str, list[str]]] = []  # entries of the contents: the section's own, its tables'
+    sections: list[tuple[str, list[str]]] = []  # the contents: entries of a section and of its tables
     for i, token in enumerate(tokens):
         if token.type == "heading_open":
             name = tokens[i + 1].content
@@ -101,12 +99,12 @@ def _anchor(name: str, taken: set[str]) -> str:
 
 
 def _folded(tables: Sequence[str]) -> str:
-    """Return the entries of several tables, to be unfolded below their section's entry."""
+    """Return the entries of several tables in a list that the reader can unfold."""
     return f"<details><summary>{len(tables)} tables</summary><ol>{''.join(tables)}</ol></details>" if tables[1:] else ""
 
 
 def _figure(anchor: str, caption: str, svg: str) -> str:
-    """Return a drawing with its caption. Figures share ids and a style sheet: here both are the figure's own."""
+    """Return a drawing with its caption, and with ids and a style that no other figure of the page has."""
 
     def own(tag: re.Match[str]) -> str:
         attributes = re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag[0]).replace(" xlink:href=", " href=")

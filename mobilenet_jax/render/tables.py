@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"\W*\d[\d\W]*(e[-+]?\d+)?([^\W\d_]{1,3}\W*)?")  # with its
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of text cells; `name` is the name of its file, `note` a paragraph or two below it (Markdown)."""
+    """A table of text. `name` is the name of its file, `note` a paragraph or two below it."""
 
     name: str
     title: str
@@ -26,15 +26,15 @@ class Table:
     note: str = ""
 
     def markdown(self, aligned: bool = True) -> str:
-        """Return the grid without title and note; `aligned` pads its columns for those who read the text itself.
+        """Return the grid without title and note. `aligned` pads the cells for readers of the text itself.
 
-        Columns of numbers are marked as aligned to the right, except the first column, which names the rows.
+        Columns of numbers are aligned to the right, except the first column, which names the rows.
         """
         columns = []
         for i, name in enumerate(self.header):
             cells = [row[i] for row in self.rows]
             right = i > 0 and _numeric(cells)
-            texts = [_escape(text) for text in (name, *cells)]
+            texts = [_line(text).replace("|", "\\|") for text in (name, *cells)]
             width = max(3, *map(len, texts)) if aligned else 3
             texts.insert(1, "-" * (width - right) + ":" * right)
             columns.append([text.rjust(width) if right else text.ljust(width) for text in texts])
@@ -42,8 +42,8 @@ class Table:
 
     def section(self, level: int = 2) -> str:
         """Return the title as a heading of that level, the grid and the note."""
-        title = self.title.replace("\n", " ")
-        return plain("\n\n".join(part for part in (f"{'#' * level} {title}", self.markdown(), self.note) if part))
+        parts = (f"{'#' * level} {_line(self.title)}", self.markdown(), self.note)
+        return plain("\n\n".join(part for part in parts if part))
 
     def csv(self) -> str:
         """Return header and rows as CSV."""
@@ -55,7 +55,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure that `draw` makes, as importing matplotlib takes a second; `name` is the name of its files."""
+    """A figure that `draw` makes on demand: importing matplotlib takes a second. `name` is the name of its files."""
 
     name: str
     caption: str
@@ -64,7 +64,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading above paragraphs of plain text, pictures and tables, in this order; `data` are only written as CSV."""
+    """A heading above paragraphs of plain text, pictures and tables. `data` are tables that are only written as CSV."""
 
     title: str
     text: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """Sections under one title; `name` is the name of its files."""
+    """Sections under one title. `name` is the name of its files."""
 
     name: str
     title: str
@@ -83,10 +83,10 @@ class Page:
 
     def markdown(self) -> str:
         """Return the page, with references to the PNG files of its pictures."""
-        parts = [f"# {self.title}"]
+        parts = [f"# {_line(self.title)}"]
         for section in self.sections:
-            parts += [f"## {section.title}", *section.text]
-            parts += [f"![{picture.caption}]({picture.name}.png)" for picture in section.pictures]
+            parts += [f"## {_line(section.title)}", *section.text]
+            parts += [f"![{_line(picture.caption)}]({picture.name}.png)" for picture in section.pictures]
             parts += [table.section(level=3) for table in section.tables]
         return plain("\n\n".join(parts) + "\n")
 
@@ -108,12 +108,12 @@ def cell(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text that can be shown anywhere: control characters but newlines, and surrogates, are replaced."""
+    """Return text that can be shown anywhere: control characters other than newlines, and surrogates, are replaced."""
     return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else "\ufffd", text)
 
 
-def _escape(cell: str) -> str:
-    return plain(cell.replace("|", "\\|").replace("\n", " "))
+def _line(text: str) -> str:
+    return plain(text).replace("\n", " ")
 
 
 def _numeric(column: Sequence[str]) -> bool:

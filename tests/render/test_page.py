@@ -17,7 +17,7 @@ from mobilenet_jax.render.tables import Page, Picture, Section, Table
 
 VOID = {"link", "meta"}  # tags without an end
 HOSTILE = ("<script>alert(1)</script>", "\"&'", "</style><b onload='x'>", "[a](https://example.org)", "`code`", "a\0b")
-HOSTILE += ("![a](https://example.org/a.png)", "**a**", "&amp;", "\\<b>", "<https://example.org>")
+HOSTILE += ("![a](https://example.org/a.png)", "**a**", "&amp;", "\\<b>", "a|b\\|", "<https://example.org>")
 TABLE = Table(
     "runs",
     "Finished runs",
