@@ -3,9 +3,13 @@
 import importlib.util
 import pathlib
 import re
+import sys
 
 import pytest
 from conftest import ROOT
+
+from mobilenet_jax import report
+from mobilenet_jax.render import axes
 
 spec = importlib.util.spec_from_file_location("make", ROOT / "results" / "make.py")
 assert spec and spec.loader
@@ -16,19 +20,31 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path 
 PARTS = {(page, name): text for page, found in PAGES.items() for name, text in make.parts(found).items()}
 
 
-@pytest.mark.parametrize("name", make.DIRECTORIES)
-def test_directory_is_generated_from_the_records(tmp_path, name):
-    """Tables byte for byte. Figures depend on matplotlib and fonts, so only their names are compared."""
+def files(directory: pathlib.Path) -> dict[str, bytes]:
+    """Return the committed kinds of files: tables with their content, figures by name."""
+    paths = [path for path in directory.iterdir() if path.suffix in (".md", ".csv", ".png", ".svg")]
+    return {path.name: path.read_bytes() if path.suffix in (".md", ".csv") else b"" for path in paths}
 
-    def tables(directory: pathlib.Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".md", ".csv")}
 
-    def figures(directory: pathlib.Path) -> set[str]:
-        return {path.name for path in directory.iterdir() if path.suffix in (".png", ".svg")}
+@pytest.mark.parametrize("name", make.REPORTS)
+def test_report_in_results_is_up_to_date(tmp_path, monkeypatch, name):
+    """Tables byte for byte. Figures depend on matplotlib and fonts, so they are not saved, and their names compared."""
 
-    make.fill_directory(name, tmp_path)
-    assert tables(tmp_path) == tables(ROOT / "results" / name)
-    assert figures(tmp_path) == figures(ROOT / "results" / name)
+    def save(figure: object, path: pathlib.Path) -> str:
+        for suffix in (".png", ".svg"):
+            path.with_name(path.name + suffix).touch()
+        return "<svg/>"
+
+    monkeypatch.setattr(axes, "save", save)
+    monkeypatch.setattr(sys, "argv", ["report", *make.REPORTS[name], f"--out={tmp_path}"])
+    monkeypatch.chdir(ROOT)
+    assert report.main() == 0
+    assert files(tmp_path) == files(ROOT / "results" / name)
+
+
+def test_record_of_faults_is_up_to_date(tmp_path):
+    make.fill_directory("faults", tmp_path)
+    assert files(tmp_path) == files(ROOT / "results" / "faults")
 
 
 @pytest.mark.parametrize(("page", "name"), PARTS)
