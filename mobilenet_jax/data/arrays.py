@@ -139,12 +139,11 @@ def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> di
     def refuse(problem: str) -> InputError:
         return InputError(f"data set {dataset.name!r} in {directory} {problem}")
 
-    found, expected = (
-        dataclasses.asdict(each) for each in (datasets.describe_prepared(dataset.name, directory, root), dataset)
-    )
-    wrong = ", ".join(f"{key} {found[key]} instead of {expected[key]}" for key in found if found[key] != expected[key])
-    if wrong:
-        raise refuse(f"is another one: {wrong}")
+    found = vars(datasets.describe_prepared(dataset.name, directory, root))
+    if wrong := [
+        f"{key} {found[key]} instead of {value}" for key, value in vars(dataset).items() if found[key] != value
+    ]:
+        raise refuse(f"is another one: {', '.join(wrong)}")
     builder: Any = tfds.builder_from_directory(directory)
     skip: Any = tfds.decode.SkipDecoding  # TFDS would decode with OpenCV or Pillow, as installed
     side, splits = dataset.resolution, {}

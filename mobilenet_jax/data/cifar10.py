@@ -55,7 +55,17 @@ def read(dataset: Dataset, archive: str = "") -> dict[str, Pair]:
     Raises:
       InputError: the archive cannot be read or downloaded, or its content is not the published one.
     """
-    return _read_archive(dataset, archive) if archive else _download(dataset)
+    if not archive:
+        return _download(dataset)
+    path = os.path.expanduser(archive)
+    try:
+        with open(path, "rb") as file:
+            return _read_stream(dataset, file, f"config.data.archive={path!r}", lambda amount: None)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"config.data.archive={path!r} cannot be read: {reason}") from error
 
 
 def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
@@ -97,20 +107,8 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(builder.data_dir)
 
 
-def _read_archive(dataset: Dataset, archive: str) -> dict[str, Pair]:
-    path = os.path.expanduser(archive)
-    try:
-        with open(path, "rb") as file:
-            return _read_stream(dataset, file, f"config.data.archive={path!r}", lambda amount: None)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: the path contains a null character
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"config.data.archive={path!r} cannot be read: {reason}") from error
-
-
 def _download(dataset: Dataset) -> dict[str, Pair]:
-    """Read the archive while it arrives; the disk holds no copy."""
+    """Read the archive while it arrives, without a copy on disk."""
     import http.client
 
     size = (dataset.train_size + dataset.test_size) * _RECORD
@@ -118,7 +116,7 @@ def _download(dataset: Dataset) -> dict[str, Pair]:
         with progress(f"downloading cifar10 from {URL}", size) as advance, _open_url(URL) as response:
             return _read_stream(dataset, response, "the download", advance)
     except (OSError, http.client.HTTPException, InputError) as error:
-        reason = " ".join(str(error).strip("<>").split())  # the server's words, in one line
+        reason = " ".join(str(error).strip("<>").split()) or f"no answer in {NETWORK_SECONDS} seconds"
         raise InputError(
             f"cifar10 is not prepared, and {URL} cannot be downloaded ({reason}): either fetch it elsewhere "
             "and give it as --config.data.archive=PATH, or name the directory that holds it prepared (TFDS_DATA_DIR or "
@@ -127,37 +125,30 @@ def _download(dataset: Dataset) -> dict[str, Pair]:
 
 
 def _open_url(url: str) -> Any:
-    """Return the response of `url`, which must arrive within NETWORK_SECONDS; so must each piece read from it later."""
-    import queue
+    """Open `url`: the response, and each later piece of it, must arrive within NETWORK_SECONDS."""
+    import concurrent.futures
     import threading
     import urllib.error
     import urllib.request
 
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
     def connect() -> None:
         try:
-            answers.put(urllib.request.urlopen(url, timeout=NETWORK_SECONDS))
+            answer.set_result(urllib.request.urlopen(url, timeout=NETWORK_SECONDS))
         except Exception as error:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()  # it is the server's response as well
-            answers.put(error)
+            answer.set_exception(error)
 
     threading.Thread(target=connect, daemon=True).start()  # a socket's time-out does not cover name resolution
-    try:
-        answer = answers.get(timeout=NETWORK_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {NETWORK_SECONDS} seconds") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    return answer.result(NETWORK_SECONDS)
 
 
 def _read_stream(dataset: Dataset, stream: IO[bytes], where: str, advance: Callable[[int], None]) -> dict[str, Pair]:
-    """Unpack and check the binary archive; `advance` is called with numbers of unpacked bytes."""
+    """Unpack and check the binary archive, and report the number of unpacked bytes to `advance`."""
     size = dataset.train_size // len(_FILES["train"]) * _RECORD
     limit = 6 * size + 2**20
-    expected = {name: split for split, names in _FILES.items() for name in names}
     found: dict[str, bytes] = {}
     problem = ""
     try:
@@ -173,18 +164,18 @@ def _read_stream(dataset: Dataset, stream: IO[bytes], where: str, advance: Calla
                 if member.size > limit:  # before tarfile skips it piece by piece
                     raise tarfile.ReadError("it unpacks to more than it should")
                 name = pathlib.PurePosixPath(member.name).name
-                if name in expected and member.size == size and (file := tar.extractfile(member)):
+                if member.size == size and (file := tar.extractfile(member)):
                     found[name] = file.read()
     except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as error:  # tarfile's over odd headers
         problem = f" ({error})"
 
-    for name, split in expected.items():
-        if name not in found:
-            raise InputError(
-                f"{where} is not {_PUBLISHED}: of its {split} split, no {name} of {size:,} bytes could be read{problem}"
-            )
     splits = {}
     for split, names in _FILES.items():
+        if missing := [name for name in names if name not in found]:
+            raise InputError(
+                f"{where} is not {_PUBLISHED}: of its {split} split, no {missing[0]} of {size:,} bytes could be read"
+                f"{problem}"
+            )
         records = np.frombuffer(b"".join(found[name] for name in names), np.uint8).reshape(-1, _RECORD)
         images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         splits[split] = images, records[:, 0].astype(np.int32)

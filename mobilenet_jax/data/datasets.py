@@ -5,7 +5,6 @@ A table describes the usual sets. TFDS describes any other image-classification 
 
 import contextlib
 import dataclasses
-import fnmatch
 import json
 import os
 import pathlib
@@ -82,24 +81,25 @@ def prepared(name: str, data_dir: str = "") -> pathlib.Path | None:
     parts = _NAME.fullmatch(name)
     if parts is None:
         return None
-    home = data_root(data_dir) / parts["set"] / (parts["config"] or "")
-    versions = _versions(home, parts["version"])
-    if not versions and not parts["config"]:
-        configs = {path.name: found for path in home.glob("*/") if (found := _versions(path, parts["version"]))}
-        if len(configs) > 1:
-            names = ", ".join(f"{parts['set']}/{config}" for config in sorted(configs))
-            raise InputError(f"data set {name!r} is prepared in several configs in {home}: name one of {names}")
-        versions = next(iter(configs.values()), [])
-    return max(versions, key=lambda path: [int(number) for number in path.name.split(".")], default=None)
+    home, version = data_root(data_dir) / parts["set"] / (parts["config"] or ""), parts["version"] or "*.*.*"
+    found: list[pathlib.Path] = []
+    for pattern in (version, f"*/{version}"):  # without and with a config
+        if not found:
+            found = [path.parent for path in home.glob(f"{pattern}/dataset_info.json")]
+            found = [path for path in found if _VERSION.fullmatch(path.name)]
+    if len(configs := sorted({path.parent.name for path in found})) > 1:
+        names = ", ".join(f"{parts['set']}/{config}" for config in configs)
+        raise InputError(f"data set {name!r} is prepared in several configs in {home}: name one of {names}")
+    return max(found, key=lambda path: [int(number) for number in path.name.split(".")], default=None)
 
 
 def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
     """Describe a prepared set by its TFDS metadata.
 
     Args:
-      name: what the user calls the set.
-      directory: where the set is prepared (see `prepared`).
-      root: where all sets are prepared, for the command in messages.
+      name: the user's name of the set.
+      directory: the directory of the set (see `prepared`).
+      root: the directory of all prepared sets, for the command in messages.
 
     Raises:
       InputError: the metadata is damaged, the files are not array_record, the images are not square uint8 images of one
@@ -124,7 +124,8 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
     if FILE_FORMAT not in formats:
         raise refuse(f"is prepared as {', '.join(sorted(formats))}, only {FILE_FORMAT} can be read: {again}")
     image, label = features.get("image"), features.get("label")
-    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+    classes = isinstance(label, tfds.features.ClassLabel) and label.num_classes
+    if not isinstance(image, tfds.features.Image) or not classes:
         raise refuse(f"is not for image classification: it needs 'image' and 'label', and has {', '.join(features)}")
     height, width, channels = shape = cast(Any, image.shape)
     if not height or height != width or channels not in (1, 3) or image.np_dtype != "uint8":
@@ -133,11 +134,11 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
     test_split = next((split for split in ("test", "validation") if sizes.get(split)), "")
     if not sizes.get("train") or not test_split:
         raise refuse(f"needs a 'train' split, and a 'test' or 'validation' one: it has {', '.join(sizes)}")
-    return Dataset(name, label.num_classes or 0, sizes["train"], sizes[test_split], height, test_split=test_split)
+    return Dataset(name, classes, sizes["train"], sizes[test_split], height, test_split=test_split)
 
 
 def prepare_again(name: str, directory: pathlib.Path, root: pathlib.Path) -> str:
-    """Return what a user can do about a prepared set that cannot be read."""
+    """Return the advice for a prepared set that cannot be read."""
     if name == "cifar10":
         return f"move {directory} away, and the next start prepares it again"
     return f"prepare it again with `{build_command(name, root)} --overwrite`, where TensorFlow is installed"
@@ -158,11 +159,6 @@ def holdout_size(size: int, fraction: float) -> int:
     if not 0 < held_out < size:
         raise InputError(f"holdout={fraction:g}: must lie between 0 and 1, and leave images on both sides of {size:,}")
     return held_out
-
-
-def _versions(home: pathlib.Path, pattern: str | None) -> list[pathlib.Path]:
-    found = (path.parent for path in home.glob("*/dataset_info.json"))
-    return [path for path in found if _VERSION.fullmatch(path.name) and fnmatch.fnmatch(path.name, pattern or "*")]
 
 
 def _check_classes(value: Any, key: object = None) -> None:

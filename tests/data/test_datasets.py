@@ -50,7 +50,7 @@ def test_the_table_needs_no_data(tmp_path: pathlib.Path):
 
 
 def test_what_describing_imports(tmp_path: pathlib.Path):
-    """Nothing slow for a set in the table; never TensorFlow."""
+    """A set in the table needs no slow import, and no set needs TensorFlow."""
     write_metadata(tmp_path / "shapes" / "1.0.0")
     code = """if True:
         import sys
@@ -131,6 +131,10 @@ def test_an_unknown_set(name: str, tmp_path: pathlib.Path):
         ({"features": {"text": TEXT}}, "not for image classification.*has text"),
         ({"features": {"image": image(28, 28, 1)}}, "not for image classification.*has image"),
         ({"features": {"image": TEXT, "label": LABEL}}, "not for image classification"),
+        (
+            {"features": {"image": image(28, 28, 1), "label": LABEL | {"classLabel": {}}}},
+            "not for image classification",
+        ),
         ({"features": {"image": image(), "label": LABEL}}, r"images of \?x\?x3"),
         ({"features": {"image": image(-1, -1, 3), "label": LABEL}}, r"images of \?x\?x3"),
         ({"features": {"image": image(28, 32, 3), "label": LABEL}}, "images of 28x32x3"),
