@@ -48,7 +48,7 @@ def statuses(
         job = running.get(entry.digest)
         row = job.row if job else entry.summary.model_dump() if entry.summary else {}
         point = job.point if job else points.get(entry.digest)
-        share = f"{row['step'] / row['steps']:.0%}" if job and row.get("step") and row.get("steps") else ""
+        share = f"{_share(job):.0%}" if job and _share(job) else ""
         name = point.spec.run_name if point else str(entry.values)
         yield Status(entry.state, name, row.get(metric, row.get("train_accuracy")), share, entry.host)
 
@@ -67,8 +67,13 @@ def seconds_left(
     """
     left = sum(points[e.digest].estimated_seconds for e in entries if e.state == "waiting")
     for job in jobs:
-        left += job.point.estimated_seconds * (1 - job.row.get("step", 0) / (job.row.get("steps") or 1))
+        left += job.point.estimated_seconds * (1 - _share(job))
     return left * (statistics.median(ratios) if ratios else 1.0) / workers
+
+
+def _share(job: Job) -> float:
+    """Return the finished part of a run, from 0 to 1; a row of metrics alone has no total."""
+    return job.row.get("step", 0) / job.row["steps"] if job.row.get("steps") else 0.0
 
 
 class LiveTable:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import ROOT
-from helpers import TINY, spec_of, summary_of
+from helpers import TINY, environment, spec_of, summary_of
 from sweep_helpers import (
     GRID,
     command,
@@ -29,21 +29,27 @@ from sweep_helpers import (
 
 from mobilenet_jax.training import loop
 
-SHORT = TINY | {"train.epochs": 1, "optim.warmup_epochs": 0.5}
-WITH_ROOT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs(settings):
+    """The processes of this module load the programs that any module of the session has compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield
 
 
 def run_of(directory: pathlib.Path, **changes: float) -> pathlib.Path:
-    """Return the run directory of SHORT with these values of optim.lr and seed."""
+    """Return the run directory of TINY with these values of optim.lr and seed."""
     names = {"lr": "optim.lr", "seed": "seed"}
-    return directory / "runs" / spec_of(SHORT | {names[key]: value for key, value in changes.items()}).run_name
+    return directory / "runs" / spec_of(TINY | {names[key]: value for key, value in changes.items()}).run_name
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """The first run of a sweep of two good points and two that diverge. One run directory holds other files."""
     directory = tmp_path_factory.mktemp("sweep")
-    write(directory, SHORT | {"optim.lr": [0.2, 1e30], "seed": [0, 1]})
+    write(directory, TINY | {"optim.lr": [0.2, 1e30], "seed": [0, 1]})
     occupied = run_of(directory, lr=1e30)
     occupied.mkdir(parents=True)
     (occupied / "notes.txt").write_text("mine")
@@ -162,16 +168,15 @@ def test_the_command_itself_is_killed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("settings")
 def test_fused_points(tmp_path):
     """Three seeds train in groups of up to two, with the result of a run by hand."""
-    del (given := dict(SHORT))["train.epochs"]
+    del (given := dict(TINY))["train.epochs"]
     write(tmp_path, given | {"seed": [0, 1, 2]})
     done = run(tmp_path, "--fuse=2", "--config.train.epochs=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(summary["fused"] for summary in results(tmp_path).values()) == [1, 2, 2]
     assert trial_states(database(tmp_path)) == ["COMPLETE"] * 3
-    by_hand = spec_of(SHORT | {"train.epochs": 3, "seed": 2})
+    by_hand = spec_of(TINY | {"train.epochs": 3, "seed": 2})
     assert loop.run(by_hand, tmp_path / "alone") == 0
     assert results(tmp_path)[by_hand.run_name]["params_sha256"] == summary_of(tmp_path / "alone")["params_sha256"]
 
@@ -194,7 +199,7 @@ def test_a_search_on_held_out_images(tmp_path):
 
 
 def test_a_full_disk_stops_the_sweep_and_fails_no_point(tmp_path):
-    write(tmp_path, SHORT | {"seed": [0, 1]})
+    write(tmp_path, TINY | {"seed": [0, 1]})
     directory = run_of(tmp_path)
     directory.mkdir(parents=True)
     (directory / ".config.json.tmp").symlink_to("/dev/full")  # the first file of a run
@@ -216,12 +221,12 @@ def test_a_full_disk_stops_the_sweep_and_fails_no_point(tmp_path):
 )
 def test_a_database_that_stays_away(method, error, line, message, patience, tmp_path):
     """With nothing left to train, a sweep waits for a while; if the database's disk is full, it does not wait."""
-    write(tmp_path, SHORT | {"seed": [0, 1]})
+    write(tmp_path, TINY | {"seed": [0, 1]})
     away = f"def away(*args, **kwargs):\n    raise database.{error}('why')"
     started = time.monotonic()
     done = subprocess.run(
         patched(tmp_path, away, f"queue.Queue.{method}, connection.PATIENCE = away, {patience}"),
-        **{"cwd": tmp_path, "env": WITH_ROOT, "capture_output": True, "text": True, "timeout": 100},
+        **{"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "timeout": 100},
     )
     assert done.returncode == 1 and (error == "Unwritable" or time.monotonic() - started > patience)
     assert done.stdout.splitlines()[1:2] == [f"the database {line} (why)"] and done.stdout.count("(why)") == 1
@@ -293,7 +298,7 @@ def test_a_silent_worker_is_killed(tmp_path):
     """Another process resumes its point from the last checkpoint."""
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
     line = patched(tmp_path, "processes.MAX_SILENCE = 12")
-    with subprocess.Popen(line, cwd=tmp_path, env=WITH_ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         (pid, *_) = wait(lambda: training(process.pid), process)
         os.kill(pid, signal.SIGSTOP)
         out = process.communicate(timeout=200)[0]

@@ -73,3 +73,7 @@ def test_points_and_the_time_left(read_sweep):
     ]
     left = seconds_left(entries, by_digest, [job], [2.0, 1.5, 9.0], workers=2)
     assert left == pytest.approx(2.0 * 1.75 * waiting.estimated_seconds / 2)
+    del job.row["steps"]  # a row of metrics came before the first row of progress
+    assert [row.progress for row in statuses(entries, by_digest, [job], "test_accuracy")] == ["", "", ""]
+    left = seconds_left(entries, by_digest, [job], [], workers=1)
+    assert left == pytest.approx(2 * waiting.estimated_seconds)
