@@ -42,7 +42,8 @@ WORKERS = flags.DEFINE_integer(
 FUSE = flags.DEFINE_integer("fuse", 1, "--sweep: train up to this many points as one program.", 1)
 MIN_MULT_ADDS = flags.DEFINE_integer("min_mult_adds", None, "--sweep: skip points with fewer mult-adds.", 0)
 MAX_MULT_ADDS = flags.DEFINE_integer("max_mult_adds", None, "--sweep: skip points with more mult-adds.", 0)
-SWEEP_FLAGS = (STORAGE, WORKERS, FUSE, MIN_MULT_ADDS, MAX_MULT_ADDS)
+WORKER = flags.DEFINE_string("worker", "", "--sweep: set for the training processes that it starts, by no one else.")
+SWEEP_FLAGS = (STORAGE, WORKERS, FUSE, MIN_MULT_ADDS, MAX_MULT_ADDS, WORKER)
 
 
 class ImpossiblePoint(InputError):
@@ -79,18 +80,18 @@ def run_sweep(sweep: sweep_files.Sweep, name: str, base: ConfigDict, overridden:
     if DRY_RUN.value:
         print(sweep_tables.describe(sweep, points, FORMAT.value))
         return 0
-    from mobilenet_jax.sweeps import supervisor  # late: a listing starts without Optuna
+    from mobilenet_jax.sweeps import supervisor, worker  # late: a listing starts without Optuna
 
-    return supervisor.run(
+    plan = sweep_points.Plan(
         sweep,
         points,
         lambda values: sweep_points.draw(sweep, base, name, values),
         budget,
         pathlib.Path(WORKDIR.value),
         STORAGE.value,
-        WORKERS.value,
         FUSE.value,
     )
+    return worker.run(plan, WORKER.value) if WORKER.value else supervisor.run(plan, WORKERS.value)
 
 
 def read_sweep(argv: list[str]) -> sweep_files.Sweep | None:

@@ -21,6 +21,9 @@ _LOCK_SECONDS = 20  # that a process waits for the lock
 _DAMAGE = ("malformed", "not a database", "no such table")  # in SQLite's messages
 
 
+FORMS = "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
+
+
 class Unavailable(Exception):
     """The database does not answer at the moment."""
 
@@ -31,6 +34,11 @@ class Unwritable(Unavailable):
 
 class Damaged(Exception):
     """The database cannot be read any more."""
+
+
+def sqlite_url(path: pathlib.Path) -> str:
+    """Return the address of an SQLite file; characters that mean something in an address are escaped."""
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def shown(url: str) -> str:
@@ -49,9 +57,9 @@ def check(url: str) -> None:
     """
     parsed = sqlalchemy.make_url(url)
     if "@" in (parsed.host or ""):
-        raise InputError(f"--storage={shown(url)}: an @ in a user's name or password is written %40")
+        raise InputError(f"--storage={shown(url)}: an @ in a user's name or password is written %40; {FORMS}")
     if parsed.get_dialect().name not in ("sqlite", "postgresql"):
-        raise InputError(f"--storage={shown(url)}: allowed are databases of SQLite and PostgreSQL")
+        raise InputError(f"--storage={shown(url)}: is another kind of database; {FORMS}")
 
 
 @contextlib.contextmanager

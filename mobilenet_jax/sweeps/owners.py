@@ -5,7 +5,7 @@ import pathlib
 
 
 def process_identity(pid: int) -> str:
-    """Return an identity that survives PID reuse: boot id, PID namespace, PID, start time.
+    """Return an identity that survives `os.execve` and PID reuse: boot id, PID namespace, PID, start time.
 
     '' where the system has no /proc, or no such process.
     """

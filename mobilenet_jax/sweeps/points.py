@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+import json
+import pathlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -71,6 +74,32 @@ class Point:
         evaluated = evaluations * held_out + data.test_size if held_out else evaluations * data.test_size
         trained = spec.total_steps * train.batch_size
         return SECONDS_TO_START + SECONDS_PER_STEP * spec.total_steps + image * (trained + EVALUATION * evaluated)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A sweep to train: what a command and its workers know alike, as they parse the same arguments."""
+
+    sweep: Sweep
+    points: Sequence[Point]  # all points of a grid, or the corners of a search
+    draw: Callable[[Mapping[str, Any]], Point]  # resolves one point of a search
+    budget: Budget
+    workdir: pathlib.Path  # holds the run directories
+    storage: str  # URL of the database; '' is SQLite in `workdir`
+    fuse: int  # largest number of points to train as one program
+
+    @functools.cached_property
+    def grid(self) -> dict[str, Point]:
+        """Digest -> point of a grid, empty for a search."""
+        return {point.spec.digest: point for point in self.points} if self.sweep.method == "grid" else {}
+
+    @functools.cached_property
+    def study(self) -> str:
+        """The sweep's name in a database: equal on all machines for the same file, base config and budget."""
+        sweep, digests = self.sweep, sorted(point.spec.digest for point in self.points)
+        identity = [sweep.method, sweep.metric, sweep.goal, repr(sweep.parameters), digests]
+        identity += [] if sweep.method == "grid" else [repr(self.budget)]
+        return f"{sweep.name}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]}"
 
 
 def points(

@@ -1,151 +1,148 @@
-"""The processes that train the points of a sweep, each with its share of the machine."""
+"""The worker processes of a command, each with its share of the machine."""
 
 import contextlib
-import dataclasses
-import json
+import itertools
 import os
 import pathlib
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from typing import Any
 
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.sweeps.points import Point
-from mobilenet_jax.sweeps.queue import Claim
-
-MAX_SILENCE = 120.0  # seconds without a message after which a worker is killed
-_END = 30.0  # seconds that a worker has to end
-
-
-@dataclasses.dataclass
-class Job:
-    """A claimed point."""
-
-    claim: Claim
-    point: Point
-    directory: pathlib.Path
-    deaths: int = 0  # workers that died while training it
-    retry_at: float = 0.0  # earliest time to hand it out again, by `time.monotonic`; 0 for a fresh one
-    row: dict[str, Any] = dataclasses.field(default_factory=dict)  # the last figures
-    started: float = dataclasses.field(default_factory=time.monotonic)
+from mobilenet_jax.training import host
 
 
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name.strip()]
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:  # CUDA ignores what follows -1
+        names = itertools.takewhile(lambda name: name and name != "-1", map(str.strip, visible.split(",")))
+        return [*names]
     try:
         done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [str(i) for i, _ in enumerate(done.stdout.splitlines())] if done.returncode == 0 else []
+    found = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    return [str(i) for i in range(found)] if done.returncode == 0 else []
 
 
-class Worker:
-    """A training process, started when there is work for it, and started again after it ends."""
+def device_settings(number: int, count: int, gpus: Sequence[str]) -> dict[str, str]:
+    """Return the environment variables that give worker `number` of `count` its share of the GPUs."""
+    if not gpus:
+        return {}
+    shared = -(-count // len(gpus))  # workers per GPU
+    settings = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[number::count]) or gpus[number % len(gpus)]}
+    if "JAX_PLATFORMS" not in os.environ:  # else JAX would silently train on the CPU if it cannot use the GPU
+        settings["JAX_PLATFORMS"] = "cuda"
+    if shared > 1 and not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
+        # By default, each JAX process takes three quarters of the memory. A process needs some outside its share.
+        settings["XLA_CLIENT_MEM_FRACTION"] = f"{(90 - shared) // shared / 100:.2f}"
+    return settings
 
-    def __init__(self, number: int, count: int, gpus: Sequence[str], log: pathlib.Path):
-        """Assign worker `number` of `count` its share of the cores and GPUs; `log` takes its output."""
-        self.log = log
-        self.jobs: list[Job | None] = []  # the group, in the process's order; None once a job is over
-        self.busy = False  # whether the process still works on the group
+
+class WorkerProcess:
+    """A process that runs the same command as this one, as worker `number` of `count`.
+
+    Args:
+      number: from 0.
+      count: workers of this command.
+      gpus: names of the GPUs that the workers share.
+      study: the sweep's name in its database, which the worker must find too.
+      log: takes the process's errors. The process touches it every second.
+    """
+
+    def __init__(self, number: int, count: int, gpus: Sequence[str], study: str, log: pathlib.Path):
+        self.log, self.number = log, number
         self.process: subprocess.Popen[bytes] | None = None
-        self.pipe = -1
-        self.silence = 0.0  # seconds since the process's last message
-        self.compile_seconds = 0.0  # set when the process has compiled and asks for a fresh process to train
+        self.done = False  # whether the process shall not start again
+        self.start_at = 0.0  # the earliest time of the next start, by `time.monotonic`
+        self.deaths = 0  # in a row, without a line
+        self.silence, self._touched = 0.0, 0  # seconds without a touch of the log; when it was touched last
         self._text = b""
-        self._env = {}
-        if gpus:
-            self._env["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            if count > len(gpus):  # by default, each JAX process takes three quarters of the memory
-                self._env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / -(-count // len(gpus)):.2f}"
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
-        n = len(cores)
-        self._cores = cores[number * n // count : (number + 1) * n // count] or [cores[number % n]]
+        # A program given with -c is part of `sys.orig_argv` too.
+        self._command = [sys.executable, *sys.orig_argv[1:], f"--worker={number}/{count}/{study}"]
+        self._env = device_settings(number, count, gpus) | host.kept_memory()
+        self._cores: set[int] = set()
+        if not gpus and hasattr(os, "sched_getaffinity"):  # XLA takes as many threads
+            cores = sorted(os.sched_getaffinity(0))
+            n = len(cores)
+            self._cores = {*cores[number * n // count : (number + 1) * n // count]} or {cores[number % n]}
 
-    @property
-    def active(self) -> list[Job]:
-        """The jobs of the group that are not over."""
-        return [job for job in self.jobs if job is not None]
+    def start(self) -> None:
+        """Start the process, on its share of the cores.
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the process was asked to end and still runs."""
-        return self.process is not None and self.process.stdin is not None and self.process.stdin.closed
-
-    def give(self, jobs: list[Job], compile_seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
-        """Send a group of points to the process; start one if there is none.
-
-        Args:
-          jobs: the group.
-          compile_seconds: spent on compiling it by an earlier process.
-          wall_seconds: spent on it in all by an earlier process.
+        Raises:
+          InputError: the log cannot be written.
         """
-        self.jobs = [*jobs]
-        self.compile_seconds, self.busy = 0.0, True
-        if self.process is None:
-            self._start()
-        assert self.process is not None and self.process.stdin is not None
-        points = [
-            {"name": j.point.spec.name, "config": j.point.spec.config.to_dict(), "directory": str(j.directory)}
-            for j in jobs
-        ]
-        spent = {"compile_seconds": compile_seconds, "wall_seconds": wall_seconds}
-        with contextlib.suppress(BrokenPipeError):  # it died, which the end of its pipe reports as well
-            self.process.stdin.write(json.dumps({"points": points, **spent}).encode() + b"\n")
-            self.process.stdin.flush()
-
-    def _start(self) -> None:
-        ours, theirs = os.pipe()
-        root = str(pathlib.Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-        command = [sys.executable, "-m", "mobilenet_jax.sweeps.worker", str(theirs), ",".join(map(str, self._cores))]
         try:
-            with self.log.open("ab") as log:
+            with self.log.open("ab") as log, _on_cores(self._cores):
                 self.process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
+                    self._command,
+                    stdin=subprocess.PIPE,  # its end, which is also that of a command that was killed, ends the worker
+                    stdout=subprocess.PIPE,  # lines for the user
                     stderr=log,
-                    pass_fds=[theirs],
-                    env={**os.environ, **self._env, "PYTHONPATH": path},
-                    start_new_session=True,  # Ctrl-C goes to the sweep alone, which stops its workers
+                    env=os.environ | self._env,
+                    start_new_session=True,  # Ctrl-C goes to the command alone, which stops its workers
                 )
         except OSError as e:
-            os.close(ours)
-            raise InputError(
-                f"{self.log}: a worker cannot be started with this log ({e.strerror}); once it can, the same command "
-                "resumes"
-            ) from None
-        finally:
-            os.close(theirs)
-        self.pipe, self.silence, self._text = ours, 0.0, b""
+            can = "once it can, the same command resumes"
+            raise InputError(f"{self.log}: a worker cannot be started with this log ({e.strerror}); {can}") from None
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.silence, self._text = 0.0, b""
 
-    def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """Return the events that have arrived, and whether the process has closed its pipe."""
-        data, self.silence = os.read(self.pipe, 1 << 16), 0.0
-        *lines, self._text = (self._text + data).split(b"\n")
-        return [json.loads(line) for line in lines], not data
+    def lines(self) -> list[str]:
+        """Return the lines that the process has printed since the last call."""
+        assert self.process is not None and self.process.stdout is not None
+        self._text += self.process.stdout.read() or b""
+        *lines, self._text = self._text.split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
 
-    def stop(self) -> None:
-        """Ask the process to save and end."""
-        if self.process is not None and self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
+    def listen(self, passed: float) -> float:
+        """Add `passed` to the seconds of silence unless the log was touched, and return them."""
+        touched = self._touched
+        with contextlib.suppress(OSError):
+            self._touched = self.log.stat().st_mtime_ns
+        self.silence = 0.0 if touched != self._touched else self.silence + passed
+        return self.silence
 
-    def close(self) -> int:
-        """End the process, by force if it takes too long, and return its exit code."""
+    def send(self, number: int) -> None:
+        """Send a signal to the process, if it runs."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def ended(self) -> str | None:
+        """Return how the process ended, None while it runs."""
         assert self.process is not None
-        self.stop()
-        os.close(self.pipe)
-        try:
-            code = self.process.wait(_END)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
-        self.process, self.pipe, self.busy = None, -1, False
-        return code
+        code = self.process.poll()
+        if code is None:
+            return None
+        if code >= 0:
+            return f"exit code {code}"
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-code).name}"
+        return f"killed by signal {-code}"
+
+    def close(self) -> None:
+        """Forget the ended process."""
+        assert self.process is not None
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self.process = None
+
+
+@contextlib.contextmanager
+def _on_cores(cores: set[int]):
+    """Give processes that start in this block these cores only; all if there are none given."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -2,78 +2,97 @@
 
 import contextlib
 import dataclasses
+import platform
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from mobilenet_jax import console
-from mobilenet_jax.sweeps.points import Point
-from mobilenet_jax.sweeps.processes import Job
+from mobilenet_jax.render.tables import cell
+from mobilenet_jax.sweeps.points import Plan
 from mobilenet_jax.sweeps.queue import Entry
 
 _LINE_SECONDS = 30.0  # between two plain lines of progress
 _ORDER = ("running", "waiting", "failed", "diverged", "finished")
+_SYMBOLS = {"model.alpha": "α", "model.rho": "ρ", "model.expansion": "t"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Status:
-    """One row of the live table."""
+class Row:
+    """One point of the live table."""
 
+    values: tuple[str, ...]  # of what varies
+    mult_adds: str
+    accuracy: str
+    done: float  # the finished part of a running point, from 0 to 1
+    rate: str  # images per second
     state: str
-    run: str
-    accuracy: float | None
-    progress: str
     host: str
 
 
-def statuses(
-    entries: Iterable[Entry], points: Mapping[str, Point], jobs: Iterable[Job], metric: str
-) -> Iterator[Status]:
-    """Yield the status of each point.
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What the display shows: the names of what varies, the points, and the time left, None where it is unknown."""
 
-    Args:
-      entries: all points, from the database.
-      points: digest -> point, as far as known here.
-      jobs: the points that this command trains.
-      metric: the figure to show; until there is one, the training accuracy.
-    """
-    running = {job.point.spec.digest: job for job in jobs}
+    names: tuple[str, ...]
+    rows: tuple[Row, ...]
+    seconds_left: float | None
+
+
+def view(plan: Plan, entries: Sequence[Entry]) -> View:
+    """Return what to show of the points in a database."""
+    keys = [p.key for p in plan.sweep.parameters if p.varies]
+    names = tuple(_SYMBOLS.get(key, key.rpartition(".")[2]) for key in keys)
+    return View(names, tuple(_rows(plan, entries, keys)), seconds_left(plan, entries))
+
+
+def _rows(plan: Plan, entries: Sequence[Entry], keys: Sequence[str]) -> Iterator[Row]:
     for entry in entries:
-        job = running.get(entry.digest)
-        row = job.row if job else entry.summary.model_dump() if entry.summary else {}
-        point = job.point if job else points.get(entry.digest)
-        share = f"{_share(job):.0%}" if job and _share(job) else ""
-        name = point.spec.run_name if point else str(entry.values)
-        yield Status(entry.state, name, row.get(metric, row.get("train_accuracy")), share, entry.host)
+        point, summary, now = plan.grid.get(entry.digest), entry.summary, entry.progress
+        mult_adds = point.mult_adds if point else summary.mult_adds if summary else None
+        accuracy = getattr(summary, plan.sweep.metric) if summary else now.get("accuracy")
+        rate = summary.train_images_per_second if summary else now.get("images_per_second")
+        yield Row(
+            tuple(cell(entry.values.get(key)) for key in keys),
+            "" if mult_adds is None else f"{mult_adds / 1e6:.2f} M",
+            "" if accuracy is None else f"{accuracy:.4f}",
+            now["step"] / now["steps"] if now else 0.0,
+            f"{rate:,.0f}" if rate else "",
+            entry.state,
+            entry.host,
+        )
 
 
-def seconds_left(
-    entries: Iterable[Entry], points: Mapping[str, Point], jobs: Iterable[Job], ratios: Sequence[float], workers: int
-) -> float:
-    """Estimate the time until all points of a grid are finished.
+def seconds_left(plan: Plan, entries: Sequence[Entry]) -> float | None:
+    """Estimate the time until all points of a grid are finished, on as many workers as train now.
 
-    Args:
-      entries: all points, from the database.
-      points: digest -> point, for all points.
-      jobs: the points that this command holds.
-      ratios: measured over estimated time of the points that this command has trained.
-      workers: how many points this command trains at once.
+    The work of a point is estimated. How fast this machine does it is measured: on points that it has finished or,
+    without any, on those that it trains. None if neither is known.
     """
-    left = sum(points[e.digest].estimated_seconds for e in entries if e.state == "waiting")
-    for job in jobs:
-        left += job.point.estimated_seconds * (1 - _share(job))
-    return left * (statistics.median(ratios) if ratios else 1.0) / workers
-
-
-def _share(job: Job) -> float:
-    """Return the finished part of a run, from 0 to 1; a row of metrics alone has no total."""
-    return job.row.get("step", 0) / job.row["steps"] if job.row.get("steps") else 0.0
+    here = [(entry, plan.grid[entry.digest]) for entry in entries if entry.host == platform.node() and plan.grid]
+    finished = [(e.summary.wall_seconds / e.summary.fused, point) for e, point in here if e.summary]
+    running = [
+        (point.spec.total_steps * point.spec.config.train.batch_size / rate, point)
+        for entry, point in here
+        if (rate := entry.progress.get("images_per_second"))
+    ]
+    ratios = [seconds / point.estimated_seconds for seconds, point in finished or running if seconds]
+    if not ratios:
+        return None
+    open_ = [entry for entry in entries if entry.state in ("waiting", "running")]
+    left = [
+        plan.grid[entry.digest].estimated_seconds * (1 - entry.progress.get("step", 0) / entry.progress.get("steps", 1))
+        for entry in open_
+    ]
+    workers = max(1, sum(entry.state == "running" for entry in open_))
+    return sum(left) * statistics.median(ratios) / workers
 
 
 class LiveTable:
@@ -94,14 +113,16 @@ class LiveTable:
             console.say(text)
         self._last = time.monotonic()
 
-    def show(self, rows: Sequence[Status], eta: float | None) -> None:
-        """Show the points and their totals; `eta` is in seconds."""
-        count = Counter(row.state for row in rows)
+    def show(self, view: View) -> None:
+        """Show the points and their totals."""
+        count = Counter(row.state for row in view.rows)
         totals = ", ".join(f"{count[state]} {state}" for state in reversed(_ORDER) if count[state])
-        if eta is not None and count["running"] + count["waiting"]:
-            totals += f", ETA {console.clock(eta)}"
+        if count["running"] + count["waiting"]:
+            left = view.seconds_left
+            totals += ", ETA " + ("unknown until the first point is done" if left is None else console.clock(left))
         if not self._console.is_terminal:
-            text = totals + "".join(f"; {row.run} {row.progress}" for row in rows if row.progress)
+            running = [(row, " ".join(map(" ".join, zip(view.names, row.values, strict=True)))) for row in view.rows]
+            text = totals + "".join(f"; {name} {row.done:.0%}" for row, name in running if row.done)
             if time.monotonic() - self._last > _LINE_SECONDS and text != self._shown:
                 self._shown = text
                 self.line(text)
@@ -110,11 +131,13 @@ class LiveTable:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             with self._terminal():
                 self._live.start()
-        table = Table("state", "run", "accuracy", "progress", "machine", box=None, pad_edge=False)
+        table = Table(
+            *view.names, "mult-adds", "accuracy", "", "images/s", "state", "machine", box=None, pad_edge=False
+        )
         room = max(3, self._console.height - 4)
-        for row in sorted(rows, key=lambda row: _ORDER.index(row.state))[:room]:
-            accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
-            table.add_row(row.state, row.run, accuracy, row.progress, row.host)
+        for row in sorted(view.rows, key=lambda row: _ORDER.index(row.state))[:room]:
+            bar = ProgressBar(total=1.0, completed=row.done, width=12) if row.state == "running" else ""
+            table.add_row(*row.values, row.mult_adds, row.accuracy, bar, row.rate, row.state, row.host)
         with self._terminal():
             self._live.update(Group(table, totals), refresh=True)
 

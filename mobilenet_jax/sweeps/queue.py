@@ -1,12 +1,13 @@
-"""The queue of a sweep's points in a database, on Optuna: each point is claimed once, by any machine.
+"""The queue of a sweep's points in a database, on Optuna: each point is claimed once, by any process on any machine.
 
 A point is an Optuna trial, which waits until a process claims it. The process sends heartbeats. When they stop, another
-machine requeues the point. Optuna lets several processes claim at once, but not enqueue: steps that must happen once
+process requeues the point. Optuna lets several processes claim at once, but not enqueue: steps that must happen once
 run under a lock of the database.
 """
 
 import contextlib
 import dataclasses
+import datetime
 import os
 import platform
 import warnings
@@ -25,6 +26,7 @@ from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.sweeps import database, owners
 from mobilenet_jax.sweeps.file import Sweep
 from mobilenet_jax.sweeps.parameters import Parameter
+from mobilenet_jax.sweeps.points import Plan
 
 HEARTBEAT = 10  # seconds between two heartbeats
 GRACE = 60  # seconds without a heartbeat after which a claim is void
@@ -39,9 +41,11 @@ STATES = dict(zip(_RANK, ["failed", "waiting", "running", "diverged", "finished"
 class Claim:
     """A point that only this process works on."""
 
-    trial: optuna.Trial
+    trial: int  # Optuna's id, unique in the database
+    number: int  # in the study
     values: dict[str, Any]  # drawn or enqueued
     digest: str  # '' until a drawn point is resolved
+    age: float  # seconds since the claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +55,10 @@ class Entry:
     digest: str  # '#' and the trial's number for a drawn point that could not be resolved
     state: str  # one of STATES
     values: dict[str, Any]
-    summary: Summary | None
-    error: str
-    host: str
+    summary: Summary | None = None
+    error: str = ""
+    host: str = ""
+    progress: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of a running point, see `Queue.report`
 
     @property
     def resolved(self) -> bool:
@@ -62,9 +67,14 @@ class Entry:
 
 
 class Queue:
-    """The points of one sweep. Any number of processes on any number of machines can open the same queue.
+    """The points of one sweep. Any number of processes on any number of machines can use the same queue.
 
     All methods raise `database.Unavailable` or `database.Damaged`.
+
+    Args:
+      url: as SQLAlchemy writes it: 'sqlite:///runs/sweeps.db', 'postgresql+psycopg://user@host/base'.
+      name: the study's name in the database.
+      sweep: parameters, metric, goal and method. 'bayes' is Optuna's tree-structured Parzen estimator.
     """
 
     def __init__(self, url: str, name: str, sweep: Sweep):
@@ -77,38 +87,32 @@ class Queue:
         self._inode: int | None = None
 
     @classmethod
-    def open(cls, url: str, name: str, sweep: Sweep) -> "Queue":
-        """Open the queue, creating database and study if missing.
+    def of(cls, plan: Plan) -> "Queue":
+        """Return the queue of a sweep, not connected yet."""
+        return cls(plan.storage or database.sqlite_url(plan.workdir / "sweeps.db"), plan.study, plan.sweep)
 
-        Args:
-          url: as SQLAlchemy writes it: 'sqlite:///runs/sweeps.db', 'postgresql+psycopg://user@host/base'.
-          name: the study's name in the database.
-          sweep: parameters, metric, goal and method. 'bayes' is Optuna's tree-structured Parzen estimator.
-
-        Raises:
-          InputError: the database cannot be opened.
-        """
-        queue = cls(url, name, sweep)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    def open(self) -> None:
+        """Connect, and raise every error as InputError."""
         try:
-            database.check(url)
-            queue._connect()
+            database.check(self.url)
+            self.connect()
         except ImportError as e:
-            shown = queue.shown_url
-            raise InputError(f"--storage={shown}: its driver is missing ({e}); pip install '.[postgres]'") from None
+            hint = f"pip install '.[postgres]'; {database.FORMS}"
+            raise InputError(f"--storage={self.shown_url}: its driver is missing ({e}); {hint}") from None
         except InputError:
             raise
         except (
             *(database.Unavailable, database.Damaged, OSError, ValueError),
             *(sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError),
         ) as e:
-            hint = f"; {queue.remedy}" if isinstance(e, database.Damaged) else ""
-            hint = "; once it can be written, the same command resumes" if isinstance(e, database.Unwritable) else hint
+            hint = self.remedy if isinstance(e, database.Damaged) else database.FORMS
+            hint = "once it can be written, the same command resumes" if isinstance(e, database.Unwritable) else hint
             reason = database.reason(e)
-            raise InputError(f"--storage={queue.shown_url}: cannot be opened ({reason}){hint}") from None
-        return queue
+            raise InputError(f"--storage={self.shown_url}: cannot be opened ({reason}); {hint}") from None
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Connect to the database; create it and the study if they are missing."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         bayes = self._sweep.method == "bayes"
         with self._locked(), _quiet():
             self._storage = optuna.storages.RDBStorage(
@@ -127,10 +131,18 @@ class Queue:
             )
         self._inode = database.inode(self.url)
 
+    def explain(self, error: database.Unavailable | database.Damaged, silence: str = "does not answer") -> InputError:
+        """Return the error as a sentence for the user; `silence` describes a database that does not answer."""
+        if isinstance(error, database.Damaged):
+            return InputError(f"--storage={self.shown_url}: is damaged ({error}); {self.remedy}")
+        unwritable = isinstance(error, database.Unwritable)
+        how, can = ("cannot be written", "can") if unwritable else (silence, "does")
+        return InputError(f"--storage={self.shown_url}: {how} ({error}); once it {can}, the same command resumes")
+
     def enqueue(self, points: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the points `{digest: values}` that are missing or have failed."""
         with self._locked():
-            known = {entry.digest for entry in self.entries() if entry.state != "failed"}
+            known = {digest for digest, trial in self._points().items() if trial.state != TrialState.FAIL}
             for digest, values in points.items():
                 if digest not in known:
                     self._study.enqueue_trial(dict(values), user_attrs={"digest": digest})
@@ -138,7 +150,7 @@ class Queue:
     def reopen(self, points: Mapping[str, Mapping[str, Any]]) -> None:
         """Requeue finished points, `{digest: values}`, whose run directory lost its summary."""
         with self._locked():
-            finished = {entry.digest for entry in self.entries() if entry.summary}
+            finished = {digest for digest, trial in self._points().items() if "summary" in trial.user_attrs}
             for digest, values in points.items():
                 if digest in finished:  # another process may have reopened the point already
                     self._study.enqueue_trial(dict(values), user_attrs={"digest": digest, "reopened": True})
@@ -155,42 +167,48 @@ class Queue:
         """
         with self._locked():
             trials = self._study.get_trials(deepcopy=False)
-            settled = {
-                t.user_attrs.get("digest") for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            }
-            waiting = [t for t in trials if t.state == TrialState.WAITING]
-            while waiting:
-                digest: str = waiting[0].user_attrs.get("digest", "")
-                due = digest not in settled or "reopened" in waiting[0].user_attrs
+            settled = {t.user_attrs.get("digest") for t in trials if t.state in _RANK[3:]}
+            for waiting in (t for t in trials if t.state == TrialState.WAITING):
+                digest = waiting.user_attrs.get("digest", "")
+                due = digest not in settled or "reopened" in waiting.user_attrs
                 if digest and due and not fits(digest):
                     return None
-                trial = self._ask(waiting.pop(0))
+                claim = self._ask(waiting)
                 if due:
-                    return Claim(trial, dict(trial.params), digest)
-                self._end(trial.number, state=TrialState.FAIL)  # another trial has the result
+                    return claim
+                self._end(claim.number)  # another trial has the result
             drawn = [t for t in trials if t.state != TrialState.FAIL or "error" in t.user_attrs]
             if len({t.user_attrs.get("digest") or t.number for t in drawn}) >= draws:
                 return None
-            # Enqueued first: `_ask` records a heartbeat before it claims, so a crash in between strands no trial.
+            # Enqueued first: `_ask` records owner and heartbeat before it claims, so a crash strands no trial.
             self._study.enqueue_trial({})
-            trial = self._ask(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))[0])
-        return Claim(trial, dict(trial.params), "")
+            return self._ask(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))[0])
 
-    def _ask(self, waiting: FrozenTrial) -> optuna.Trial:
+    def _ask(self, waiting: FrozenTrial) -> Claim:
         """Claim the first waiting trial, which must be `waiting`."""
+        owner = {"owner": owners.process_identity(os.getpid()), "host": platform.node()}
+        for key, value in owner.items():
+            self._storage.set_trial_user_attr(waiting._trial_id, key, value)
         self._storage.record_heartbeat(waiting._trial_id)
         with _quiet():
             trial = self._study.ask(self._parameters)
         if trial.number != waiting.number:  # the lock is lost with its connection
+            self._end(trial.number)
+            self._enqueue_again(self._storage.get_trial(trial._trial_id))
             raise database.Unavailable("another machine claimed at the same time")
-        trial.set_user_attr("owner", owners.process_identity(os.getpid()))
-        trial.set_user_attr("host", platform.node())
-        return trial
+        return _claim(self._storage.get_trial(trial._trial_id))
+
+    def mine(self) -> list[Claim]:
+        """Return the points that this very process claimed, before it replaced its program by `os.execve`."""
+        me = owners.process_identity(os.getpid())
+        with self._translated():
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            return [_claim(trial) for trial in running if me and trial.user_attrs.get("owner") == me]
 
     def set_digest(self, claim: Claim, digest: str) -> Claim | None:
         """Record the digest of a drawn point. Return None if the point was requeued in between."""
-        with self._translated(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            claim.trial.set_user_attr("digest", digest)
+        with self._translated(), _unless_finished():
+            self._storage.set_trial_user_attr(claim.trial, "digest", digest)
             return dataclasses.replace(claim, digest=digest)
         return None
 
@@ -199,29 +217,43 @@ class Queue:
         with self._translated():
             lost = []
             for claim in claims:
-                self._storage.record_heartbeat(claim.trial._trial_id)
-                if self._storage.get_trial(claim.trial._trial_id).state != TrialState.RUNNING:
+                self._storage.record_heartbeat(claim.trial)
+                if self._storage.get_trial(claim.trial).state != TrialState.RUNNING:
                     lost.append(claim)
             return lost
 
-    def requeue_dead(self, stale: bool) -> None:
-        """Requeue points whose process died: local ones by process identity, remote ones, if `stale`, by heartbeat."""
+    def report(self, claim: Claim, progress: Mapping[str, Any], values: Mapping[int, float]) -> None:
+        """Record the progress of a running point.
+
+        Args:
+          claim: the point.
+          progress: `step`, `steps`, `accuracy` and `images_per_second`.
+          values: epoch -> the sweep's metric, for Optuna's dashboard.
+        """
+        with self._translated(), _unless_finished():
+            self._storage.set_trial_user_attr(claim.trial, "progress", dict(progress))
+            for epoch, value in values.items():
+                self._storage.set_trial_intermediate_value(claim.trial, epoch, value)
+
+    def requeue_dead(self, stale: bool) -> list[str]:
+        """Requeue points whose process died: local ones by process identity, remote ones, if `stale`, by heartbeat.
+
+        Returns:
+          The digests of the local ones.
+        """
         with self._locked(), _quiet():
             if stale:
                 optuna.storages.fail_stale_trials(self._study)
-            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if owners.is_dead(trial.user_attrs.get("owner", "")):
-                    self._end(trial.number, state=TrialState.FAIL)
-                    self._requeue(trial)
-            for entry in self.entries():
-                if entry.state == "failed" and not entry.error:  # a process died between these two steps
-                    self._study.enqueue_trial(entry.values, user_attrs={"digest": entry.digest})
-
-    def report(self, claim: Claim, value: float, epoch: int) -> None:
-        """Report the metric of a running point, for Optuna's dashboard."""
-        # `_quiet`: a resumed run reports an epoch again, which Optuna warns about.
-        with self._translated(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), _quiet():
-            claim.trial.report(value, epoch)
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            dead = [trial for trial in running if owners.is_dead(trial.user_attrs.get("owner", ""))]
+            for trial in dead:
+                self._end(trial.number)
+                self._requeue(trial)
+            for digest, trial in self._points().items():
+                if trial.state == TrialState.FAIL and "error" not in trial.user_attrs:
+                    # A process died between the two steps of a requeue.
+                    self._study.enqueue_trial(_values(trial), user_attrs={"digest": digest})
+        return [trial.user_attrs.get("digest", "") for trial in dead]
 
     def finish(self, claim: Claim, summary: Summary) -> None:
         """Record the result (finished or diverged), even if the point was requeued in between."""
@@ -229,10 +261,10 @@ class Queue:
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         fields = summary.model_dump()
         with self._locked():
-            if self._storage.get_trial(claim.trial._trial_id).state == TrialState.RUNNING:
-                claim.trial.set_user_attr("summary", fields)
-                self._end(claim.trial.number, value, state)
-            elif claim.digest not in {e.digest for e in self.entries() if e.summary}:
+            if self._storage.get_trial(claim.trial).state == TrialState.RUNNING:
+                self._storage.set_trial_user_attr(claim.trial, "summary", fields)
+                self._end(claim.number, value, state)
+            elif not (known := self._points().get(claim.digest)) or "summary" not in known.user_attrs:
                 attributes = {"digest": claim.digest, "summary": fields}
                 fixed = {"fixed_params": claim.values}
                 self._study.add_trial(
@@ -241,33 +273,27 @@ class Queue:
 
     def fail(self, claim: Claim, error: str) -> None:
         """Record that the point cannot be trained. The next start of the sweep retries it."""
-        with self._translated(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            claim.trial.set_user_attr("error", error)
-            self._end(claim.trial.number, state=TrialState.FAIL)
+        with self._translated(), _unless_finished():
+            self._storage.set_trial_user_attr(claim.trial, "error", error)
+            self._end(claim.number)
 
     def reject(self, claim: Claim) -> None:
         """Drop a drawn point that this sweep does not train; it does not count as a draw."""
         with self._translated():
-            self._end(claim.trial.number, state=TrialState.FAIL)
+            self._end(claim.number)
 
     def release(self, claim: Claim) -> None:
         """Requeue a claimed point."""
         with self._locked():
-            trial = self._storage.get_trial(claim.trial._trial_id)
+            trial = self._storage.get_trial(claim.trial)
             if trial.state == TrialState.RUNNING:
-                self._end(trial.number, state=TrialState.FAIL)
+                self._end(trial.number)
                 self._enqueue_again(trial)
 
     def entries(self) -> list[Entry]:
         """Return one entry per point, in the order in which the points came."""
         with self._translated():
-            trials = self._study.get_trials(deepcopy=False)
-        best: dict[str, FrozenTrial] = {}
-        for trial in trials:
-            failed = f"#{trial.number}" if "error" in trial.user_attrs else ""
-            digest = trial.user_attrs.get("digest") or failed
-            if digest and (digest not in best or _rank(trial) >= _rank(best[digest])):
-                best[digest] = trial
+            points = self._points()
         return [
             Entry(
                 digest,
@@ -275,18 +301,29 @@ class Queue:
                 _values(t),
                 summaries.parse(t.user_attrs["summary"]) if "summary" in t.user_attrs else None,
                 t.user_attrs.get("error", ""),
-                t.user_attrs.get("host", ""),
+                t.user_attrs.get("host", "") if t.state != TrialState.WAITING else "",
+                t.user_attrs.get("progress", {}) if t.state == TrialState.RUNNING else {},
             )
-            for digest, t in best.items()
+            for digest, t in points.items()
         ]
 
-    def count_open(self) -> int:
-        """Return the number of waiting or running trials on all machines."""
+    def count_open(self) -> tuple[int, int]:
+        """Return the number of waiting and of running trials on all machines."""
         with self._locked():  # a requeue ends one trial and adds another
-            states = (TrialState.WAITING, TrialState.RUNNING)
-            return len(self._study.get_trials(deepcopy=False, states=states))
+            states = [t.state for t in self._study.get_trials(deepcopy=False)]
+        return states.count(TrialState.WAITING), states.count(TrialState.RUNNING)
 
-    def _end(self, number: int, value: float | None = None, state: TrialState | None = None) -> None:
+    def _points(self) -> dict[str, FrozenTrial]:
+        """Return digest -> the trial that gives the point's state."""
+        best: dict[str, FrozenTrial] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            failed = f"#{trial.number}" if "error" in trial.user_attrs else ""
+            digest = trial.user_attrs.get("digest") or failed
+            if digest and (digest not in best or _rank(trial) >= _rank(best[digest])):
+                best[digest] = trial
+        return best
+
+    def _end(self, number: int, value: float | None = None, state: TrialState = TrialState.FAIL) -> None:
         with contextlib.suppress(ValueError):  # the trial has ended already
             self._study.tell(number, value, state)
 
@@ -316,6 +353,11 @@ class Queue:
         return database.translated(self.url, self._inode)
 
 
+def _claim(trial: FrozenTrial) -> Claim:
+    age = (datetime.datetime.now() - (trial.datetime_start or datetime.datetime.now())).total_seconds()
+    return Claim(trial._trial_id, trial.number, _values(trial), trial.user_attrs.get("digest", ""), max(0.0, age))
+
+
 def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.kind == "values":
         return CategoricalDistribution(parameter.values)
@@ -331,6 +373,11 @@ def _quiet() -> Iterator[None]:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+def _unless_finished() -> contextlib.AbstractContextManager[None]:
+    """Skip the rest of a block about a trial that another process has ended."""
+    return contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError)
 
 
 def _rank(trial: FrozenTrial) -> int:

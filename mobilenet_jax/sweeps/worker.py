@@ -1,166 +1,445 @@
-"""A sweep's process that trains: groups of points come on stdin, one JSON line each, and events go out on a pipe.
+"""A process that trains a sweep: claim a point, train it, record the result, take the next one, until none is open.
 
-`supervisor` starts `python -m mobilenet_jax.sweeps.worker PIPE CORES`. The end of stdin, which is also that of a sweep
-that was killed, makes it save and stop.
-
-A group is `{"points": [{"name", "config", "directory"}, ...], "compile_seconds", "wall_seconds"}`, the seconds being
-those that an earlier worker spent on it. Events name a point by its place in the group:
-
-    {"event": "row", "point": 0, "row": {...}}               a row of metrics, or where the point is now
-    {"event": "done", "point": 0, "summary": {...}}          finished or diverged
-    {"event": "busy", "point": 0}                            another process is on it
-    {"event": "failed", "point": 0, "error": "..."}
-    {"event": "unwritable", "point": 0, "error": "..."}      nor could others, as the disk is full
-    {"event": "restart", "compile_seconds": 8.1}             compiled; a fresh worker should train the group
-    {"event": "idle"}                                        the group is over
-    {"event": "alive"}                                       every few seconds, whatever else there is to say
+`supervisor` starts it as the same command with `--worker`. All state is in the database and in the run directories, so
+that a worker may be killed at any moment. Its lines for the user go to standard output. The end of standard input,
+which is also that of a command that was killed, makes it save and stop.
 """
 
 import contextlib
-import functools
-import json
+import dataclasses
 import os
-import pathlib
-import queue
+import select
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
-from ml_collections import ConfigDict
-
-from mobilenet_jax import config, console
-from mobilenet_jax.errors import InputError, is_unwritable
-from mobilenet_jax.records.directory import Busy, RunDirectory, read_summary
+from mobilenet_jax import console
+from mobilenet_jax.errors import InputError, first_line, is_unwritable
+from mobilenet_jax.records import directory
+from mobilenet_jax.records.directory import Busy, RunDirectory
+from mobilenet_jax.records.summary import Summary
+from mobilenet_jax.sweeps import queue, tables
+from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
+from mobilenet_jax.sweeps.points import Plan, Point
+from mobilenet_jax.sweeps.processes import visible_gpus
+from mobilenet_jax.sweeps.queue import Claim, Queue
 from mobilenet_jax.training import host
+from mobilenet_jax.training.progress import Display
 
-_ALIVE = 5.0  # seconds between two signs of life
-Say = Callable[..., None]
-
-
-def main() -> int:
-    pipe, cores = int(sys.argv[1]), [int(core) for core in sys.argv[2].split(",")]
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)  # XLA takes as many threads
-    host.keep_memory()
-    events, one_at_a_time = os.fdopen(pipe, "w", buffering=1), threading.Lock()
-
-    def say(event: str, **details: Any) -> None:
-        with one_at_a_time, contextlib.suppress(BrokenPipeError):  # the sweep is gone: stdin says so too
-            events.write(json.dumps({"event": event, **details}) + "\n")
-
-    threading.Thread(target=_live, args=(say,), daemon=True).start()
-    groups: queue.Queue[str | None] = queue.Queue()
-    training: list[list[int]] = []  # of the group that is being trained: where signals are noted
-    threading.Thread(target=_read, args=(groups, training), daemon=True).start()
-    from mobilenet_jax.training import loop  # noqa: F401  (imports JAX while nothing else waits)
-
-    while (line := groups.get()) is not None:
-        if _work(json.loads(line), say, training):
-            return 0
-        say("idle")
-    return 0
+PATIENCE = 600.0  # seconds that a worker with nothing to train waits for its database
+DRAWS = 100  # draws outside the budget per point of a search, after which the search gives up
+_LOOK = 2.0  # seconds between two looks for an open point
+_BUSY = 5.0  # seconds until a point that another process trains is tried again
+# On a CPU, fusing pays where a step is many small operations (results/bench/cpu_fused.json: 1.09 times as fast with
+# four runs of v1, alpha 0.25, at 32 images; 0.97 with two at 64), and costs where the maps no longer fit into the cache
+# (0.8 with four at 128). This limits the mult-adds of a fused step; where fewer than four runs fit, none are fused.
+_FUSED_ON_CPU = 5e8
+T = TypeVar("T")
 
 
-def _live(say: Say) -> None:
-    while True:
-        time.sleep(_ALIVE)
-        say("alive")
+class CannotTrain(Exception):
+    """This machine cannot train, whatever the point: no device, no data, a full disk. The message is a sentence."""
 
 
-def _read(groups: queue.Queue[str | None], training: list[list[int]]) -> None:
-    for line in sys.stdin:
-        groups.put(line)
-    groups.put(None)
-    try:
-        training[0].append(signal.SIGTERM)
-    except IndexError:
-        os._exit(0)  # compiling, or preparing data: there is nothing to save
+@dataclasses.dataclass(eq=False)
+class Job:
+    """A point that this process has claimed."""
+
+    claim: Claim
+    point: Point
+    record: RunDirectory
+    started: float  # by `time.monotonic`
+    retry_at: float = 0.0  # earliest time to train it, by `time.monotonic`; 0 unless another process was on it
+    row: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the last figures
+    values: dict[int, float] = dataclasses.field(default_factory=dict)  # epoch -> metric, to be reported
+    lost: bool = False  # whether another machine took it over
+
+    @property
+    def name(self) -> str:
+        return self.point.spec.run_name
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def read_summary(self) -> Summary | None:
+        """Return the run's summary if there is a valid one; training reports a damaged one."""
+        with contextlib.suppress(InputError):
+            return directory.read_summary(self.record.path)
+        return None
 
 
-def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
-    """Train a group of points; return whether this process should end."""
-    from mobilenet_jax.training import loop  # imports JAX
-    from mobilenet_jax.training.compile import compile_runs
-    from mobilenet_jax.training.progress import Display
-    from mobilenet_jax.training.run import TrainingRun
+class _Figures(Display):
+    """Keeps the figures of a run for the database; its lines go to the log."""
 
-    started = time.perf_counter()
-    specs = [config.resolve(ConfigDict(point["config"]), point["name"]) for point in group["points"]]
-    left: dict[int, RunDirectory] = {}  # the points to train here
+    def line(self, text: str) -> None:
+        console.warn(text)
 
-    def elapsed() -> float:
-        return group["wall_seconds"] + time.perf_counter() - started
 
-    try:
-        with contextlib.ExitStack() as held, console.signals() as asked:
-            for i, (spec, point) in enumerate(zip(specs, group["points"], strict=True)):
-                record = RunDirectory(pathlib.Path(point["directory"]))
-                try:
-                    loop.finished(spec, record.path)  # raises if the directory holds another run
-                    held.enter_context(record.locked())
-                    if summary := loop.finished(spec, record.path):
-                        say("done", point=i, summary=summary.model_dump())
-                    else:
-                        left[i] = record
-                except Busy:
-                    say("busy", point=i)
-                except InputError as e:
-                    say(_failure(e), point=i, error=str(e))
-            if left:
-                inputs = loop.prepare(specs[0])
-                program = compile_runs([specs[i] for i in left], inputs)
-                if host.should_restart(program.compile_seconds) and not group["compile_seconds"] and not asked:
-                    say("restart", compile_seconds=program.compile_seconds)
-                    return True
-                share = (group["compile_seconds"] + program.compile_seconds) / len(left)
-                device = loop.device_name(inputs.devices)
-                displays = {i: Display(functools.partial(_row, say, i)) for i in left}
-                runs = [
-                    TrainingRun(specs[i], record, displays[i], device, elapsed, share, len(left))
-                    for i, record in left.items()
-                ]
-                training.append(asked)
-                loop.train(program, runs, asked)
-            for i, record in left.items():
-                if summary := read_summary(record.path):
-                    say("done", point=i, summary=summary.model_dump())
-                else:
-                    raise InputError(f"{record.path}: the run has finished, but its summary is gone")
-    except loop.Interrupted:
-        return True
-    except Exception as e:
-        if not isinstance(e, InputError):
-            with contextlib.suppress(OSError):  # the log's disk may be full
+def run(plan: Plan, place: str) -> NoReturn:
+    """Train points of a sweep, and end this process.
+
+    Its exit code is 0 when no point is open, 3 when this machine cannot go on, after a line 'error: SENTENCE', and
+    128 + the number of a signal.
+
+    Args:
+      plan: the sweep.
+      place: 'NUMBER/COUNT/STUDY', from the command that started this process.
+    """
+    _, count, study = place.split("/", 2)
+    code = 3
+    if study != plan.study:  # else this worker and its command would train different sweeps
+        console.say(f"error: the sweep {plan.sweep.name} or its config was changed while it ran; start it again")
+    else:
+        try:
+            code = Worker(plan, int(count)).run()
+        except Exception:  # a bug; the supervisor starts another worker
+            code = 1
+            with contextlib.suppress(OSError):
                 traceback.print_exc()
-        reason = str(e) if isinstance(e, InputError) else f"{type(e).__name__}: {e}".splitlines()[0]
-        for i in left or range(len(specs)):
-            summary = None
-            with contextlib.suppress(InputError):
-                summary = read_summary(left[i].path) if left else None
-            if summary:
-                say("done", point=i, summary=summary.model_dump())
-            else:
-                say(_failure(e), point=i, error=reason)
-        return not isinstance(e, InputError)  # a bug may have left this process in any state
-    finally:
-        training.clear()
-    return False
-
-
-def _failure(error: Exception) -> str:
-    return "unwritable" if is_unwritable(error) else "failed"
-
-
-def _row(say: Say, point: int, row: Mapping[str, Any]) -> None:
-    say("row", point=point, row=dict(row))
-
-
-if __name__ == "__main__":
-    code = main()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(code)  # what other libraries would still do at the end has no use, and may hang
+
+
+class Worker:
+    """The loop of one process; `count` processes share the points of this command."""
+
+    def __init__(self, plan: Plan, count: int):
+        self.plan, self.count, self.queue = plan, count, Queue.of(plan)
+        self.jobs: list[Job] = []  # all points that this process has claimed
+        self.training: list[Job] = []  # those that are being trained
+        self.stop: list[int] = []  # ends the training
+        self.asked: list[int] = []  # signals that came
+        self.compiling = False  # or preparing data: there is nothing to save
+        self.damage: Damaged | None = None
+        self.outage: Unavailable | None = None  # why the database does not answer
+        self.outside = 0  # drawn points outside the budget
+        self._allow_heartbeats()
+
+    def run(self) -> int:
+        """Train until no point is open, a signal comes, or this machine cannot go on; return the exit code."""
+        with console.signals(again=True) as self.asked:
+            threading.Thread(target=self._watch, daemon=True).start()
+            try:
+                self._reach(self.queue.connect)
+                for claim in self._reach(self.queue.mine):  # before this process was restarted
+                    self._resolve(claim)
+                threading.Thread(target=self._beat, daemon=True).start()
+                while group := self._next():
+                    self._train(group)
+                return 128 + self.asked[0] if self.asked else 0
+            except (Damaged, Unavailable) as e:
+                silence = f"has not answered for {PATIENCE / 60:.0f} minutes"
+                return self._give_up(str(self.queue.explain(e, silence)))
+            except CannotTrain as e:
+                return self._give_up(str(e))
+            finally:
+                self._release()
+
+    def _give_up(self, sentence: str) -> int:
+        if self.asked:
+            return 128 + self.asked[0]
+        console.say(f"error: {sentence}")
+        return 3
+
+    def _release(self) -> None:
+        """Give all points back, if the database answers; else they are requeued as those of a dead process."""
+        for job in self.jobs:
+            with contextlib.suppress(Unavailable, Damaged):
+                self.queue.release(job.claim)
+
+    # In threads of their own.
+
+    def _watch(self) -> None:
+        """Show that this process is alive, and have it end after a signal or the end of its command."""
+        while True:
+            with contextlib.suppress(OSError):
+                os.utime(sys.stderr.fileno())
+            if self.asked:
+                self.stop.append(self.asked[0])
+                if self.compiling:
+                    self._release()
+                    os._exit(128 + self.asked[0])
+                time.sleep(1)
+            elif select.select([0], [], [], 1.0)[0] and not os.read(0, 1):
+                self.asked.append(signal.SIGTERM)
+
+    def _beat(self) -> None:
+        """Send heartbeats and figures."""
+        next_heartbeat, reported = 0.0, {}
+        while True:
+            jobs = [*self.jobs]
+            try:
+                if time.monotonic() >= next_heartbeat:
+                    lost = self._call(self.queue.heartbeat, [job.claim for job in jobs])
+                    next_heartbeat = time.monotonic() + queue.HEARTBEAT
+                    for job in jobs:
+                        job.lost |= job.claim in lost
+                if any(job.lost for job in self.training):
+                    self.stop.append(signal.SIGTERM)
+                for job in [*self.training]:
+                    if job.row and reported.get(job) is not job.row:
+                        reported = {each: row for each, row in reported.items() if each in jobs} | {job: job.row}
+                        self._report(job, job.row)
+            except Unavailable:
+                pass
+            except Damaged as e:
+                self.damage = e
+                self.stop.append(signal.SIGTERM)
+                return
+            time.sleep(1)
+
+    def _report(self, job: Job, row: Mapping[str, Any]) -> None:
+        progress = {
+            "step": row["step"],
+            "steps": job.point.spec.total_steps,
+            "accuracy": row.get(self.plan.sweep.metric, row.get("train_accuracy")),
+            "images_per_second": row.get("images_per_second", 0.0) / max(1, len(self.training)),
+        }
+        values = {epoch: job.values.pop(epoch) for epoch in [*job.values]}
+        self._call(self.queue.report, job.claim, progress, values)
+
+    def _note(self, job: Job, row: Mapping[str, Any]) -> None:
+        """Keep the figures of a row for the next report; called by the training."""
+        job.row = {**job.row, **row}
+        if row.get(self.plan.sweep.metric) is not None and "epoch" in row:
+            job.values[round(row["epoch"])] = row[self.plan.sweep.metric]
+
+    # The database.
+
+    def _call(self, action: Callable[..., T], *arguments: Any) -> T:
+        """Do something with the database; an outage is printed once."""
+        try:
+            result = action(*arguments)
+        except Unavailable as e:
+            if not self.outage:
+                how = "cannot be written" if isinstance(e, Unwritable) else "does not answer"
+                console.say(f"the database {how}{', training goes on' if self.training else ''} ({e})")
+            self.outage = e
+            self._allow_heartbeats()
+            raise
+        self.outage = None
+        return result
+
+    def _reach(self, action: Callable[..., T], *arguments: Any) -> T:
+        """Do something with the database, and wait until it answers.
+
+        Raises:
+          Unavailable: it is full, or was silent for too long, or a signal came.
+          Damaged: it is damaged.
+        """
+        until = None
+        while True:
+            try:
+                return self._call(action, *arguments)
+            except Unavailable as e:
+                until = until or time.monotonic() + PATIENCE
+                if isinstance(e, Unwritable) or self.asked or time.monotonic() > until:
+                    raise
+                self._pause(1.0)
+
+    def _allow_heartbeats(self) -> None:
+        """Give other machines time for a heartbeat before they count as dead: an outage silences them, too."""
+        self.requeue_from = time.monotonic() + 2 * queue.HEARTBEAT
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, unless a signal comes."""
+        until = time.monotonic() + seconds
+        while not self.asked and time.monotonic() < until:
+            time.sleep(0.1)
+
+    # Points.
+
+    def _next(self) -> list[Job]:
+        """Return points of one program to train together, none if no point is open or a signal came."""
+        while not self.asked:
+            if self.damage:
+                raise self.damage
+            for job in [job for job in self.jobs if job.lost]:
+                console.say(f"taken over by another machine  {job.name}")
+                self.jobs.remove(job)
+            now = time.monotonic()
+            due = [job for job in self.jobs if job.retry_at <= now]
+            if due or (job := self._claim()) and (due := [job]):
+                return self._group(due)
+            if not self.jobs and not any(self._reach(self.queue.count_open)):
+                break
+            self._pause(_LOOK)
+        return []
+
+    def _group(self, due: list[Job]) -> list[Job]:
+        """Return the first point and up to `--fuse` of the same program: those that are due and others that wait."""
+        fuse, program, spec = self.plan.fuse, due[0].point.spec.program_key, due[0].point.spec
+        group = [job for job in due if job.point.spec.program_key == program][:fuse]
+        if fuse > 1:
+            waiting, _ = self._reach(self.queue.count_open)
+            size = min(fuse, -(-(len(group) + waiting) // self.count)) if self.plan.grid else fuse
+            fit = int(_FUSED_ON_CPU / (due[0].point.mult_adds * spec.config.train.batch_size))
+            if not visible_gpus():
+                size = min(size, fit if fit >= 4 else 1)
+            while len(group) < size and (job := self._claim(program)) and job.point.spec.program_key == program:
+                group.append(job)  # a drawn point of another program waits in `self.jobs`
+        return group
+
+    def _claim(self, program: Any = None) -> Job | None:
+        """Claim a point without a result, of this program if one is given."""
+
+        def fits(digest: str) -> bool:
+            point = self.plan.grid.get(digest)
+            return program is None or point is None or point.spec.program_key == program
+
+        for digest in self._reach(self.queue.requeue_dead, time.monotonic() >= self.requeue_from):
+            point = self.plan.grid.get(digest)
+            console.say(f"requeued  {point.spec.run_name if point else 'a point'}  (its worker died)")
+        while not self.asked:
+            claim = self._reach(self.queue.claim, fits, 0 if self.plan.grid else self.plan.sweep.run_cap or 0)
+            if claim is None:
+                return None
+            job = self._resolve(claim)
+            if job and (summary := job.read_summary()):
+                self._finish(job, summary)
+            elif job:
+                return job
+        return None
+
+    def _resolve(self, claim: Claim) -> Job | None:
+        """Return the claimed point as a job; None if it is a drawn point that cannot be trained."""
+        point = self.plan.grid.get(claim.digest)
+        if point is None:
+            try:
+                point = self.plan.draw(claim.values)
+            except InputError as e:
+                console.say(f"failed    {tables.assignment(claim.values)}: {e}")
+                self._reach(self.queue.fail, claim, str(e))
+                return None
+            if not self.plan.budget.holds(point.mult_adds):
+                self.outside += 1
+                if self.outside > DRAWS * (self.plan.sweep.run_cap or 1):
+                    self._reach(self.queue.fail, claim, "outside the budget, like most draws")
+                else:
+                    self._reach(self.queue.reject, claim)
+                return None
+            resolved = self._reach(self.queue.set_digest, claim, point.spec.digest)
+            if resolved is None:  # this machine slept, and another one has the point
+                return None
+            claim = resolved
+        record = RunDirectory(self.plan.workdir / point.spec.run_name)
+        job = Job(claim, point, record, time.monotonic() - claim.age)
+        self.jobs.append(job)
+        return job
+
+    def _finish(self, job: Job, summary: Summary) -> None:
+        self._reach(self.queue.finish, job.claim, summary)
+        self.jobs.remove(job)
+        score = getattr(summary, self.plan.sweep.metric)
+        figure = f"  {self.plan.sweep.metric} {score:.4f}" if score is not None else ""
+        how = f"{job.elapsed():.1f} s" if job.row else "(its run directory has the result)"
+        console.say(f"{summary.status:<8}  {job.name}{figure}  {how}")
+
+    def _fail(self, job: Job, error: str) -> None:
+        self._reach(self.queue.fail, job.claim, error)
+        self.jobs.remove(job)
+        console.say(f"failed    {job.name}: {error}")
+
+    # Training.
+
+    def _train(self, group: Sequence[Job]) -> None:
+        """Train points until each has a result, has failed, or is claimed no longer.
+
+        Raises:
+          CannotTrain: this machine can train no point.
+        """
+        from mobilenet_jax.training import loop  # imports JAX
+
+        with contextlib.ExitStack() as held:
+            left = [job for job in group if self._lock(job, held)]
+            try:
+                if left:
+                    self._run(left)
+            except loop.Interrupted:
+                pass
+            except CannotTrain:
+                for job in left:
+                    console.say(f"requeued  {job.name}")
+                raise
+            except Exception as e:
+                self._handle(e, left)
+            finally:
+                self.compiling, self.training = False, []
+                self.stop.clear()  # `_watch` repeats a signal
+        for job in left:
+            if job in self.jobs and not job.lost and (summary := job.read_summary()):
+                self._finish(job, summary)
+
+    def _lock(self, job: Job, held: contextlib.ExitStack) -> bool:
+        """Lock the run directory until `held` ends; return whether the point has to be trained."""
+        from mobilenet_jax.training import loop
+
+        try:
+            loop.finished(job.point.spec, job.record.path)  # raises if the directory holds another run
+            held.enter_context(job.record.locked())
+            summary = loop.finished(job.point.spec, job.record.path)
+        except Busy:
+            if not job.retry_at:
+                console.say(f"waiting   {job.name}  (another process trains it)")
+            job.retry_at = time.monotonic() + _BUSY
+            return False
+        except InputError as e:
+            if is_unwritable(e):
+                raise CannotTrain(str(e)) from e
+            self._fail(job, str(e))
+            return False
+        if summary:
+            self._finish(job, summary)
+        return not summary
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        """Compile and train the points, whose directories are locked."""
+        from mobilenet_jax.training import loop
+        from mobilenet_jax.training.compile import compile_runs
+        from mobilenet_jax.training.run import TrainingRun
+
+        self.compiling = True
+        specs = [job.point.spec for job in jobs]
+        try:
+            inputs = loop.prepare(specs[0])
+        except Exception as e:
+            raise CannotTrain(_reason(e)) from e
+        program, before = compile_runs(specs, inputs), host.compiled_before()
+        if not before:
+            host.restart_after_compiling(program.compile_seconds, self.asked)  # `run` finds its claims again
+        os.environ.pop(host.COMPILED, None)  # the next program is another one
+        share, device = (before + program.compile_seconds) / len(jobs), loop.device_name(inputs.devices)
+        runs = [
+            TrainingRun(
+                *(job.point.spec, job.record, _Figures(lambda row, job=job: self._note(job, row)), device),
+                *(job.elapsed, share, len(jobs)),
+            )
+            for job in jobs
+        ]
+        self.compiling, self.training = False, [*jobs]
+        loop.train(program, runs, self.stop)
+
+    def _handle(self, error: Exception, jobs: Sequence[Job]) -> None:
+        """Fail the point that cannot be trained; train the points of a fused program again, one at a time."""
+        reason = _reason(error)
+        if is_unwritable(error):
+            for job in jobs:
+                console.say(f"requeued  {job.name}: {reason}")
+            raise CannotTrain(reason) from error
+        if len(jobs) == 1 and not jobs[0].read_summary():
+            self._fail(jobs[0], f"{reason} (see the log of its worker)")
+        if len(jobs) > 1 or not isinstance(error, InputError):  # a bug may have left this process in any state
+            host.restart(self.asked, ["--fuse=1"] if len(jobs) > 1 else [])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    with contextlib.suppress(OSError):  # the log's disk may be full
+        traceback.print_exception(error)
+    return f"{type(error).__name__}: {first_line(error)}"

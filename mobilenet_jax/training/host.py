@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mobilenet_jax import console, files
 
 _IMPORTED = time.monotonic()
-_COMPILED = "MOBILENET_JAX_COMPILED"  # 'pid:seconds' of a process that restarted; its children ignore it
+COMPILED = "MOBILENET_JAX_COMPILED"  # 'pid:seconds' of a process that restarted; its children ignore it
 CACHE_BYTES = 1 << 30  # of compiled programs; JAX evicts the least recently used
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # these settings go into GLIBC_TUNABLES
 KEPT_MEMORY = ":".join(
@@ -33,9 +33,15 @@ def keep_memory() -> None:
     settings only at the start of a process. Call this function before anything is opened or started. It returns if the
     settings are there already, from a restart or from the user (GLIBC_TUNABLES), or if the system has none.
     """
+    if (tunables := kept_memory())["GLIBC_TUNABLES"] != os.environ.get("GLIBC_TUNABLES", ""):
+        restart(**tunables)
+
+
+def kept_memory() -> dict[str, str]:
+    """Return the environment variable with which a process needs no restart by `keep_memory`."""
     before = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and "glibc.malloc.hugetlb=" not in before:
-        _restart(GLIBC_TUNABLES=f"{before}:{KEPT_MEMORY}".lstrip(":"))
+    missing = sys.platform == "linux" and "glibc.malloc.hugetlb=" not in before
+    return {"GLIBC_TUNABLES": f"{before}:{KEPT_MEMORY}".lstrip(":") if missing else before}
 
 
 def should_restart(compile_seconds: float) -> bool:
@@ -56,21 +62,27 @@ def restart_after_compiling(compile_seconds: float, asked: Sequence[int] = ()) -
     """
     if should_restart(compile_seconds) and not compiled_before():
         sys.stdout.flush()
-        _restart(asked, **{_COMPILED: f"{os.getpid()}:{compile_seconds}"})
+        restart(asked, **{COMPILED: f"{os.getpid()}:{compile_seconds}"})
 
 
-def _restart(asked: Sequence[int] = (), **variables: str) -> None:
-    """Replace this process by a fresh one, unless a signal was noted. A signal from here on ends the process."""
+def restart(asked: Sequence[int] = (), arguments: Sequence[str] = (), **variables: str) -> None:
+    """Replace this process by a fresh one, unless a signal was noted. A signal from here on ends the process.
+
+    Args:
+      asked: the signals that were noted.
+      arguments: to add to the command line.
+      variables: to set in the environment.
+    """
     for number in console.SIGNALS:
         if callable(signal.getsignal(number)):  # our handler would note the signal, and the restart would lose it
             signal.signal(number, signal.SIG_DFL)
     if not asked:
-        os.execve(sys.executable, sys.orig_argv, os.environ | variables)
+        os.execve(sys.executable, [*sys.orig_argv, *arguments], os.environ | variables)
 
 
 def compiled_before() -> float:
     """Return the seconds that this process compiled before `restart_after_compiling`, 0 if it did not restart."""
-    pid, _, seconds = os.environ.get(_COMPILED, "").partition(":")
+    pid, _, seconds = os.environ.get(COMPILED, "").partition(":")
     return float(seconds) if pid == str(os.getpid()) else 0.0
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import os
 import pathlib
 import signal
 import time
@@ -14,7 +15,7 @@ import numpy as np
 from mobilenet_jax import config, console
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.data import arrays
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import InputError, first_line
 from mobilenet_jax.networks import cost
 from mobilenet_jax.records import directory as directories
 from mobilenet_jax.records.directory import RunDirectory
@@ -94,7 +95,11 @@ def prepare(spec: RunSpec) -> Inputs:
       InputError: the run cannot use them.
     """
     host.use_compilation_cache()
-    devices, c = jax.devices(), spec.config
+    try:
+        devices, c = jax.devices(), spec.config
+    except RuntimeError as e:
+        asked = f" with JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
+        raise InputError(f"JAX finds no device on this machine{asked} ({first_line(e)})") from None
     if c.train.batch_size % len(devices):
         raise InputError(
             f"config.train.batch_size={c.train.batch_size}: must be a multiple of the {len(devices)} devices"

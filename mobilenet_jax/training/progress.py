@@ -16,8 +16,8 @@ class Display:
     """Shows the progress of one run.
 
     Args:
-      listener: gets each row of metrics, and about once a second the position as `step`, `steps`, `train_accuracy`.
-        With a listener nothing is drawn.
+      listener: gets each row of metrics, and about once a second the position as `step`, `steps`,
+        `train_accuracy`, `images_per_second`. With a listener nothing is drawn.
     """
 
     def __init__(self, listener: Callable[[Mapping[str, Any]], None] | None = None):
@@ -52,7 +52,8 @@ class Display:
         if self._listener is not None:
             if since > _LISTENER_SECONDS:
                 self._last = time.monotonic()
-                self._listener({"step": self.step, "steps": self._total, "train_accuracy": accuracy})
+                figures = {"train_accuracy": accuracy, "images_per_second": images_per_second}
+                self._listener({"step": self.step, "steps": self._total, **figures})
             return
         left = console.clock((self._total - self.step) * self._batch / images_per_second)
         figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s  ETA {left}"
