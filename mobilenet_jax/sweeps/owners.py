@@ -2,6 +2,12 @@
 
 import os
 import pathlib
+import platform
+
+
+def me() -> str:
+    """Return the identity of this process."""
+    return process_identity(os.getpid()) or f"{platform.node()} {os.getpid()}"
 
 
 def process_identity(pid: int) -> str:
@@ -19,7 +25,7 @@ def process_identity(pid: int) -> str:
 
 def is_dead(identity: str) -> bool:
     """Return whether `identity` is of this machine and its process has ended. Other machines are never dead."""
-    here, parts = process_identity(os.getpid()).split(), identity.split()
+    here, parts = me().split(), identity.split()
     if len(parts) != 4 or parts[:2] != here[:2]:
         return False
     now = process_identity(int(parts[2]))

@@ -1,10 +1,8 @@
 """The worker processes of a command, each with its share of the machine."""
 
-import contextlib
 import itertools
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,14 +16,13 @@ def visible_gpus() -> list[str]:
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:  # CUDA ignores what follows -1
-        names = itertools.takewhile(lambda name: name and name != "-1", map(str.strip, visible.split(",")))
-        return [*names]
+        return [*itertools.takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))]
     try:
         done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return []
-    found = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
-    return [str(i) for i in range(found)] if done.returncode == 0 else []
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return [str(i) for i in range(sum(line.startswith("GPU ") for line in lines))]
 
 
 def device_settings(number: int, count: int, gpus: Sequence[str]) -> dict[str, str]:
@@ -54,95 +51,51 @@ class WorkerProcess:
     """
 
     def __init__(self, number: int, count: int, gpus: Sequence[str], study: str, log: pathlib.Path):
-        self.log, self.number = log, number
-        self.process: subprocess.Popen[bytes] | None = None
-        self.done = False  # whether the process shall not start again
-        self.start_at = 0.0  # the earliest time of the next start, by `time.monotonic`
-        self.deaths = 0  # in a row, without a line
+        self.number, self.log = number, log
+        self.process: subprocess.Popen[str] | None = None
         self.silence, self._touched = 0.0, 0  # seconds without a touch of the log; when it was touched last
-        self._text = b""
         # A program given with -c is part of `sys.orig_argv` too.
         self._command = [sys.executable, *sys.orig_argv[1:], f"--worker={number}/{count}/{study}"]
         self._env = device_settings(number, count, gpus) | host.kept_memory()
         self._cores: set[int] = set()
-        if not gpus and hasattr(os, "sched_getaffinity"):  # XLA takes as many threads
+        if not gpus and hasattr(os, "sched_getaffinity"):  # XLA takes as many threads as there are cores
             cores = sorted(os.sched_getaffinity(0))
             n = len(cores)
             self._cores = {*cores[number * n // count : (number + 1) * n // count]} or {cores[number % n]}
 
-    def start(self) -> None:
-        """Start the process, on its share of the cores.
+    def start(self) -> subprocess.Popen[str]:
+        """Start the process. It inherits the cores of this thread, which should be of this worker only.
 
         Raises:
           InputError: the log cannot be written.
         """
+        if self._cores:
+            os.sched_setaffinity(0, self._cores)
         try:
-            with self.log.open("ab") as log, _on_cores(self._cores):
+            with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
                     self._command,
                     stdin=subprocess.PIPE,  # its end, which is also that of a command that was killed, ends the worker
                     stdout=subprocess.PIPE,  # lines for the user
                     stderr=log,
                     env=os.environ | self._env,
+                    text=True,
+                    errors="replace",
                     start_new_session=True,  # Ctrl-C goes to the command alone, which stops its workers
                 )
         except OSError as e:
             can = "once it can, the same command resumes"
             raise InputError(f"{self.log}: a worker cannot be started with this log ({e.strerror}); {can}") from None
-        assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
-        self.silence, self._text = 0.0, b""
-
-    def lines(self) -> list[str]:
-        """Return the lines that the process has printed since the last call."""
-        assert self.process is not None and self.process.stdout is not None
-        self._text += self.process.stdout.read() or b""
-        *lines, self._text = self._text.split(b"\n")
-        return [line.decode(errors="replace") for line in lines]
+        self.silence = 0.0
+        return self.process
 
     def listen(self, passed: float) -> float:
-        """Add `passed` to the seconds of silence unless the log was touched, and return them."""
-        touched = self._touched
-        with contextlib.suppress(OSError):
-            self._touched = self.log.stat().st_mtime_ns
-        self.silence = 0.0 if touched != self._touched else self.silence + passed
+        """Return the seconds without a sign of life; `passed` is the time since the last call."""
+        before, self._touched = self._touched, self.log.stat().st_mtime_ns if self.log.exists() else 0
+        self.silence = self.silence + passed if before == self._touched else 0.0
         return self.silence
 
     def send(self, number: int) -> None:
         """Send a signal to the process, if it runs."""
         if self.process is not None:
             self.process.send_signal(number)
-
-    def ended(self) -> str | None:
-        """Return how the process ended, None while it runs."""
-        assert self.process is not None
-        code = self.process.poll()
-        if code is None:
-            return None
-        if code >= 0:
-            return f"exit code {code}"
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}"
-        return f"killed by signal {-code}"
-
-    def close(self) -> None:
-        """Forget the ended process."""
-        assert self.process is not None
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self.process = None
-
-
-@contextlib.contextmanager
-def _on_cores(cores: set[int]):
-    """Give processes that start in this block these cores only; all if there are none given."""
-    if not cores:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

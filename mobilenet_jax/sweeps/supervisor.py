@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import pathlib
 import platform
-import select
 import signal
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any
 from mobilenet_jax import console
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.records import directory
-from mobilenet_jax.sweeps import progress, tables
+from mobilenet_jax.sweeps import database, progress, tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable
 from mobilenet_jax.sweeps.points import Plan, Point
 from mobilenet_jax.sweeps.processes import WorkerProcess, visible_gpus
@@ -45,20 +44,14 @@ def run(plan: Plan, workers: int = 0) -> int:
     """
     if not plan.storage:  # with another database, no directory is made before the database answers
         _make_directories(plan.workdir)
-    queue = Queue.of(plan)
+    queue = Queue(plan.storage or database.sqlite_url(plan.workdir / "sweeps.db"), plan.study, plan.sweep)
     queue.open()
     try:
-        if plan.grid:
-            varied = [p.key for p in plan.sweep.parameters if p.varies]
-            ordered = order(plan.points, plan.fuse)
-            queue.enqueue({digest: {k: plan.grid[digest].assignment[k] for k in varied} for digest in ordered})
-        else:  # the failed points of a search
-            failed = [entry for entry in queue.entries() if entry.state == "failed" and entry.resolved]
-            queue.enqueue({entry.digest: entry.values for entry in failed})
-        queue.reopen(_lost_results(queue, plan))
+        queue.enqueue(_points_to_train(plan, queue))
+        queue.reopen(_lost_results(plan, queue))
         _make_directories(plan.workdir)
+        supervisor = Supervisor(plan, queue)
         finished = bool(plan.grid) and not any(queue.count_open())
-        entries = queue.entries()
     except (Damaged, Unavailable) as e:
         raise queue.explain(e) from None
     gpus = visible_gpus()
@@ -71,8 +64,8 @@ def run(plan: Plan, workers: int = 0) -> int:
     log = plan.workdir / "logs" / f"{queue.name}-{platform.node()}"
     processes = [WorkerProcess(i, count, gpus, queue.name, pathlib.Path(f"{log}-{i}.log")) for i in range(count)]
     with console.signals(again=True) as signals:
-        supervisor = Supervisor(plan, queue, entries, [] if finished else processes, signals)
-        supervisor.run()
+        if not finished:
+            supervisor.run(processes, signals)
     _print_results(plan, supervisor.entries, queue)
     if signals:
         console.say(f"stopped by {signal.Signals(signals[0]).name}; the same command resumes")
@@ -83,95 +76,89 @@ def run(plan: Plan, workers: int = 0) -> int:
 
 
 class Supervisor:
-    """Starts workers, restarts those that die, passes signals on, and shows what the database says."""
+    """Starts workers, restarts those that die, passes signals on, and shows what the database records."""
 
-    def __init__(
-        self, plan: Plan, queue: Queue, entries: list[Entry], workers: Sequence[WorkerProcess], signals: list[int]
-    ):
-        """`entries` are the points as they are now; `signals` grows as signals arrive."""
-        self.plan, self.queue, self.entries, self.workers, self.signals = plan, queue, entries, workers, signals
+    def __init__(self, plan: Plan, queue: Queue):
+        self.plan, self.queue, self.entries = plan, queue, queue.entries()
         self.errors: list[str] = []  # why workers gave up
+        self.signals: list[int] = []
         self._table = progress.LiveTable()
         self._last_line = ""
-        self._passed_on = 0  # signals that the workers got
         self._over = threading.Event()
 
-    def run(self) -> None:
-        """Return when all workers have ended and shall not start again."""
-        reader = threading.Thread(target=self._read, daemon=True)  # a database may take long to answer
-        reader.start()
-        before = time.monotonic()
-        try:
-            while any(worker.process or not (worker.done or self.signals) for worker in self.workers):
-                now = time.monotonic()
-                passed = min(now - before, 2 * _TICK)  # while this process was paused, it saw no sign of life
-                before = now
-                for worker in self.workers:
-                    self._attend(worker, passed)
-                self._pass_signals_on()
-                self._table.show(progress.view(self.plan, self.entries))
-                pipes = [worker.process.stdout for worker in self.workers if worker.process]
-                select.select(pipes, [], [], _TICK)
-        finally:
-            for worker in self.workers:
-                worker.send(signal.SIGKILL)  # only on the way out of an error
-            self._over.set()
-            reader.join(_LOOK)
-            self._table.close()
+    def run(self, workers: Sequence[WorkerProcess], signals: list[int]) -> None:
+        """Return when all workers have ended and shall not start again; `signals` grows as signals arrive."""
+        self.signals, passed_on, before = signals, 0, time.monotonic()
+        threads = [threading.Thread(target=self._keep_alive, args=(worker,), daemon=True) for worker in workers]
+        for thread in [*threads, threading.Thread(target=self._read, daemon=True)]:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            now = time.monotonic()
+            for worker in workers:  # while this process was paused, it saw no sign of life
+                if worker.listen(min(now - before, 2 * _TICK)) > MAX_SILENCE:
+                    self._line(f"killed    a worker that was silent for {MAX_SILENCE:.0f} s (see {worker.log})")
+                    worker.send(signal.SIGKILL)
+                    worker.silence = 0.0
+            before = now
+            if len(signals) > passed_on:
+                if not passed_on:
+                    name = signal.Signals(signals[0]).name
+                    self._line(f"stopping ({name}): the workers save; a second signal kills them")
+                passed_on = len(signals)
+                self._over.set()
+                for worker in workers:
+                    worker.send(signal.SIGKILL if passed_on > 1 else signal.SIGTERM)
+            self._table.show(progress.view(self.plan, self.entries))
+            time.sleep(_TICK)
+        self._over.set()
+        self._table.close()
         with contextlib.suppress(Unavailable, Damaged):
             self.queue.requeue_dead(stale=False)  # of workers that were killed
             self.entries = self.queue.entries()
 
     def _read(self) -> None:
+        """Read the database, which may take long to answer; without an answer, the last known state is shown."""
         while not self._over.wait(_LOOK):
-            with contextlib.suppress(Unavailable, Damaged):  # the workers say so; show the last known state
+            with contextlib.suppress(Unavailable, Damaged):
                 self.entries = self.queue.entries()
 
-    def _attend(self, worker: WorkerProcess, passed: float) -> None:
-        """Start a worker that is due, print its lines, and see whether it has ended or hangs."""
-        if worker.process is None:
-            if not (worker.done or self.signals) and time.monotonic() >= worker.start_at:
-                worker.start()
-            return
-        how = worker.ended()
-        for line in worker.lines():
-            worker.deaths = 0
-            if line.startswith("error: "):
-                self.errors.append(line.removeprefix("error: "))
-            else:
-                self._line(line)
-        if how is None:
-            if worker.listen(passed) > MAX_SILENCE:
-                self._line(f"killed    a worker that was silent for {MAX_SILENCE:.0f} s (see {worker.log})")
-                worker.send(signal.SIGKILL)
-                worker.silence = 0.0
-            return
-        worker.close()
-        if how in ("exit code 0", "exit code 3"):
-            worker.done = True
-            if how == "exit code 3" and not all(each.done for each in self.workers):
-                self._line(f"ended     worker {worker.number}: {self.errors[-1]}")
-        elif not self.signals:
-            worker.deaths += 1
-            worker.start_at = time.monotonic() + 2 ** (worker.deaths - 1) - 1
+    def _keep_alive(self, worker: WorkerProcess) -> None:
+        """Start a worker, print its lines, and start it again if it dies."""
+        deaths = 0
+        while not self.signals:
+            try:
+                process = worker.start()
+            except InputError as e:
+                self.errors.append(str(e))
+                return
+            assert process.stdout is not None
+            for line in map(str.rstrip, process.stdout):
+                deaths = 0
+                if line.startswith("error: "):
+                    self.errors.append(line.removeprefix("error: "))
+                else:
+                    self._line(line)
+            code = process.wait()
+            if code in (0, 3) or self.signals:
+                return
+            deaths += 1
+            how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
             self._line(f"died      worker {worker.number} ({how}; see {worker.log})")
-            if worker.deaths == DEATHS:
-                worker.done = True
-                self.errors.append(f"a worker died {DEATHS} times, the last time {how} (see {worker.log})")
-
-    def _pass_signals_on(self) -> None:
-        if len(self.signals) > self._passed_on:
-            if not self._passed_on:
-                name = signal.Signals(self.signals[0]).name
-                self._line(f"stopping ({name}): the workers save; a second signal kills them")
-            for worker in self.workers:
-                worker.send(signal.SIGKILL if len(self.signals) > 1 else signal.SIGTERM)
-            self._passed_on = len(self.signals)
+            if deaths == DEATHS:
+                self.errors.append(f"a worker died {deaths} times, the last time {how} (see {worker.log})")
+                return
+            self._over.wait(2 ** (deaths - 1) - 1)
 
     def _line(self, text: str) -> None:
         if text != self._last_line:  # all workers see an outage of the database
             self._table.line(text)
         self._last_line = text
+
+
+def _signal_name(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 def _make_directories(workdir: pathlib.Path) -> None:
@@ -181,7 +168,29 @@ def _make_directories(workdir: pathlib.Path) -> None:
         raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
 
 
-def _lost_results(queue: Queue, plan: Plan) -> dict[str, Mapping[str, Any]]:
+def _points_to_train(plan: Plan, queue: Queue) -> dict[str, Mapping[str, Any]]:
+    """Return the points of a grid, or those of a search that have failed, as `{digest: values}`."""
+    if not plan.grid:
+        entries = queue.entries()
+        return {e.digest: e.values for e in entries if e.state == "failed" and not e.digest.startswith("#")}
+    varied = [p.key for p in plan.sweep.parameters if p.varies]
+    return {d: {key: plan.grid[d].assignment[key] for key in varied} for d in order(plan.points, plan.fuse)}
+
+
+def order(points: Iterable[Point], fuse: int) -> list[str]:
+    """Return the digests in training order.
+
+    Without fusing, the first points of all programs come first, so that two workers do not compile the same program.
+    With fusing, points of one program come next to one another.
+    """
+    by_program: dict[Any, list[str]] = {}
+    for point in points:
+        by_program.setdefault(point.spec.program_key, []).append(point.spec.digest)
+    rounds = by_program.values() if fuse > 1 else itertools.zip_longest(*by_program.values())
+    return [digest for digests in rounds for digest in digests if digest is not None]
+
+
+def _lost_results(plan: Plan, queue: Queue) -> dict[str, Mapping[str, Any]]:
     """Return the points, `{digest: values}`, that finished in `workdir` but have lost their summary.
 
     Raises:
@@ -198,27 +207,12 @@ def _lost_results(queue: Queue, plan: Plan) -> dict[str, Mapping[str, Any]]:
     return lost
 
 
-def order(points: Iterable[Point], fuse: int) -> list[str]:
-    """Return the digests in training order.
-
-    Without fusing, the first points of all programs come first, so that two workers do not compile the same program.
-    With fusing, points of one program come next to one another.
-    """
-    by_program: dict[Any, list[str]] = {}
-    for point in points:
-        by_program.setdefault(point.spec.program_key, []).append(point.spec.digest)
-    if fuse > 1:
-        return [digest for digests in by_program.values() for digest in digests]
-    rounds = itertools.zip_longest(*by_program.values())
-    return [digest for digests in rounds for digest in digests if digest is not None]
-
-
 def _print_results(plan: Plan, entries: Sequence[Entry], queue: Queue) -> None:
     """Print the table of all points, the failures, and where the runs and the database are."""
     failed = [entry for entry in entries if entry.state == "failed"]
     place = {digest: i for i, digest in enumerate(plan.grid)}
     console.say(tables.results(plan.sweep, sorted(entries, key=lambda entry: place.get(entry.digest, 0))))
-    with_result = sum(entry.state in ("finished", "diverged") for entry in entries)
+    with_result = sum(entry.summary is not None for entry in entries)
     console.say(f"\n{with_result} of {len(plan.grid) or len(entries)} points have a result; {len(failed)} failed")
     for entry in failed:
         console.say(f"failed    {tables.assignment(entry.values)}: {entry.error}")

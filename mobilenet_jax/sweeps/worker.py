@@ -6,7 +6,6 @@ which is also that of a command that was killed, makes it save and stop.
 """
 
 import contextlib
-import dataclasses
 import os
 import select
 import signal
@@ -19,10 +18,9 @@ from typing import Any, NoReturn, TypeVar
 
 from mobilenet_jax import console
 from mobilenet_jax.errors import InputError, first_line, is_unwritable
-from mobilenet_jax.records import directory
-from mobilenet_jax.records.directory import Busy, RunDirectory
+from mobilenet_jax.records.directory import Busy, RunDirectory, read_summary
 from mobilenet_jax.records.summary import Summary
-from mobilenet_jax.sweeps import queue, tables
+from mobilenet_jax.sweeps import database, queue, tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
 from mobilenet_jax.sweeps.points import Plan, Point
 from mobilenet_jax.sweeps.processes import visible_gpus
@@ -45,38 +43,34 @@ class CannotTrain(Exception):
     """This machine cannot train, whatever the point: no device, no data, a full disk. The message is a sentence."""
 
 
-@dataclasses.dataclass(eq=False)
-class Job:
-    """A point that this process has claimed."""
+class Job(Display):
+    """A point that this process has claimed. It collects the figures of its run; lines about it go to the log."""
 
-    claim: Claim
-    point: Point
-    record: RunDirectory
-    started: float  # by `time.monotonic`
-    retry_at: float = 0.0  # earliest time to train it, by `time.monotonic`; 0 unless another process was on it
-    row: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the last figures
-    values: dict[int, float] = dataclasses.field(default_factory=dict)  # epoch -> metric, to be reported
-    lost: bool = False  # whether another machine took it over
+    def __init__(self, claim: Claim, point: Point, record: RunDirectory):
+        super().__init__(self._note)
+        self.claim, self.point, self.record, self.name = claim, point, record, point.spec.run_name
+        self.started = time.monotonic() - claim.age
+        self.retry_at = 0.0  # earliest time to train it, by `time.monotonic`; 0 unless another process was on it
+        self.lost = False  # whether another machine took it over
+        self.figures: dict[str, Any] = {}  # the last ones
+        self.reported: dict[str, Any] = {}  # those that the database has
 
-    @property
-    def name(self) -> str:
-        return self.point.spec.run_name
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
-
-    def read_summary(self) -> Summary | None:
-        """Return the run's summary if there is a valid one; training reports a damaged one."""
-        with contextlib.suppress(InputError):
-            return directory.read_summary(self.record.path)
-        return None
-
-
-class _Figures(Display):
-    """Keeps the figures of a run for the database; its lines go to the log."""
+    def _note(self, row: Mapping[str, Any]) -> None:
+        self.figures = {**self.figures, **row}
 
     def line(self, text: str) -> None:
+        """Print a line to the log."""
         console.warn(text)
+
+    def elapsed(self) -> float:
+        """Return the seconds since the claim."""
+        return time.monotonic() - self.started
+
+    def result(self) -> Summary | None:
+        """Return the run's summary if there is a valid one; training reports a damaged one."""
+        with contextlib.suppress(InputError):
+            return read_summary(self.record.path)
+        return None
 
 
 def run(plan: Plan, place: str) -> NoReturn:
@@ -89,19 +83,12 @@ def run(plan: Plan, place: str) -> NoReturn:
       plan: the sweep.
       place: 'NUMBER/COUNT/STUDY', from the command that started this process.
     """
-    _, count, study = place.split("/", 2)
-    code = 3
-    if study != plan.study:  # else this worker and its command would train different sweeps
-        console.say(f"error: the sweep {plan.sweep.name} or its config was changed while it ran; start it again")
-    else:
-        try:
-            code = Worker(plan, int(count)).run()
-        except Exception:  # a bug; the supervisor starts another worker
-            code = 1
-            with contextlib.suppress(OSError):
-                traceback.print_exc()
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+    code, (_, count, study) = 1, place.split("/", 2)
+    try:
+        code = Worker(plan, int(count)).run(study)
+    except Exception:  # a bug; the command starts another worker
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     os._exit(code)  # what other libraries would still do at the end has no use, and may hang
 
 
@@ -109,7 +96,9 @@ class Worker:
     """The loop of one process; `count` processes share the points of this command."""
 
     def __init__(self, plan: Plan, count: int):
-        self.plan, self.count, self.queue = plan, count, Queue.of(plan)
+        self.plan, self.count = plan, count
+        url = plan.storage or database.sqlite_url(plan.workdir / "sweeps.db")
+        self.queue = Queue(url, plan.study, plan.sweep)
         self.jobs: list[Job] = []  # all points that this process has claimed
         self.training: list[Job] = []  # those that are being trained
         self.stop: list[int] = []  # ends the training
@@ -117,34 +106,33 @@ class Worker:
         self.compiling = False  # or preparing data: there is nothing to save
         self.damage: Damaged | None = None
         self.outage: Unavailable | None = None  # why the database does not answer
+        self.requeue_from = time.monotonic() + 2 * queue.HEARTBEAT  # an outage silences other machines, too
         self.outside = 0  # drawn points outside the budget
-        self._allow_heartbeats()
 
-    def run(self) -> int:
-        """Train until no point is open, a signal comes, or this machine cannot go on; return the exit code."""
+    def run(self, study: str) -> int:
+        """Train until no point is open, a signal comes, or this machine cannot go on; return the exit code.
+
+        Args:
+          study: the sweep's name in the database, as the command knows it.
+        """
         with console.signals(again=True) as self.asked:
-            threading.Thread(target=self._watch, daemon=True).start()
             try:
+                if study != self.plan.study:  # this worker and its command would train different sweeps
+                    raise CannotTrain(f"the sweep {self.plan.sweep.name} or its config changed while it was trained")
                 self._reach(self.queue.connect)
                 for claim in self._reach(self.queue.mine):  # before this process was restarted
                     self._resolve(claim)
                 threading.Thread(target=self._beat, daemon=True).start()
                 while group := self._next():
                     self._train(group)
-                return 128 + self.asked[0] if self.asked else 0
-            except (Damaged, Unavailable) as e:
+            except (Damaged, Unavailable, CannotTrain) as e:
                 silence = f"has not answered for {PATIENCE / 60:.0f} minutes"
-                return self._give_up(str(self.queue.explain(e, silence)))
-            except CannotTrain as e:
-                return self._give_up(str(e))
+                if not self.asked:
+                    console.say(f"error: {e if isinstance(e, CannotTrain) else self.queue.explain(e, silence)}")
+                    return 3
             finally:
                 self._release()
-
-    def _give_up(self, sentence: str) -> int:
-        if self.asked:
-            return 128 + self.asked[0]
-        console.say(f"error: {sentence}")
-        return 3
+        return 128 + self.asked[0] if self.asked else 0
 
     def _release(self) -> None:
         """Give all points back, if the database answers; else they are requeued as those of a dead process."""
@@ -152,13 +140,12 @@ class Worker:
             with contextlib.suppress(Unavailable, Damaged):
                 self.queue.release(job.claim)
 
-    # In threads of their own.
-
-    def _watch(self) -> None:
-        """Show that this process is alive, and have it end after a signal or the end of its command."""
+    def _beat(self) -> None:
+        """Show that this process lives, report figures, and end the training when it has to; runs in a thread."""
+        next_heartbeat = 0.0
         while True:
             with contextlib.suppress(OSError):
-                os.utime(sys.stderr.fileno())
+                os.utime(sys.stderr.fileno())  # the log, which the command looks at
             if self.asked:
                 self.stop.append(self.asked[0])
                 if self.compiling:
@@ -167,47 +154,31 @@ class Worker:
                 time.sleep(1)
             elif select.select([0], [], [], 1.0)[0] and not os.read(0, 1):
                 self.asked.append(signal.SIGTERM)
-
-    def _beat(self) -> None:
-        """Send heartbeats and figures."""
-        next_heartbeat, reported = 0.0, {}
-        while True:
-            jobs = [*self.jobs]
+            jobs, due = [*self.jobs], time.monotonic() >= next_heartbeat
             try:
-                if time.monotonic() >= next_heartbeat:
+                if due:
                     lost = self._call(self.queue.heartbeat, [job.claim for job in jobs])
                     next_heartbeat = time.monotonic() + queue.HEARTBEAT
                     for job in jobs:
-                        job.lost |= job.claim in lost
-                if any(job.lost for job in self.training):
-                    self.stop.append(signal.SIGTERM)
+                        job.lost = job.claim in lost
                 for job in [*self.training]:
-                    if job.row and reported.get(job) is not job.row:
-                        reported = {each: row for each, row in reported.items() if each in jobs} | {job: job.row}
-                        self._report(job, job.row)
+                    self._report(job)
+                    if job.lost:
+                        self.stop.append(signal.SIGTERM)
             except Unavailable:
                 pass
             except Damaged as e:
                 self.damage = e
                 self.stop.append(signal.SIGTERM)
-                return
-            time.sleep(1)
 
-    def _report(self, job: Job, row: Mapping[str, Any]) -> None:
-        progress = {
-            "step": row["step"],
-            "steps": job.point.spec.total_steps,
-            "accuracy": row.get(self.plan.sweep.metric, row.get("train_accuracy")),
-            "images_per_second": row.get("images_per_second", 0.0) / max(1, len(self.training)),
-        }
-        values = {epoch: job.values.pop(epoch) for epoch in [*job.values]}
-        self._call(self.queue.report, job.claim, progress, values)
-
-    def _note(self, job: Job, row: Mapping[str, Any]) -> None:
-        """Keep the figures of a row for the next report; called by the training."""
-        job.row = {**job.row, **row}
-        if row.get(self.plan.sweep.metric) is not None and "epoch" in row:
-            job.values[round(row["epoch"])] = row[self.plan.sweep.metric]
+    def _report(self, job: Job) -> None:
+        now, metric = job.figures, self.plan.sweep.metric
+        if now is not job.reported:
+            steps = {"step": now["step"], "steps": job.point.spec.total_steps}
+            rate = now.get("images_per_second", 0.0) / max(1, len(self.training))
+            steps |= {"accuracy": now.get(metric, now.get("train_accuracy")), "images_per_second": rate}
+            self._call(self.queue.report, job.claim, steps, round(now.get("epoch", 0)), now.get(metric))
+            job.reported = now
 
     # The database.
 
@@ -220,7 +191,7 @@ class Worker:
                 how = "cannot be written" if isinstance(e, Unwritable) else "does not answer"
                 console.say(f"the database {how}{', training goes on' if self.training else ''} ({e})")
             self.outage = e
-            self._allow_heartbeats()
+            self.requeue_from = time.monotonic() + 2 * queue.HEARTBEAT
             raise
         self.outage = None
         return result
@@ -242,10 +213,6 @@ class Worker:
                     raise
                 self._pause(1.0)
 
-    def _allow_heartbeats(self) -> None:
-        """Give other machines time for a heartbeat before they count as dead: an outage silences them, too."""
-        self.requeue_from = time.monotonic() + 2 * queue.HEARTBEAT
-
     def _pause(self, seconds: float) -> None:
         """Wait, unless a signal comes."""
         until = time.monotonic() + seconds
@@ -262,9 +229,8 @@ class Worker:
             for job in [job for job in self.jobs if job.lost]:
                 console.say(f"taken over by another machine  {job.name}")
                 self.jobs.remove(job)
-            now = time.monotonic()
-            due = [job for job in self.jobs if job.retry_at <= now]
-            if due or (job := self._claim()) and (due := [job]):
+            due = [job for job in self.jobs if job.retry_at <= time.monotonic()] or self._claim()
+            if due:
                 return self._group(due)
             if not self.jobs and not any(self._reach(self.queue.count_open)):
                 break
@@ -273,38 +239,36 @@ class Worker:
 
     def _group(self, due: list[Job]) -> list[Job]:
         """Return the first point and up to `--fuse` of the same program: those that are due and others that wait."""
-        fuse, program, spec = self.plan.fuse, due[0].point.spec.program_key, due[0].point.spec
-        group = [job for job in due if job.point.spec.program_key == program][:fuse]
+        fuse, first = self.plan.fuse, due[0].point
+        group = [job for job in due if job.point.spec.program_key == first.spec.program_key][:fuse]
         if fuse > 1:
             waiting, _ = self._reach(self.queue.count_open)
             size = min(fuse, -(-(len(group) + waiting) // self.count)) if self.plan.grid else fuse
-            fit = int(_FUSED_ON_CPU / (due[0].point.mult_adds * spec.config.train.batch_size))
+            fit = int(_FUSED_ON_CPU / (first.mult_adds * first.spec.config.train.batch_size))
             if not visible_gpus():
                 size = min(size, fit if fit >= 4 else 1)
-            while len(group) < size and (job := self._claim(program)) and job.point.spec.program_key == program:
-                group.append(job)  # a drawn point of another program waits in `self.jobs`
+            while len(group) < size and (more := self._claim(first.spec.program_key)):
+                if more[0].point.spec.program_key != first.spec.program_key:
+                    break  # a drawn point, which waits in `self.jobs`
+                group += more
         return group
 
-    def _claim(self, program: Any = None) -> Job | None:
-        """Claim a point without a result, of this program if one is given."""
+    def _claim(self, program: Any = None) -> list[Job]:
+        """Claim a point without a result, of this program if one is given; [] if none waits."""
 
         def fits(digest: str) -> bool:
-            point = self.plan.grid.get(digest)
-            return program is None or point is None or point.spec.program_key == program
+            return program is None or digest not in grid or grid[digest].spec.program_key == program
 
+        grid, draws = self.plan.grid, 0 if self.plan.grid else self.plan.sweep.run_cap or 0
         for digest in self._reach(self.queue.requeue_dead, time.monotonic() >= self.requeue_from):
-            point = self.plan.grid.get(digest)
-            console.say(f"requeued  {point.spec.run_name if point else 'a point'}  (its worker died)")
-        while not self.asked:
-            claim = self._reach(self.queue.claim, fits, 0 if self.plan.grid else self.plan.sweep.run_cap or 0)
-            if claim is None:
-                return None
+            console.say(f"requeued  {grid[digest].spec.run_name if digest in grid else 'a point'}  (its worker died)")
+        while not self.asked and (claim := self._reach(self.queue.claim, fits, draws)) is not None:
             job = self._resolve(claim)
-            if job and (summary := job.read_summary()):
+            if job and (summary := job.result()):
                 self._finish(job, summary)
             elif job:
-                return job
-        return None
+                return [job]
+        return []
 
     def _resolve(self, claim: Claim) -> Job | None:
         """Return the claimed point as a job; None if it is a drawn point that cannot be trained."""
@@ -318,26 +282,19 @@ class Worker:
                 return None
             if not self.plan.budget.holds(point.mult_adds):
                 self.outside += 1
-                if self.outside > DRAWS * (self.plan.sweep.run_cap or 1):
-                    self._reach(self.queue.fail, claim, "outside the budget, like most draws")
-                else:
-                    self._reach(self.queue.reject, claim)
+                enough = self.outside > DRAWS * (self.plan.sweep.run_cap or 1)
+                self._reach(self.queue.fail, claim, "outside the budget, like most draws" if enough else "")
                 return None
-            resolved = self._reach(self.queue.set_digest, claim, point.spec.digest)
-            if resolved is None:  # this machine slept, and another one has the point
-                return None
-            claim = resolved
-        record = RunDirectory(self.plan.workdir / point.spec.run_name)
-        job = Job(claim, point, record, time.monotonic() - claim.age)
-        self.jobs.append(job)
-        return job
+            claim = self._reach(self.queue.set_digest, claim, point.spec.digest)
+        self.jobs.append(Job(claim, point, RunDirectory(self.plan.workdir / point.spec.run_name)))
+        return self.jobs[-1]
 
     def _finish(self, job: Job, summary: Summary) -> None:
         self._reach(self.queue.finish, job.claim, summary)
         self.jobs.remove(job)
         score = getattr(summary, self.plan.sweep.metric)
         figure = f"  {self.plan.sweep.metric} {score:.4f}" if score is not None else ""
-        how = f"{job.elapsed():.1f} s" if job.row else "(its run directory has the result)"
+        how = f"{job.elapsed():.1f} s" if job.figures else "(its run directory has the result)"
         console.say(f"{summary.status:<8}  {job.name}{figure}  {how}")
 
     def _fail(self, job: Job, error: str) -> None:
@@ -362,17 +319,13 @@ class Worker:
                     self._run(left)
             except loop.Interrupted:
                 pass
-            except CannotTrain:
-                for job in left:
-                    console.say(f"requeued  {job.name}")
-                raise
             except Exception as e:
                 self._handle(e, left)
             finally:
                 self.compiling, self.training = False, []
-                self.stop.clear()  # `_watch` repeats a signal
+                self.stop.clear()  # `_beat` repeats a signal
         for job in left:
-            if job in self.jobs and not job.lost and (summary := job.read_summary()):
+            if job in self.jobs and (summary := job.result()):
                 self._finish(job, summary)
 
     def _lock(self, job: Job, held: contextlib.ExitStack) -> bool:
@@ -389,9 +342,7 @@ class Worker:
             job.retry_at = time.monotonic() + _BUSY
             return False
         except InputError as e:
-            if is_unwritable(e):
-                raise CannotTrain(str(e)) from e
-            self._fail(job, str(e))
+            self._handle(e, [job])
             return False
         if summary:
             self._finish(job, summary)
@@ -414,25 +365,18 @@ class Worker:
             host.restart_after_compiling(program.compile_seconds, self.asked)  # `run` finds its claims again
         os.environ.pop(host.COMPILED, None)  # the next program is another one
         share, device = (before + program.compile_seconds) / len(jobs), loop.device_name(inputs.devices)
-        runs = [
-            TrainingRun(
-                *(job.point.spec, job.record, _Figures(lambda row, job=job: self._note(job, row)), device),
-                *(job.elapsed, share, len(jobs)),
-            )
-            for job in jobs
-        ]
+        runs = [TrainingRun(j.point.spec, j.record, j, device, j.elapsed, share, len(jobs)) for j in jobs]
         self.compiling, self.training = False, [*jobs]
         loop.train(program, runs, self.stop)
 
     def _handle(self, error: Exception, jobs: Sequence[Job]) -> None:
         """Fail the point that cannot be trained; train the points of a fused program again, one at a time."""
-        reason = _reason(error)
+        if isinstance(error, CannotTrain):
+            raise error
         if is_unwritable(error):
-            for job in jobs:
-                console.say(f"requeued  {job.name}: {reason}")
-            raise CannotTrain(reason) from error
-        if len(jobs) == 1 and not jobs[0].read_summary():
-            self._fail(jobs[0], f"{reason} (see the log of its worker)")
+            raise CannotTrain(_reason(error)) from error
+        if len(jobs) == 1 and not jobs[0].result():
+            self._fail(jobs[0], _reason(error))
         if len(jobs) > 1 or not isinstance(error, InputError):  # a bug may have left this process in any state
             host.restart(self.asked, ["--fuse=1"] if len(jobs) > 1 else [])
 

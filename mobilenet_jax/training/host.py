@@ -34,7 +34,7 @@ def keep_memory() -> None:
     settings are there already, from a restart or from the user (GLIBC_TUNABLES), or if the system has none.
     """
     if (tunables := kept_memory())["GLIBC_TUNABLES"] != os.environ.get("GLIBC_TUNABLES", ""):
-        restart(**tunables)
+        restart(GLIBC_TUNABLES=tunables["GLIBC_TUNABLES"])
 
 
 def kept_memory() -> dict[str, str]:
