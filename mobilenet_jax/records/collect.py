@@ -55,7 +55,7 @@ class Run:
         # Without a config the recipe is unknown; these two are the best that is left to tell recipes apart.
         unknown = {f"summary.{key}": getattr(self.summary, key) for key in ("config_name", "steps")}
         found = {key: value for key, value in (self.config or unknown).items() if key not in NOT_CONFIGURATION}
-        found |= renamed({key: getattr(self.summary, name) for key, name in _IN_SUMMARY.items()})
+        found |= {key: getattr(self.summary, name) for key, name in _IN_SUMMARY.items()}
         if self.summary.version == "v1":
             found = {key: value for key, value in found.items() if key not in ONLY_V2} | {"model.expansion": None}
         return {key: json.dumps(v) if isinstance(v, list | dict) else v for key, v in sorted(found.items())}
@@ -143,7 +143,10 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
     except (FileNotFoundError, Damaged) as e:
         report(f"{e}: left out; move it away, and the run's command makes it again from the last checkpoint")
         return None
-    summary = summary.model_copy(update={k: plain(v) for k, v in summary if isinstance(v, str)})
+    texts = {k: plain(v) for k, v in summary if isinstance(v, str)}
+    summary = summary.model_copy(
+        update=texts | {"variant": renamed({"model.variant": summary.variant})["model.variant"]}
+    )
     if summary.status == "diverged":
         report(f"diverged after {_progress(reached, summary.epochs)}: left out; try a lower config.optim.lr")
         return None
