@@ -1,19 +1,19 @@
-"""A sweep's process that trains: groups of points come on stdin, one JSON line each, and events go out on a pipe.
+"""The training process of a sweep: groups of points arrive on stdin, events leave on a pipe, both as JSON lines.
 
-`supervisor` starts `python -m mobilenet_jax.sweeps.worker PIPE CORES`. The end of stdin, which is also that of a sweep
-that was killed, makes it save and stop.
+`processes.Worker` starts `python -m mobilenet_jax.sweeps.worker PIPE CORES`. At the end of stdin, also after the sweep
+was killed, the process saves and ends.
 
-A group is `{"points": [{"name", "config", "directory"}, ...], "compile_seconds", "wall_seconds"}`, the seconds being
-those that an earlier worker spent on it. Events name a point by its place in the group:
+A group is `{"points": [{"name", "config", "directory"}, ...], "compile_seconds", "wall_seconds"}`. The seconds are those
+that an earlier process spent on it. An event names a point by its index in the group:
 
-    {"event": "row", "point": 0, "row": {...}}               a row of metrics, or where the point is now
+    {"event": "row", "point": 0, "row": {...}}               a row of metrics, or the progress of the run
     {"event": "done", "point": 0, "summary": {...}}          finished or diverged
-    {"event": "busy", "point": 0}                            another process is on it
+    {"event": "busy", "point": 0}                            another process trains the point
     {"event": "failed", "point": 0, "error": "..."}
-    {"event": "unwritable", "point": 0, "error": "..."}      nor could others, as the disk is full
-    {"event": "restart", "compile_seconds": 8.1}             compiled; a fresh worker should train the group
+    {"event": "unwritable", "point": 0, "error": "..."}      the disk is full, so other points would fail, too
+    {"event": "restart", "compile_seconds": 8.1}             compiled; a fresh process should train the group
     {"event": "idle"}                                        the group is over
-    {"event": "alive"}                                       every few seconds, whatever else there is to say
+    {"event": "alive"}                                       every few seconds
 """
 
 import contextlib
@@ -37,24 +37,25 @@ from mobilenet_jax.errors import InputError, is_unwritable
 from mobilenet_jax.records.directory import Busy, RunDirectory, read_summary
 from mobilenet_jax.training import host
 
-_ALIVE = 5.0  # seconds between two signs of life
+_ALIVE = 5.0  # seconds between two "alive" events
 Say = Callable[..., None]
 
 
 def main() -> int:
+    """Train groups until stdin ends; return the exit code."""
     pipe, cores = int(sys.argv[1]), [int(core) for core in sys.argv[2].split(",")]
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)  # XLA takes as many threads
+        os.sched_setaffinity(0, cores)  # XLA starts one thread per core
     host.keep_memory()
-    events, one_at_a_time = os.fdopen(pipe, "w", buffering=1), threading.Lock()
+    events, lock = os.fdopen(pipe, "w", buffering=1), threading.Lock()
 
     def say(event: str, **details: Any) -> None:
-        with one_at_a_time, contextlib.suppress(BrokenPipeError):  # the sweep is gone: stdin says so too
+        with lock, contextlib.suppress(BrokenPipeError):  # the sweep has ended, and stdin ends as well
             events.write(json.dumps({"event": event, **details}) + "\n")
 
-    threading.Thread(target=_live, args=(say,), daemon=True).start()
+    threading.Thread(target=_stay_alive, args=(say,), daemon=True).start()
     groups: queue.Queue[str | None] = queue.Queue()
-    training: list[list[int]] = []  # of the group that is being trained: where signals are noted
+    training: list[list[int]] = []  # while a group trains, its list of signals
     threading.Thread(target=_read, args=(groups, training), daemon=True).start()
     from mobilenet_jax.training import loop  # noqa: F401  (imports JAX while nothing else waits)
 
@@ -65,20 +66,21 @@ def main() -> int:
     return 0
 
 
-def _live(say: Say) -> None:
+def _stay_alive(say: Say) -> None:
     while True:
         time.sleep(_ALIVE)
         say("alive")
 
 
 def _read(groups: queue.Queue[str | None], training: list[list[int]]) -> None:
+    """Queue the lines of stdin; at its end, stop the training group as SIGTERM would."""
     for line in sys.stdin:
         groups.put(line)
     groups.put(None)
     try:
         training[0].append(signal.SIGTERM)
     except IndexError:
-        os._exit(0)  # compiling, or preparing data: there is nothing to save
+        os._exit(0)  # the process compiles or prepares data, and has nothing to save
 
 
 def _work(group: dict[str, Any], say: Say, training: list[list[int]]) -> bool:
@@ -163,4 +165,4 @@ if __name__ == "__main__":
     code = main()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    os._exit(code)  # what other libraries would still do at the end has no use, and may hang
+    os._exit(code)  # the exit handlers of other libraries are not needed, and may hang
