@@ -13,7 +13,7 @@ from typing import Any
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.records import directory as run_directory
-from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, Damaged
+from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, DamagedFile
 from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, parse_point, renamed
 from mobilenet_jax.records.summary import Summary, metrics_match
 from mobilenet_jax.render.tables import Table, plain
@@ -129,7 +129,7 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
     config, no_config = _read_config(directory)
     try:
         metrics, no_curve = run_directory.load_metrics(directory), ""
-    except (FileNotFoundError, Damaged) as e:
+    except (FileNotFoundError, DamagedFile) as e:
         metrics, no_curve = b"", str(e)
     rows, damage = _rows(metrics)
     no_curve = no_curve or damage
@@ -140,7 +140,7 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
         return None
     try:
         summary = run_directory.load_summary(directory)
-    except (FileNotFoundError, Damaged) as e:
+    except (FileNotFoundError, DamagedFile) as e:
         report(f"{e}: left out; move it away, and the run's command makes it again from the last checkpoint")
         return None
     texts = {k: plain(v) for k, v in summary if isinstance(v, str)}
@@ -161,18 +161,18 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
         report(f"{no_curve or METRICS + ' ends early'}: {stops}")
     try:
         env = _load(directory / ENV)
-    except (FileNotFoundError, Damaged) as e:
+    except (FileNotFoundError, DamagedFile) as e:
         env = {}
         report(f"{e}: counted, but without its environment")
     return Run(directory, summary, config, env, rows)
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
-    """Return the JSON object in `path` with texts that can be shown; raises Damaged or FileNotFoundError."""
+    """Return the JSON object in `path` with texts that can be shown; raises DamagedFile or FileNotFoundError."""
     try:
         return _plain(run_directory.load(path))
     except RecursionError:
-        raise Damaged(f"{path.name} is damaged: it is nested too deeply") from None
+        raise DamagedFile(f"{path.name} is damaged: it is nested too deeply") from None
 
 
 def _plain(value: Any) -> Any:
@@ -189,7 +189,7 @@ def _read_config(directory: pathlib.Path) -> tuple[dict[str, Any], str]:
     try:
         config = renamed(flatten(_load(directory / CONFIG)))
         point = parse_point(str(config.get("point", "")))
-    except (FileNotFoundError, Damaged) as e:
+    except (FileNotFoundError, DamagedFile) as e:
         return {}, str(e)
     except ValueError as e:
         return {}, f"{CONFIG} is damaged: its point has a part where {e}"
