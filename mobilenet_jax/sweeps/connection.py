@@ -37,12 +37,7 @@ class Connection:
         self._next_look = min(self._next_look, time.monotonic())
 
     def synchronize(self, jobs: Sequence[Job], drop: Callable[[Job], None]) -> None:
-        """Send heartbeats and updates, and read the state of all points.
-
-        Args:
-          jobs: the claimed points.
-          drop: called for each job whose claim is lost.
-        """
+        """Send heartbeats and updates, read the state of all points; call `drop` for jobs whose claim is lost."""
         now = time.monotonic()
         if now >= self.next_heartbeat:
             lost = self.queue.heartbeat([job.claim for job in jobs])

@@ -81,7 +81,8 @@ class Coordinator:
                     answers &= self.connection.attempt(self._assign, self._busy())
                 self._listen()
                 self._show()
-                self.connection.check(answers, not (self._busy() or self.stopping or self.signals))
+                idle = not (self._busy() or self.stopping or self.signals or self.unwritable)
+                self.connection.check(answers, idle)
         finally:
             self._end_workers()
             self.table.close()
@@ -194,10 +195,9 @@ class Coordinator:
                 return None
             if not self.budget.holds(point.mult_adds):
                 self.outside += 1
-                if self.outside > DRAWS * (self.sweep.run_cap or 1):
-                    self.connection.update(lambda: self.queue.fail(claim, "outside the budget, like most draws"))
-                else:
-                    self.connection.update(lambda: self.queue.reject(claim))
+                given_up = self.outside > DRAWS * (self.sweep.run_cap or 1)
+                reason = "outside the budget, like most draws" if given_up else ""
+                self.connection.update(lambda: self.queue.fail(claim, reason))
                 return None
             resolved = self.queue.set_digest(claim, point.spec.digest)
             if resolved is None:  # this machine slept, and another one has the point

@@ -78,13 +78,7 @@ class Worker:
         return self.process is not None and self.process.stdin is not None and self.process.stdin.closed
 
     def give(self, jobs: list[Job], compile_seconds: float = 0.0, wall_seconds: float = 0.0) -> None:
-        """Send a group of points to the process; start one if there is none.
-
-        Args:
-          jobs: the group.
-          compile_seconds: spent on compiling it by an earlier process.
-          wall_seconds: spent on it in all by an earlier process.
-        """
+        """Send a group of points to the process, or to a new one. The seconds were spent by an earlier process."""
         self.jobs = [*jobs]
         self.compile_seconds, self.busy = 0.0, True
         if self.process is None:

@@ -35,35 +35,27 @@ class Status:
 def statuses(
     entries: Iterable[Entry], points: Mapping[str, Point], jobs: Iterable[Job], metric: str
 ) -> Iterator[Status]:
-    """Yield the status of each point.
+    """Yield the status of each entry, with the progress of those that `jobs` train here.
 
-    Args:
-      entries: all points, from the database.
-      points: digest -> point, as far as known here.
-      jobs: the points that this command trains.
-      metric: the figure to show; until there is one, the training accuracy.
+    Until there is a figure of `metric`, the training accuracy is shown. `points` maps digest -> point of a grid.
     """
     running = {job.point.spec.digest: job for job in jobs}
     for entry in entries:
         job = running.get(entry.digest)
         row = job.row if job else entry.summary.model_dump() if entry.summary else {}
         point = job.point if job else points.get(entry.digest)
-        share = f"{_share(job):.0%}" if job and _share(job) else ""
+        share = _share(job) if job else 0
         name = point.spec.run_name if point else str(entry.values)
-        yield Status(entry.state, name, row.get(metric, row.get("train_accuracy")), share, entry.host)
+        accuracy = row.get(metric, row.get("train_accuracy"))
+        yield Status(entry.state, name, accuracy, f"{share:.0%}" if share else "", entry.host)
 
 
 def seconds_left(
     entries: Iterable[Entry], points: Mapping[str, Point], jobs: Iterable[Job], ratios: Sequence[float], workers: int
 ) -> float:
-    """Estimate the time until all points of a grid are finished.
+    """Estimate the time until a grid is finished: the estimates of the points, scaled by the median of `ratios`.
 
-    Args:
-      entries: all points, from the database.
-      points: digest -> point, for all points.
-      jobs: the points that this command holds.
-      ratios: measured over estimated time of the points that this command has trained.
-      workers: how many points this command trains at once.
+    `ratios` are measured over estimated times of points that were trained here.
     """
     left = sum(points[e.digest].estimated_seconds for e in entries if e.state == "waiting")
     for job in jobs:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -155,9 +155,8 @@ class Queue:
         """
         with self._locked():
             trials = self._study.get_trials(deepcopy=False)
-            settled = {
-                t.user_attrs.get("digest") for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            }
+            ended = (TrialState.COMPLETE, TrialState.PRUNED)
+            settled = {t.user_attrs.get("digest") for t in trials if t.state in ended}
             waiting = [t for t in trials if t.state == TrialState.WAITING]
             while waiting:
                 digest: str = waiting[0].user_attrs.get("digest", "")
@@ -194,15 +193,12 @@ class Queue:
             return dataclasses.replace(claim, digest=digest)
         return None
 
-    def heartbeat(self, claims: Iterable[Claim]) -> list[Claim]:
+    def heartbeat(self, claims: Sequence[Claim]) -> list[Claim]:
         """Send a heartbeat for each claim; return the claims that this process has lost."""
         with self._translated():
-            lost = []
             for claim in claims:
                 self._storage.record_heartbeat(claim.trial._trial_id)
-                if self._storage.get_trial(claim.trial._trial_id).state != TrialState.RUNNING:
-                    lost.append(claim)
-            return lost
+            return [c for c in claims if self._storage.get_trial(c.trial._trial_id).state != TrialState.RUNNING]
 
     def requeue_dead(self, stale: bool) -> None:
         """Requeue points whose process died: local ones by process identity, remote ones, if `stale`, by heartbeat."""
@@ -239,15 +235,11 @@ class Queue:
                     optuna.create_trial(state=state, value=value, user_attrs=attributes, system_attrs=fixed)
                 )
 
-    def fail(self, claim: Claim, error: str) -> None:
-        """Record that the point cannot be trained. The next start of the sweep retries it."""
+    def fail(self, claim: Claim, error: str = "") -> None:
+        """Record that the point cannot be trained; the next start retries it. Without an error, the draw is undone."""
         with self._translated(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            claim.trial.set_user_attr("error", error)
-            self._end(claim.trial.number, state=TrialState.FAIL)
-
-    def reject(self, claim: Claim) -> None:
-        """Drop a drawn point that this sweep does not train; it does not count as a draw."""
-        with self._translated():
+            if error:
+                claim.trial.set_user_attr("error", error)
             self._end(claim.trial.number, state=TrialState.FAIL)
 
     def release(self, claim: Claim) -> None:
@@ -262,23 +254,13 @@ class Queue:
         """Return one entry per point, in the order in which the points came."""
         with self._translated():
             trials = self._study.get_trials(deepcopy=False)
-        best: dict[str, FrozenTrial] = {}
-        for trial in trials:
-            failed = f"#{trial.number}" if "error" in trial.user_attrs else ""
-            digest = trial.user_attrs.get("digest") or failed
-            if digest and (digest not in best or _rank(trial) >= _rank(best[digest])):
-                best[digest] = trial
-        return [
-            Entry(
-                digest,
-                STATES[t.state],
-                _values(t),
-                summaries.parse(t.user_attrs["summary"]) if "summary" in t.user_attrs else None,
-                t.user_attrs.get("error", ""),
-                t.user_attrs.get("host", ""),
-            )
-            for digest, t in best.items()
-        ]
+            best: dict[str, FrozenTrial] = {}
+            for trial in trials:
+                failed = f"#{trial.number}" if "error" in trial.user_attrs else ""
+                digest = trial.user_attrs.get("digest") or failed
+                if digest and (digest not in best or _rank(trial) >= _rank(best[digest])):
+                    best[digest] = trial
+            return [_entry(digest, trial) for digest, trial in best.items()]
 
     def count_open(self) -> int:
         """Return the number of waiting or running trials on all machines."""
@@ -314,6 +296,13 @@ class Queue:
 
     def _translated(self) -> contextlib.AbstractContextManager[None]:
         return database.translated(self.url, self._inode)
+
+
+def _entry(digest: str, trial: FrozenTrial) -> Entry:
+    attributes = trial.user_attrs
+    summary = summaries.parse(attributes["summary"]) if "summary" in attributes else None
+    error, host = attributes.get("error", ""), attributes.get("host", "")
+    return Entry(digest, STATES[trial.state], _values(trial), summary, error, host)
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

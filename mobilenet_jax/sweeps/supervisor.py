@@ -75,11 +75,11 @@ def run(
     with console.signals(again=True) as signals, _explained(queue, silence):
         training = Coordinator(sweep, grid_points, draw, budget, workdir, queue, processes, fuse, bool(gpus), signals)
         training.run()
-    _print_results(sweep, grid_points, training.connection.entries, workdir, queue)
-    if training.stopping:
-        console.say(f"stopped by {signal.Signals(signals[0]).name}; the same command resumes")
-        return 128 + signals[0]
-    return 1 if any(entry.state == "failed" for entry in training.connection.entries) else 0
+        _print_results(sweep, grid_points, training.connection.entries, workdir, queue)
+        if training.stopping:
+            console.say(f"stopped by {signal.Signals(signals[0]).name}; the same command resumes")
+            return 128 + signals[0]
+        return 1 if any(entry.state == "failed" for entry in training.connection.entries) else 0
 
 
 @contextlib.contextmanager

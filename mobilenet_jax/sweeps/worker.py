@@ -3,8 +3,8 @@
 `processes.Worker` starts `python -m mobilenet_jax.sweeps.worker PIPE CORES`. At the end of stdin, also after the sweep
 was killed, the process saves and ends.
 
-A group is `{"points": [{"name", "config", "directory"}, ...], "compile_seconds", "wall_seconds"}`. The seconds are those
-that an earlier process spent on it. An event names a point by its index in the group:
+A group is `{"points": [{"name", "config", "directory"}, ...], "compile_seconds", "wall_seconds"}`, where the seconds
+were spent by an earlier process. An event names a point by its index in the group:
 
     {"event": "row", "point": 0, "row": {...}}               a row of metrics, or the progress of the run
     {"event": "done", "point": 0, "summary": {...}}          finished or diverged
