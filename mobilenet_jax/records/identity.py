@@ -56,11 +56,12 @@ def parse_point(text: str) -> dict[str, str]:
 
 def renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored flat config with today's names of renamed values."""
-    return {key: _RENAMED[key].get(value, value) if key in _RENAMED else value for key, value in flat.items()}
+    known = {key: names for key, names in _RENAMED.items() if isinstance(flat.get(key), str)}
+    return {**flat, **{key: names.get(flat[key], flat[key]) for key, names in known.items()}}
 
 
 def digest(identity: Mapping[str, Any]) -> str:
     """Return eight hex digits of a run's identity, the same as earlier versions made of it."""
     former = {key: {now: before for before, now in names.items()} for key, names in _RENAMED.items()}
-    named = {key: former[key].get(value, value) if key in former else value for key, value in identity.items()}
+    named = {key: former.get(key, {}).get(value, value) for key, value in identity.items()}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
