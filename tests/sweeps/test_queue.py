@@ -54,7 +54,7 @@ def test_a_point_that_does_not_fit_is_left(url):
     assert states(queue) == dict.fromkeys(POINTS, "waiting")
 
 
-def test_given_back(url):
+def test_a_released_point_waits_again(url):
     queue = open_queue(url, aa={"x": 1})
     queue.release(claimed(queue))
     assert states(queue) == {"aa": "waiting"}
