@@ -37,7 +37,7 @@ def test_a_bar_on_a_terminal():
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     assert re.search(r"epoch 1/2 +50% [━╸]+ loss 0\.2500  accuracy 0\.3750  1,234 images/s  ETA 00:00", plain)
     assert re.search(r"epoch 2/2 100% [━╸]+ loss 0\.1250  accuracy 0\.8750  1,234 images/s  ETA 00:00\r\n", plain)
-    assert re.search(r"^\r*epoch 1 done \[bold\]\r\n", plain, re.MULTILINE)  # on a line of its own, above the bar
+    assert "\repoch 1 done [bold]\r\n" in plain  # on a line of its own, above the bar
 
 
 def test_only_lines_when_piped():
