@@ -36,10 +36,10 @@ IMPATIENT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
 import launch
-from mobilenet_jax.sweeps import processes, queue
-queue.HEARTBEAT, queue.GRACE, processes.SILENT = 1, 5, 12
+from mobilenet_jax.sweeps import owners, processes, queue
+queue.HEARTBEAT, queue.GRACE, processes.MAX_SILENCE = 1, 5, 12
 if sys.argv.pop(1) == "alone":
-    queue._owner = lambda pid: ""
+    owners.process_identity = lambda pid: ""
 sys.exit(launch.run())
 """
 

@@ -27,6 +27,16 @@ TINY = {
     **{"train.epochs": 3, "train.checkpoint_epochs": 0.5, "train.batch_size": 64},
 }
 SPEEDS = ("images_per_second",)
+# In a process of its own, as the tests' modules set environment variables.
+MAKE_GREY = """
+import pathlib, sys
+sys.path[:0] = ["tests", "."]
+import helpers
+import tensorflow_datasets as tfds
+tfds.disable_progress_bar()
+splits = helpers.random_splits(0, {"train": 48, "test": 16}, side=28, channels=1, classes=3)
+helpers.prepare(pathlib.Path(sys.argv[1]), "grey", splits)
+"""
 
 
 class Case(AnyCase):
@@ -333,13 +343,7 @@ def prepare(models: pathlib.Path) -> None:
     case = Case(models / "work", models, random.Random(0))
     for name in ("finished", "killed", "grey"):
         if name == "grey":
-            sys.path.insert(0, str(ROOT / "tests"))
-            import helpers
-            import tensorflow_datasets as tfds
-
-            tfds.disable_progress_bar()
-            splits = helpers.random_splits(0, {"train": 48, "test": 16}, side=28, channels=1, classes=3)
-            helpers.prepare(models / "data", "grey", splits)
+            subprocess.run([sys.executable, "-c", MAKE_GREY, str(models / "data")], cwd=ROOT, check=True)
             case.options = ["--config.data.name=grey", f"--config.data.dir={models / 'data'}"]
             case.options += ["--config.train.batch_size=16"]
         command = case.start()

@@ -49,12 +49,12 @@ _COUNT_OR_ZERO = _number(int, "a whole number from 0", lambda v: v >= 0)
 
 # Every key of a config. Limits of the keys that describe layers are those of `networks/arch.py`.
 RULES: dict[str, Rule] = {
-    "model.version": _one_of("v1", "v2"),
+    "model.version": _one_of(*arch.VERSIONS),
     "model.alpha": _POSITIVE,
     "model.rho": _number(float, "above 0 and at most 1", lambda v: 0 < v <= 1),
     "model.expansion": _POSITIVE,
     "model.strides": _one_of(*arch.STRIDES),
-    "model.variant": _one_of(*arch.VARIANTS, *arch.ALIASES),
+    "model.variant": _one_of(*arch.VARIANTS),
     "model.activation": _one_of(*arch.ACTIVATIONS),
     "model.bottleneck": _one_of(*arch.BOTTLENECKS),
     "model.shortcut": _one_of(*arch.SHORTCUTS),

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -48,15 +49,17 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a line to standard error, if that is possible."""
-    with contextlib.suppress(OSError):
+    try:
         print(text, file=sys.stderr, flush=True)
+    except OSError:
+        mute(sys.stderr)  # else Python would fail to flush it at the end, and exit with 120
 
 
-def mute() -> None:
-    """Send standard output nowhere from now on, text that is still buffered included."""
-    with contextlib.suppress(OSError, ValueError):  # standard output may be no file at all
+def mute(stream: TextIO | None = None) -> None:
+    """Send standard output, or `stream`, nowhere from now on, text that is still buffered included."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file at all
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, (stream or sys.stdout).fileno())
         os.close(nowhere)
 
 

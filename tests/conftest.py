@@ -1,8 +1,10 @@
-"""What all tests share: no W&B unless a test asks for it, and the two strict modes of JAX."""
+"""What all tests share: W&B is disabled, JAX is strict, and compiled programs are kept until the session ends."""
 
+import atexit
 import os
 import pathlib
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,30 +16,38 @@ from typing import Any
 import pytest
 import yaml
 
-from mobilenet_jax.sweeps import file as sweepfile
+from mobilenet_jax.sweeps import file as sweep_files
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where a shell started this in the background
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["WANDB_ERROR_REPORTING"] = "false"
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mobilenet_jax-tests-")  # for compiled programs
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mobilenet_jax-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+# XLA compiles in half the time. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` tests the optimised programs.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    """JAX's settings for a module that trains, as the environment of other processes: its usual promotion, which
-    optax's one-cycle schedule needs, and compiled programs kept for the session, as most runs are the same program."""
-    import jax  # it reads the environment above when it is imported
+def settings():
+    """Set JAX up as `launch.py` does for a module that trains, and yield that as variables for other processes.
+
+    The promotion of types is JAX's default, which optax's one-cycle schedule needs. Compiled programs go to the
+    directory that `launch.py` uses.
+    """
+    import jax  # it reads the variables above when it is imported
     from jax.experimental.compilation_cache import compilation_cache
 
-    compiled = tmp_path_factory.getbasetemp() / "compiled"
+    from mobilenet_jax.training import host
+
     options = {
         "jax_numpy_rank_promotion": "allow",
         "jax_numpy_dtype_promotion": "standard",
-        "jax_compilation_cache_dir": str(compiled),
+        "jax_compilation_cache_dir": os.path.join(os.environ["XDG_CACHE_HOME"], "mobilenet_jax", "compiled"),
+        "jax_compilation_cache_max_size": host.CACHE_BYTES,
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
@@ -52,7 +62,7 @@ def settings(tmp_path_factory):
 
 @pytest.fixture
 def launch(tmp_path):
-    """Runs `python launch.py ARGUMENTS` to its end, with `--workdir` in the test's own directory."""
+    """Return a function that runs `python launch.py ARGUMENTS` with `--workdir` in the test's own directory."""
 
     def run(*arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "launch.py"), f"--workdir={tmp_path / 'runs'}", *arguments]
@@ -64,7 +74,7 @@ def launch(tmp_path):
 
 
 def on_a_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
-    """The exit code of a command whose output is a terminal of 24 lines and 100 columns, and what it wrote there."""
+    """Run a command on a terminal of 24 lines and 100 columns; return its exit code and its output."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     with subprocess.Popen(command, env=env, stdout=theirs, stderr=theirs) as shown:
@@ -80,7 +90,7 @@ def on_a_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
     return shown.returncode, output.decode()
 
 
-# Sweep files, by three test files.
+# Sweep files.
 GRID = {"program": "launch.py", "method": "grid", "parameters": {"config.model.alpha": {"values": [0.25, 0.5]}}}
 SEARCH = GRID | {
     "method": "random",
@@ -95,18 +105,18 @@ SEARCH = GRID | {
 
 @pytest.fixture
 def read_sweep(tmp_path):
-    """Reads a sweep file that holds this text, or this tree."""
+    """Return a function that reads a sweep file with this text, or this tree."""
 
-    def run(content: Any) -> sweepfile.Sweep:
+    def run(content: Any) -> sweep_files.Sweep:
         path = tmp_path / "some.yaml"
         path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
-        return sweepfile.read(path)
+        return sweep_files.read(path)
 
     return run
 
 
 def parameters(**given: Any) -> dict[str, Any]:
-    """The smallest file with these parameters, a double underscore standing for a dot."""
+    """Return the smallest sweep file with these parameters. A double underscore in a name means a dot."""
     return GRID | {"parameters": {f"config.{key.replace('__', '.')}": value for key, value in given.items()}}
 
 

@@ -1,9 +1,9 @@
-"""Answers each line of arguments with what a command does with them, in a child of a process that is ready for it.
+"""Run a command once per line of arguments, each time in a fork of a process that has imported it.
 
     python tests/fork_server.py launch      # or: report, archive
 
-Starting Python and importing takes half a second, forking a hundredth. A line is a JSON list of arguments; the answer
-is JSON as well: the exit code (negative where a signal ended it, as after LIMIT seconds), stdout and stderr.
+Starting Python with the imports takes half a second, forking a hundredth. A line is a JSON list of arguments. The
+answer is a JSON list: the exit code (negative if a signal ended it, as after LIMIT seconds), stdout and stderr.
 """
 
 import importlib
@@ -33,20 +33,19 @@ def report() -> int:
 
 
 def archive() -> int:
-    """Prepares CIFAR-10 from an archive: its path, and where to."""
-    from mobilenet_jax.data import arrays as data
-    from mobilenet_jax.data import datasets
+    """Prepare CIFAR-10 from an archive; arguments: its path and the target directory."""
+    from mobilenet_jax.data import arrays, datasets
     from mobilenet_jax.errors import InputError
 
     try:
-        data.load(datasets.describe("cifar10", sys.argv[2]), sys.argv[2], sys.argv[1])
+        arrays.load(datasets.describe("cifar10", sys.argv[2]), sys.argv[2], sys.argv[1])
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0
 
 
-def child(command, arguments: list[str]) -> None:
+def run_in_child(command, arguments: list[str]) -> None:
     signal.alarm(LIMIT)
     sys.argv = [command.__name__, *arguments]
     try:
@@ -73,13 +72,13 @@ def main() -> None:
             if not pid:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
-                child(command, json.loads(line))
+                run_in_child(command, json.loads(line))
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            said = []
+            output = []
             for file in (out, err):
                 file.seek(0)
-                said.append(file.read().decode(errors="replace"))
-        print(json.dumps([code, *said]), flush=True)
+                output.append(file.read().decode(errors="replace"))
+        print(json.dumps([code, *output]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What several test files share: tiny runs, run directories, data sets."""
 
-import contextlib
 import copy
 import io
 import json
@@ -8,11 +7,10 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import pytest
 from conftest import ROOT
 from PIL import Image
 
@@ -21,7 +19,6 @@ from mobilenet_jax import config
 from mobilenet_jax.data.arrays import Split
 from mobilenet_jax.networks.arch import mobilenet_v1
 from mobilenet_jax.networks.cost import layer_costs, totals
-from mobilenet_jax.records import directory as writer
 
 SUMMARY = {
     **{"schema": 1, "status": "finished", "title": "a title", "config_name": "cifar_v1"},
@@ -89,23 +86,9 @@ def summary_of(directory: pathlib.Path) -> dict[str, Any]:
     return json.loads((directory / "summary.json").read_text())
 
 
-def send(signum: int):
-    return lambda: os.kill(os.getpid(), signum)
-
-
-@contextlib.contextmanager
-def after(step: int, what: Callable[[], Any]):
-    """Does `what` once that many steps are accounted for."""
-    advance = writer.Display.advance
-
-    def stopping(self, *figures):
-        advance(self, *figures)
-        if self._step == step:
-            what()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer.Display, "advance", stopping)
-        yield
+def rows_of(directory: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def environment(**changes: str | None) -> dict[str, str]:

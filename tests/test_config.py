@@ -190,6 +190,7 @@ def test_values_that_exclude_one_another(overrides, message):
         ("model.alpha", None, "NoneType"),
         ("model.alpha", True, "bool"),
         ("model.version", 1, "int"),
+        ("model.variant", ["paper"], "list"),
         ("augment.flip", 1, "int"),
         ("augment.pad", True, "bool"),
         ("train.epochs", 3.0, "float"),

@@ -51,6 +51,19 @@ def test_work_goes_on_when_nobody_reads():
     assert started.returncode == 0
 
 
+WARN = """
+import os, sys
+from mobilenet_jax import console
+os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+console.warn("a warning")
+print("done")
+"""
+
+
+def test_a_warning_that_cannot_be_written_changes_no_exit_code():
+    assert python(WARN) == ["done"]
+
+
 PATH = """
 import sys
 from mobilenet_jax import console

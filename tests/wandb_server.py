@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server: it creates sweeps, hands their grids to agents and keeps what runs log."""
+"""A replacement of W&B's server: it creates sweeps, gives their points to agents and stores what runs log."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ ENTITY = "someone"
 
 @dataclasses.dataclass
 class Run:
-    """What a run sent."""
+    """A run as its process sent it."""
 
     project: str
     sweep: str | None
@@ -30,7 +30,7 @@ class Run:
 
 @dataclasses.dataclass
 class Sweep:
-    """A sweep and its grid: the points by the ids of their runs, and the ids that no agent was given yet."""
+    """A sweep with its points by run id, and the run ids that no agent has yet."""
 
     name: str
     project: str
@@ -40,7 +40,7 @@ class Sweep:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers what `wandb sweep`, `wandb agent` and an online run cannot do without."""
+    """Answers the requests that `wandb sweep`, `wandb agent` and an online run need."""
 
     daemon_threads = True
 
@@ -49,11 +49,11 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Run] = {}
-        self.asked: list[str] = []  # every operation, and every path but GraphQL's
-        self.lock = threading.Lock()  # each request has its own thread
+        self.requests: list[str] = []  # GraphQL operations, and the paths of other requests
+        self.lock = threading.Lock()  # as each request has its own thread
 
     def answer(self, operation: str, v: dict[str, Any]) -> dict[str, Any]:
-        """The data of a GraphQL operation with the variables `v`; none for what may stay unknown."""
+        """Return the data of a GraphQL operation with the variables `v`; {} for an operation that needs no answer."""
         match operation:
             case "Viewer":
                 return {"viewer": {"id": ENTITY, "entity": ENTITY, "username": ENTITY, "teams": {"edges": []}}}
@@ -66,7 +66,7 @@ class Server(http.server.ThreadingHTTPServer):
                 sweep = {"name": v["sweep"], "config": self.sweeps[v["sweep"]].config, "runs": {"edges": []}}
                 return {"project": {"sweep": sweep}}
             case "CreateAgent":
-                return {"createAgent": {"agent": {"id": v["sweep"]}}}  # all that a heartbeat says of its sweep
+                return {"createAgent": {"agent": {"id": v["sweep"]}}}  # the heartbeat sends this id back
             case "Heartbeat":
                 commands = self._commands(self.sweeps[v["id"]], json.loads(v["runState"]))
                 return {"agentHeartbeat": {"commands": json.dumps(commands)}}
@@ -75,19 +75,19 @@ class Server(http.server.ThreadingHTTPServer):
                 run.config |= {key: entry["value"] for key, entry in json.loads(v["config"] or "{}").items()}
                 bucket = {"id": v["name"], "name": v["name"], "project": _project(v["project"])}
                 return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-            case "CreateRunFiles":  # without an answer, W&B's own process ends at once
+            case "CreateRunFiles":  # without an answer, W&B's process ends at once
                 return {"createRunFiles": {"runID": v["run"], "uploadHeaders": [], "files": []}}
         return {}
 
     def stream(self, run: Run, sent: dict[str, Any]) -> None:
-        """Takes in what a run sends while it goes on."""
+        """Store the rows, the summary and the exit code that a run sends."""
         lines = {name: [json.loads(line) for line in file["content"]] for name, file in sent.get("files", {}).items()}
         run.history += lines.get("wandb-history.jsonl", [])
         run.summary = [run.summary, *lines.get("wandb-summary.json", [])][-1]
         run.exit_code = sent.get("exitcode", run.exit_code)
 
     def _commands(self, sweep: Sweep, running: dict[str, bool]) -> list[dict[str, Any]]:
-        """One run at a time, and after the last the end."""
+        """Return the next run once none is running, and the end after the last one."""
         if running:
             return []
         if not sweep.waiting:
@@ -102,7 +102,7 @@ def _project(name: str) -> dict[str, Any]:
 
 
 def _grid(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the sweep's values; the last parameter changes fastest."""
+    """Return all combinations of the sweep's values; the last parameter changes fastest."""
     choices = {key: entry.get("values", [entry.get("value")]) for key, entry in config["parameters"].items()}
     return [dict(zip(choices, point, strict=True)) for point in itertools.product(*choices.values())]
 
@@ -117,10 +117,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with self.server.lock:
             if self.path == "/graphql":
                 (operation,) = re.findall(r"^\s*(?:query|mutation)\s+(\w+)", sent["query"])
-                self.server.asked.append(operation)
+                self.server.requests.append(operation)
                 answer = {"data": self.server.answer(operation, sent.get("variables") or {})}
             else:
-                self.server.asked.append(self.path)
+                self.server.requests.append(self.path)
                 self.server.stream(self.server.runs[self.path.split("/")[-2]], sent)  # /files/ENTITY/PROJECT/RUN/...
         text = json.dumps(answer).encode()
         self.send_response(200)
@@ -129,12 +129,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Print nothing."""
 
 
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
-    """A server on a free port of this machine."""
+    """Run a server on a free local port."""
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

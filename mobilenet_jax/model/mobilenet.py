@@ -9,9 +9,9 @@ from jax.typing import DTypeLike
 from mobilenet_jax.model import batch_norm, convolution, depthwise
 from mobilenet_jax.networks.arch import Architecture, Layer
 
-# TF-slim's initialisation of kernels. Under batch norm the scale of a kernel acts on its learning rate. He's
-# initialisation, which is larger for a small fan-in (9 for a depthwise kernel), learned far more slowly on held-out
-# CIFAR-10. The classifier starts with small logits.
+# TF-slim's initialisation of kernels. Under batch norm a kernel's scale only sets its effective learning rate: He's
+# initialisation, larger for a small fan-in (9 for a depthwise kernel), was far slower on held-out CIFAR-10. The
+# classifier starts with small logits.
 _KERNEL_INIT = nn.initializers.truncated_normal(0.09)
 _CLASSIFIER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "truncated_normal")
 
@@ -94,10 +94,8 @@ class MobileNet(nn.Module):
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
                 x = nn.Dense(layer.out_channels, dtype=self.dtype, kernel_init=_CLASSIFIER_INIT, name=layer.name)(x)
             else:
-                conv = ConvLayer(
-                    layer, self.arch.bn_epsilon, self.bn_decay, self.dtype, self.depthwise, name=layer.name
-                )
-                x = conv(x, train)
+                settings = (self.arch.bn_epsilon, self.bn_decay, self.dtype, self.depthwise)
+                x = ConvLayer(layer, *settings, name=layer.name)(x, train)
             if layer.shortcut is not None:
                 x = x + outputs[layer.shortcut]
             outputs[layer.name] = x

@@ -13,7 +13,7 @@ from typing import Any
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.records import directory as run_directory
-from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, Damaged
+from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, DamagedFile
 from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, parse_point, renamed
 from mobilenet_jax.records.summary import Summary, metrics_match
 from mobilenet_jax.render.tables import Table, plain
@@ -55,7 +55,7 @@ class Run:
         # Without a config the recipe is unknown; these two are the best that is left to tell recipes apart.
         unknown = {f"summary.{key}": getattr(self.summary, key) for key in ("config_name", "steps")}
         found = {key: value for key, value in (self.config or unknown).items() if key not in NOT_CONFIGURATION}
-        found |= renamed({key: getattr(self.summary, name) for key, name in _IN_SUMMARY.items()})
+        found |= {key: getattr(self.summary, name) for key, name in _IN_SUMMARY.items()}
         if self.summary.version == "v1":
             found = {key: value for key, value in found.items() if key not in ONLY_V2} | {"model.expansion": None}
         return {key: json.dumps(v) if isinstance(v, list | dict) else v for key, v in sorted(found.items())}
@@ -129,7 +129,7 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
     config, no_config = _read_config(directory)
     try:
         metrics, no_curve = run_directory.load_metrics(directory), ""
-    except (FileNotFoundError, Damaged) as e:
+    except (FileNotFoundError, DamagedFile) as e:
         metrics, no_curve = b"", str(e)
     rows, damage = _rows(metrics)
     no_curve = no_curve or damage
@@ -140,10 +140,13 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
         return None
     try:
         summary = run_directory.load_summary(directory)
-    except (FileNotFoundError, Damaged) as e:
+    except (FileNotFoundError, DamagedFile) as e:
         report(f"{e}: left out; move it away, and the run's command makes it again from the last checkpoint")
         return None
-    summary = summary.model_copy(update={k: plain(v) for k, v in summary if isinstance(v, str)})
+    texts = {k: plain(v) for k, v in summary if isinstance(v, str)}
+    summary = summary.model_copy(
+        update=texts | {"variant": renamed({"model.variant": summary.variant})["model.variant"]}
+    )
     if summary.status == "diverged":
         report(f"diverged after {_progress(reached, summary.epochs)}: left out; try a lower config.optim.lr")
         return None
@@ -158,18 +161,18 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
         report(f"{no_curve or METRICS + ' ends early'}: {stops}")
     try:
         env = _load(directory / ENV)
-    except (FileNotFoundError, Damaged) as e:
+    except (FileNotFoundError, DamagedFile) as e:
         env = {}
         report(f"{e}: counted, but without its environment")
     return Run(directory, summary, config, env, rows)
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
-    """Return the JSON object in `path` with texts that can be shown; raises Damaged or FileNotFoundError."""
+    """Return the JSON object in `path` with texts that can be shown; raises DamagedFile or FileNotFoundError."""
     try:
         return _plain(run_directory.load(path))
     except RecursionError:
-        raise Damaged(f"{path.name} is damaged: it is nested too deeply") from None
+        raise DamagedFile(f"{path.name} is damaged: it is nested too deeply") from None
 
 
 def _plain(value: Any) -> Any:
@@ -186,7 +189,7 @@ def _read_config(directory: pathlib.Path) -> tuple[dict[str, Any], str]:
     try:
         config = renamed(flatten(_load(directory / CONFIG)))
         point = parse_point(str(config.get("point", "")))
-    except (FileNotFoundError, Damaged) as e:
+    except (FileNotFoundError, DamagedFile) as e:
         return {}, str(e)
     except ValueError as e:
         return {}, f"{CONFIG} is damaged: its point has a part where {e}"

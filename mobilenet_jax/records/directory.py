@@ -30,7 +30,7 @@ CHECKPOINTS = "checkpoints"
 _PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
-class Damaged(Exception):
+class DamagedFile(Exception):
     """A file of a run that cannot be used. The message names the file and can start a sentence."""
 
 
@@ -39,34 +39,34 @@ class Busy(InputError):
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; raises Damaged, or FileNotFoundError."""
+    """Return the JSON object in `path`; raises DamagedFile, or FileNotFoundError."""
     try:
         return files.read_json_object(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path.name} is missing") from None
     except OSError as e:
-        raise Damaged(f"{path.name} cannot be read ({e.strerror})") from None
+        raise DamagedFile(f"{path.name} cannot be read ({e.strerror})") from None
     except ValueError as e:
-        raise Damaged(f"{path.name} is damaged: {e}") from None
+        raise DamagedFile(f"{path.name} is damaged: {e}") from None
 
 
 def load_metrics(directory: pathlib.Path) -> bytes:
-    """Return what `metrics.jsonl` holds; raises Damaged, or FileNotFoundError."""
+    """Return what `metrics.jsonl` holds; raises DamagedFile, or FileNotFoundError."""
     try:
         return files.read_regular_file(directory / METRICS)
     except FileNotFoundError:
         raise FileNotFoundError(f"{METRICS} is missing") from None
     except OSError as e:
-        raise Damaged(f"{METRICS} cannot be read ({e.strerror})") from None
+        raise DamagedFile(f"{METRICS} cannot be read ({e.strerror})") from None
 
 
 def load_summary(directory: pathlib.Path) -> Summary:
-    """Return the result of the run in `directory`; raises Damaged, or FileNotFoundError."""
+    """Return the result of the run in `directory`; raises DamagedFile, or FileNotFoundError."""
     stored = load(directory / SUMMARY)
     try:
         return summaries.unseal(stored)
     except (ValueError, RecursionError) as e:
-        raise Damaged(f"{SUMMARY} is damaged, or another version wrote it: {e}") from None
+        raise DamagedFile(f"{SUMMARY} is damaged, or another version wrote it: {e}") from None
 
 
 def read_summary(directory: pathlib.Path) -> Summary | None:
@@ -80,13 +80,13 @@ def read_summary(directory: pathlib.Path) -> Summary | None:
         summary = load_summary(directory)
     except FileNotFoundError:
         return None
-    except Damaged as e:
+    except DamagedFile as e:
         raise InputError(f"{directory / SUMMARY}: {e}; {remedy}") from None
     try:
         metrics = load_metrics(directory)
     except FileNotFoundError:
         metrics = b""
-    except Damaged as e:
+    except DamagedFile as e:
         raise InputError(f"{directory / METRICS}: {e}") from None
     if not summaries.metrics_match(summary, metrics):
         raise InputError(
@@ -102,7 +102,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any] | None:
         return load(directory / CONFIG)
     except FileNotFoundError:
         return None
-    except Damaged as e:
+    except DamagedFile as e:
         raise InputError(f"{directory / CONFIG}: {e}; move it away") from None
 
 
@@ -208,7 +208,7 @@ def _load_or_none(path: pathlib.Path) -> dict[str, Any] | None:
         return load(path)
     except FileNotFoundError:
         return None
-    except Damaged:
+    except DamagedFile:
         return {"damaged": True}
 
 

@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mobilenet_jax.networks.arch import ALIASES
+
 KNOBS = {"model.alpha": "α", "model.rho": "ρ", "model.expansion": "t"}
 KNOB_NAMES = {
     "model.alpha": "width multiplier",
@@ -16,8 +18,8 @@ ONLY_V2 = ("model.expansion", "model.bottleneck", "model.shortcut")  # of no mea
 NOT_IDENTITY = ("data.dir", "data.archive", "wandb.mode", "wandb.project", "point")
 # Runs that differ only in these are repetitions of one configuration: the seed varies, and the rest changes no result.
 NOT_CONFIGURATION = (*NOT_IDENTITY, "seed", "train.eval_epochs", "train.checkpoint_epochs")
-# The name that records of the first version use, and on which their digests rest.
-_DIGEST_NAMES = {"model.variant": {"cifar28": "seed004"}}
+# Former names of values, which older records use and on which digests rest: key -> former name -> name.
+_RENAMED = {"model.variant": ALIASES}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -53,12 +55,13 @@ def parse_point(text: str) -> dict[str, str]:
 
 
 def renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored flat config with today's names for values that were renamed."""
-    old = {key: {before: now for now, before in names.items()} for key, names in _DIGEST_NAMES.items()}
-    return {key: old[key].get(value, value) if key in old else value for key, value in flat.items()}
+    """Return a stored flat config with today's names of renamed values."""
+    known = {key: names for key, names in _RENAMED.items() if isinstance(flat.get(key), str)}
+    return {**flat, **{key: names.get(flat[key], flat[key]) for key, names in known.items()}}
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """Return eight hex digits of a run's identity, the same as every earlier version made of it."""
-    named = {key: _DIGEST_NAMES.get(key, {}).get(value, value) for key, value in identity.items()}
+    """Return eight hex digits of a run's identity, the same as earlier versions made of it."""
+    former = {key: {now: before for before, now in names.items()} for key, names in _RENAMED.items()}
+    named = {key: former.get(key, {}).get(value, value) for key, value in identity.items()}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]

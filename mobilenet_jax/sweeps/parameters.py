@@ -59,12 +59,7 @@ def brief(value: Any) -> str:
 
 
 def parse(name: Any, given: Any, method: str) -> Parameter:
-    """Check one entry of `parameters`.
-
-    Args:
-      name: the entry's key, such as 'config.model.alpha'.
-      given: the entry's value, such as {'values': [0.5, 1.0]}.
-      method: the sweep's method. A grid lists values; a search also draws from ranges.
+    """Check one entry of `parameters`, such as 'config.model.alpha': {'values': [0.5, 1.0]}.
 
     Raises:
       InputError: the key, the distribution or a value is not allowed.

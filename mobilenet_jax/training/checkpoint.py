@@ -47,14 +47,10 @@ class Checkpoints:
         tree = _plain(jax.device_get(state))
         notes = copy.deepcopy(notes)  # the caller may change them before they are written
         of = {"format": FORMAT, "leaves": leaf_digests(tree), "shapes": _shapes(tree), "notes": _notes_digest(notes)}
+        digests, packed = ocp.args.JsonSave(_sealed(of)), ocp.args.StandardSave(_packed(tree))
         with self._writing():
             self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_packed(tree)),
-                    notes=ocp.args.JsonSave(notes),
-                    digests=ocp.args.JsonSave(_sealed(of)),
-                ),
+                step, args=ocp.args.Composite(state=packed, notes=ocp.args.JsonSave(notes), digests=digests)
             )
 
     def restore(self, template: Any, say: Callable[[str], None] = print) -> tuple[int, Any, dict[str, Any]] | None:

@@ -69,7 +69,7 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     """
     spec, runs, splits, devices = specs[0], len(specs), inputs.splits, inputs.devices
     assert all(other.program_key == spec.program_key for other in specs)
-    c, size, pixels = spec.config, spec.image_size, spec.arch.input_range
+    c = spec.config
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     everywhere, shared = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     each = shared if runs == 1 else NamedSharding(mesh, PartitionSpec(None, "data"))
@@ -86,35 +86,24 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
         dtype=jnp.dtype(c.train.dtype),
         depthwise=depthwise.choose(c.model.depthwise, devices[0].platform),
     )
-    schedule = schedules.schedule(
-        c.optim.schedule,
-        spec.total_steps,
-        spec.warmup_steps,
-        spec.steps_per_epoch,
-        c.optim.lr_decay,
-        c.optim.lr_decay_epochs,
-    )
-    crop = {"crop": size, "resolution": spec.resolution, "input_range": pixels}
+    lengths = spec.total_steps, spec.warmup_steps, spec.steps_per_epoch
+    schedule = schedules.schedule(c.optim.schedule, *lengths, c.optim.lr_decay, c.optim.lr_decay_epochs)
+    crop = {"crop": spec.image_size, "resolution": spec.resolution, "input_range": spec.arch.input_range}
     train_view = functools.partial(augment.training_view, pad=c.augment.pad, flip=c.augment.flip, **crop)
     eval_view = functools.partial(augment.evaluation_view, **crop)
-    depthwise_layers = frozenset(layer.name for layer in spec.arch.layers if layer.kind == "depthwise")
+    recipe = {
+        "model": model,
+        "optimizer": c.optim.name,
+        "schedule": schedule,
+        "view": train_view,
+        "depthwise": frozenset(layer.name for layer in spec.arch.layers if layer.kind == "depthwise"),
+    }
 
     def train_on(state, images, labels, indices, hyper):
-        batch = Batch(images[indices], labels[indices], jnp.ones(indices.shape))
-        return train_step(
-            state,
-            batch,
-            hyper,
-            model=model,
-            optimizer=c.optim.name,
-            schedule=schedule,
-            view=train_view,
-            depthwise=depthwise_layers,
-        )
+        return train_step(state, Batch(images[indices], labels[indices], jnp.ones(indices.shape)), hyper, **recipe)
 
     def eval_on(variables, images, labels, indices, mask):
-        batch = Batch(images[indices], labels[indices], mask)
-        return eval_step(variables, batch, model=model, view=eval_view)
+        return eval_step(variables, Batch(images[indices], labels[indices], mask), model=model, view=eval_view)
 
     started = time.perf_counter()
     init = functools.partial(init_state, model, c.optim.name, spec.resolution, c.train.ema_decay > 0)
@@ -162,17 +151,9 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
 
 def _hyper(spec: RunSpec, key: jax.Array) -> Hyper:
     o, t = spec.config.optim, spec.config.train
-    scalars = {
-        "learning_rate": spec.learning_rate,
-        "momentum": o.momentum,
-        "decay": o.decay,
-        "epsilon": o.epsilon,
-        "weight_decay": o.weight_decay,
-        "depthwise_weight_decay": o.weight_decay if o.decay_depthwise else 0.0,
-        "label_smoothing": t.label_smoothing,
-        "clip_norm": o.clip_norm,
-        "ema_decay": t.ema_decay,
-    }
+    scalars = {name: o[name] for name in ("momentum", "decay", "epsilon", "weight_decay", "clip_norm")}
+    scalars |= {"depthwise_weight_decay": o.weight_decay if o.decay_depthwise else 0.0}
+    scalars |= {"learning_rate": spec.learning_rate} | {name: t[name] for name in ("label_smoothing", "ema_decay")}
     return Hyper(key=key, **{name: jnp.float32(value) for name, value in scalars.items()})
 
 

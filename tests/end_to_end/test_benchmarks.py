@@ -166,13 +166,13 @@ def test_a_gpu_record_is_complete_when_the_time_is_over(slow, failed, tmp_path):
 def test_gpu_checks_on_a_cpu(tmp_path):
     """Every section writes its rows, and none fails."""
     cache, out = tmp_path / "programs", tmp_path / "out"
-    tiny = {"TINY": "1", "JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, "SECONDS_IN_ALL": "600", "OUT": str(out)}
+    tiny = {"TINY": "1", "JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, "SECONDS_IN_ALL": "3000", "OUT": str(out)}
     usual = dict.fromkeys(["JAX_NUMPY_RANK_PROMOTION", "JAX_NUMPY_DTYPE_PROMOTION"])
     env = helpers.environment(**tiny, **usual, JAX_COMPILATION_CACHE_DIR=str(cache))
     sections = {"ops", "rates", "fuse", "layers", "graphs"}
     for mode in ("check", "graphs"):
         command = ["bash", str(GPU / "run.sh"), mode]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0 and "exit code" not in done.stdout, done.stdout
     records = {path.stem: json.loads(path.read_text())["rows"] for path in out.glob("*.json")}
     assert records.keys() >= sections

@@ -1,4 +1,4 @@
-"""The command line: dry runs without jax, and one sentence for every bad input."""
+"""The command line: dry runs without JAX, and one sentence for every bad input."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import ROOT
@@ -43,7 +42,7 @@ def contents(directory: pathlib.Path) -> dict[str, bytes | None]:
 
 @pytest.fixture
 def refused(launch, tmp_path):
-    """Runs `launch.py` with bad arguments; returns its one sentence."""
+    """Run `launch.py` with bad arguments; return its one sentence."""
 
     def run(*arguments: str, **env: str) -> str:
         before = contents(tmp_path)
@@ -59,7 +58,7 @@ def refused(launch, tmp_path):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_dry_run_of_every_config_imports_nothing_heavy(name, tmp_path):
-    """In a process of its own, which says what it has imported."""
+    """The process prints what it has imported."""
     code = LOADED.replace("sys.argv[1]", repr(",".join(HEAVY)))
     done = subprocess.run(
         [sys.executable, "-c", code, f"--config={ROOT}/configs/{name}.py", "--dry_run"],
@@ -186,7 +185,7 @@ def test_a_run_directory_that_holds_something_else(refused, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
     assert "thesis is not empty and holds no run" in refused(f"--run_dir={tmp_path}/thesis")
-    assert "a file stands where the run directory should be" in refused(f"--run_dir={tmp_path}/thesis/chapter1.tex")
+    assert "is a file" in refused(f"--run_dir={tmp_path}/thesis/chapter1.tex")
     assert "the run directory cannot be written" in refused(f"--run_dir={tmp_path}/thesis/chapter1.tex/run")
 
 
@@ -194,12 +193,8 @@ def test_a_run_directory_of_another_run(refused, tmp_path):
     stored = config.resolve(digits_v1.get_config()).config.to_dict()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
-    said = refused("--run_dir=run", "--config.model.alpha=0.5", "--config.seed=7")
-    assert (
-        "run holds another run: config.model.alpha is 0.25 there and 0.5 here; config.seed is 0 there and 7 here"
-        in said
-    )
-    assert said.endswith("; name another directory")
+    message = refused("--run_dir=run", "--config.model.alpha=0.5", "--config.seed=7")
+    assert "config.model.alpha is 0.25 there and 0.5 here; config.seed is 0 there and 7 here" in message
     (tmp_path / "run" / "config.json").write_text(json.dumps(stored)[:-20])
     assert "config.json is damaged" in refused("--run_dir=run")
 
@@ -210,11 +205,11 @@ def test_a_workdir_that_cannot_be_made(refused, tmp_path):
 
 
 def test_a_batch_that_the_devices_cannot_share(refused):
-    said = refused("--config.train.batch_size=33", XLA_FLAGS="--xla_force_host_platform_device_count=2")
-    assert said == "config.train.batch_size=33: must be a multiple of the 2 devices"
+    message = refused("--config.train.batch_size=33", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert "config.train.batch_size=33" in message and "2 devices" in message
 
 
-def test_an_error_ends_the_process_whatever_waits_in_it(launch, tmp_path):
+def test_an_error_ends_the_process_despite_its_threads(launch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(40,)).start()\n"
     )
@@ -223,10 +218,11 @@ def test_an_error_ends_the_process_whatever_waits_in_it(launch, tmp_path):
 
 IN_A_CALLBACK = """
 import gc, os, signal, sys
-def interrupt(phase, info):  # as JAX's, which swallows what is raised
+def interrupt(phase, info):  # like JAX's callback, it swallows exceptions
     if hasattr(sys.modules["__main__"], "run"):
         os.kill(os.getpid(), signal.SIGINT)
 gc.callbacks.append(interrupt)
+gc.set_threshold(100)  # so that a collection happens before the end
 """
 
 
@@ -236,8 +232,7 @@ def test_an_interrupt_where_an_exception_would_be_lost(launch, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_an_error_that_cannot_be_told_still_ends_the_process(tmp_path):
-    """Whatever waits in it."""
+def test_an_error_that_cannot_be_printed_ends_the_process(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(40,)).start()\n"
     )
@@ -247,15 +242,27 @@ def test_an_error_that_cannot_be_told_still_ends_the_process(tmp_path):
         assert subprocess.run(command, cwd=tmp_path, env=env, stderr=full, timeout=30).returncode == 1
 
 
-@pytest.mark.parametrize("seconds", [0.3, 0.6, 1.0])
-def test_an_interrupt_at_the_start_leaves_no_traceback(seconds, tmp_path):
-    command = [sys.executable, str(ROOT / "launch.py"), "--dry_run"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as started:
-        time.sleep(seconds)
+WAITING = """
+import builtins, os, sys
+real = builtins.__import__
+def waiting(name, *args, **kwargs):
+    if name == "mobilenet_jax.networks":
+        print("importing", flush=True)
+        sys.stdin.read()
+    return real(name, *args, **kwargs)
+builtins.__import__ = waiting
+"""
+
+
+def test_an_interrupt_during_imports_leaves_no_traceback(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WAITING)
+    command, pipe = [sys.executable, str(ROOT / "launch.py"), "--dry_run"], subprocess.PIPE
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdin=pipe, stdout=pipe, stderr=pipe) as started:
+        assert started.stdout is not None and started.stdout.readline() == b"importing\n"
         started.send_signal(signal.SIGINT)
-        said = started.communicate(timeout=60)[1]
-    ours = b"launch.py" in said  # not so where Python itself was only starting
-    assert not ours and started.returncode in (130, 0, 1, -signal.SIGINT)
+        errors = started.communicate(timeout=60)[1]
+    assert (started.returncode, errors) == (130, b"")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's")

@@ -1,4 +1,4 @@
-"""Sweeps whose machines share a PostgreSQL database, here one of the distribution's, started for these tests alone."""
+"""Sweeps whose machines share a PostgreSQL database. The server is the distribution's, started for these tests."""
 
 import contextlib
 import dataclasses
@@ -18,47 +18,54 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import optuna
 import pytest
 import sqlalchemy
 from conftest import ROOT
-from helpers import TINY
-from sweep_helpers import command, gone, results, run, table, training, wait, workers, write
+from helpers import TINY, environment
+from sweep_helpers import (
+    command,
+    gone,
+    patched,
+    results,
+    run,
+    table,
+    training,
+    trial_states,
+    trials,
+    wait,
+    workers,
+    write,
+)
 
 PASSWORD = "s3cr3t-of-the-tests"
 HEARTBEAT, GRACE = 1, 5  # seconds, in machines started with `hasty`
 
-# Machines that are one in truth: what dies is known by its heartbeat only, which is soon.
-HASTY = f"""
-import sys
-import launch
-from mobilenet_jax import ledger
-ledger.HEARTBEAT, ledger.GRACE = {HEARTBEAT}, {GRACE}
-ledger._owner = lambda pid: ""
-sys.exit(launch.run())
-"""
+# The machines of a test are one machine. With these statements, they know one another's deaths by heartbeats alone.
+HASTY = (
+    f"queue.HEARTBEAT, queue.GRACE = {HEARTBEAT}, {GRACE}",
+    "owners.process_identity = lambda pid: ''",
+)
 
-# Claims until nothing is left, and says what it got; starts when it is told to.
+# Claims points until none is left, and prints what it got; starts at a line on stdin.
 CLAIMER = """
 import json, sys
-from mobilenet_jax import ledger
+from sweep_helpers import FINISHED, open_queue
 print("ready", flush=True)
 sys.stdin.readline()
-points = {f"{seed:08x}": {"seed": seed} for seed in range(20)}
-book = ledger.Ledger(sys.argv[1], "race", [ledger.categorical("seed", range(20))], "test_accuracy", "maximize", "grid")
-book.enqueue(points)
+points = {f"{i:08x}": {"x": i % 3 + 1} for i in range(20)}
+queue = open_queue(sys.argv[1], **points)
 claimed = []
-while claim := book.claim():
+while claim := queue.claim():
     assert claim.values == points[claim.digest]
     claimed.append(claim.digest)
-    book.finish(claim, {"status": "finished", "test_accuracy": 0.5})
+    queue.finish(claim, FINISHED)
 print(json.dumps(claimed))
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """PostgreSQL with its data in `directory`, for `account` where that is not the one we are."""
+    """PostgreSQL with its data in `directory`, run by `account` if that is not this process's own."""
 
     binaries: pathlib.Path
     directory: pathlib.Path
@@ -100,14 +107,14 @@ def free_port() -> int:
 
 
 def installed() -> pathlib.Path | None:
-    """Where PostgreSQL's programs are: on the path, or where Debian hides them, the newest."""
+    """Return the directory of PostgreSQL's programs: on the path, or the newest of Debian's."""
     found = [pathlib.Path(path).resolve() for path in [shutil.which("pg_ctl")] if path]
     found += sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda p: -float(p.parts[-3]))
     return next((path.parent for path in found if (path.parent / "initdb").exists()), None)
 
 
 def unprivileged() -> str | None:
-    """The account that runs the server, which refuses to be root."""
+    """Return the account for the server, which refuses to run as root; None for this process's own."""
     if os.geteuid() != 0:
         return None
     accounts = {entry.pw_name for entry in pwd.getpwall()}
@@ -135,7 +142,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def database(server) -> str:
-    """The URL of an empty database."""
+    """Create an empty database; return its URL."""
     name = f"sweeps_{uuid.uuid4().hex[:8]}"
     engine = sqlalchemy.create_engine(
         server.url("postgres"), poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT"
@@ -145,19 +152,9 @@ def database(server) -> str:
     return server.url(name)
 
 
-def trials(url: str) -> list[optuna.trial.FrozenTrial]:
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": sqlalchemy.pool.NullPool})
-    (name,) = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=name, storage=storage).get_trials()
-
-
-def states(url: str) -> list[str]:
-    return sorted(trial.state.name for trial in trials(url))
-
-
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A directory of its own, and the command that runs in it."""
+    """A command that runs in its own directory."""
 
     directory: pathlib.Path
     process: subprocess.Popen[str]
@@ -167,7 +164,7 @@ class Machine:
         return (self.directory / "out").read_text()
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """Kill the command and its workers at once, like a power cut."""
         held = [self.process.pid, *workers(self.process.pid)]
         for pid in held:
             os.kill(pid, signal.SIGKILL)
@@ -178,7 +175,7 @@ class Machine:
             time.sleep(0.05)
 
     def ended(self, seconds: float = 300) -> str:
-        """What it said, once it is through, without a complaint."""
+        """Wait for the end, check that nothing went wrong, return the output."""
         code = self.process.wait(seconds)
         errors = (self.directory / "err").read_text()
         logs = [path.read_text() for path in self.directory.glob("runs/logs/*")]
@@ -189,19 +186,16 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path, database) -> Iterator[Callable[..., Machine]]:
-    """Starts the command in a directory of its own on the shared database."""
+    """Starts the command in a new directory, on the shared database."""
     started: list[Machine] = []
 
     def start(parameters: dict[str, Any], *arguments: str, hasty: bool = False) -> Machine:
         directory = tmp_path / f"machine{len(started)}"
         directory.mkdir()
         write(directory, parameters)
-        asked = command(directory, f"--storage={database}", *arguments)
-        if hasty:
-            asked[1:2] = ["-c", HASTY]
+        line = [*(patched(directory, *HASTY) if hasty else command(directory)), f"--storage={database}", *arguments]
         with (directory / "out").open("w") as out, (directory / "err").open("w") as err:
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            process = subprocess.Popen(asked, cwd=directory, stdout=out, stderr=err, text=True, env=environment)
+            process = subprocess.Popen(line, cwd=directory, stdout=out, stderr=err, text=True, env=environment())
         started.append(Machine(directory, process))
         return started[-1]
 
@@ -212,7 +206,7 @@ def machine(tmp_path, database) -> Iterator[Callable[..., Machine]]:
 
 
 def one_each(url: str, *machines: Machine) -> None:
-    """Every trial's point has one result, in the database and in one of the directories."""
+    """Check that every point has one result, in the database and in one of the directories."""
     done = [t for t in trials(url) if t.state.name == "COMPLETE"]
     digests = sorted(trial.user_attrs["digest"] for trial in done)
     assert len(set(digests)) == len(digests)
@@ -226,11 +220,11 @@ def test_two_machines_share_an_empty_database(machine, database):
     parameters = TINY | {"seed": [0, 1, 2, 3, 4, 5]}
     machines = [machine(parameters), machine(parameters)]
     outputs = [each.ended() for each in machines]
-    assert states(database) == ["COMPLETE"] * 6
+    assert trial_states(database) == ["COMPLETE"] * 6
     one_each(database, *machines)
     assert all(results(each.directory) for each in machines)
     rows = [table(out) for out in outputs]
-    assert [row[-1] for row in rows[0]] == ["done"] * 6
+    assert [row[-1] for row in rows[0]] == ["finished"] * 6
     assert rows[0] == rows[1]
     found = {name: summary for each in machines for name, summary in results(each.directory).items()}
     accuracies = {summary["seed"]: f"{summary['test_accuracy']:.4f}" for summary in found.values()}
@@ -239,7 +233,7 @@ def test_two_machines_share_an_empty_database(machine, database):
 
 @pytest.mark.slow
 def test_a_machine_loses_its_power(machine, database):
-    """Nobody but the clock says so: another one trains its point, from the start, as it has not its directory."""
+    """Only its heartbeat reveals it. Another machine, without its run directory, trains its point from the start."""
     parameters = TINY | {"train.epochs": 20, "seed": [0, 1, 2]}
     first, second = machine(parameters, hasty=True), machine(parameters, hasty=True)
     wait(lambda: training(second.process.pid) or results(second.directory), second.process)
@@ -248,9 +242,9 @@ def test_a_machine_loses_its_power(machine, database):
     first.kill()
     assert not (lost / "summary.json").exists()
     out = second.ended()
-    assert [row[-1] for row in table(out)] == ["done"] * 3
+    assert [row[-1] for row in table(out)] == ["finished"] * 3
     assert lost.name in results(second.directory)
-    assert states(database) == ["COMPLETE"] * 3 + ["FAIL"]
+    assert trial_states(database) == ["COMPLETE"] * 3 + ["FAIL"]
     (dead,) = [trial for trial in trials(database) if trial.state.name == "FAIL"]
     assert lost.name.endswith(dead.user_attrs["digest"])
     assert dead.datetime_complete is not None
@@ -266,25 +260,25 @@ def test_the_database_goes_away_for_some_seconds(machine, database, server):
     try:
         wait(lambda: "the database does not answer, training goes on" in away.out, away.process)
         wait(lambda: len(results(away.directory)) > finished, away.process)
-        time.sleep(3)  # with a result that cannot be told, and no point to go on with
+        time.sleep(3)  # with an unrecorded result, and no point to train
     finally:
         server.start()
-    assert states(database) != ["COMPLETE"] * 3
+    assert trial_states(database) != ["COMPLETE"] * 3
     out = away.ended()
-    assert [row[-1] for row in table(out)] == ["done"] * 3
+    assert [row[-1] for row in table(out)] == ["finished"] * 3
     assert out.count("the database does not answer") == 1
-    assert states(database) == ["COMPLETE"] * 3
+    assert trial_states(database) == ["COMPLETE"] * 3
     one_each(database, away)
 
 
 @pytest.mark.slow
-def test_the_database_goes_away_for_longer_than_a_heartbeat_may(machine, database, server):
-    """No machine could send one, so that the first to come back must not take the others for dead."""
+def test_the_database_goes_away_for_longer_than_the_grace_period(machine, database, server):
+    """No machine could send heartbeats: the first to return must not requeue the points of the others."""
     parameters = TINY | {"train.epochs": 60, "seed": [0, 1]}
     machines = [machine(parameters, hasty=True), machine(parameters, hasty=True)]
     held = [pid for each in machines for pid in wait(lambda each=each: training(each.process.pid), each.process)]
     for pid in held:
-        os.kill(pid, signal.SIGSTOP)  # lest they finish before the database is back
+        os.kill(pid, signal.SIGSTOP)  # so that they do not finish before the database is back
     server.stop()
     try:
         time.sleep(GRACE + 2)
@@ -295,7 +289,7 @@ def test_the_database_goes_away_for_longer_than_a_heartbeat_may(machine, databas
         os.kill(pid, signal.SIGCONT)
     for each in machines:
         assert "taken over" not in each.ended()
-    assert states(database) == ["COMPLETE"] * 2
+    assert trial_states(database) == ["COMPLETE"] * 2
     one_each(database, *machines)
 
 
@@ -318,15 +312,15 @@ def test_a_database_that_cannot_be_opened(wrong, server, database, tmp_path):
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_four_processes_claim_every_point_once(kind, request, tmp_path):
-    """They also make the tables and enqueue the points all at once."""
+    """They also create the tables and enqueue the points at the same time."""
     url = f"sqlite:///{tmp_path / 'sweeps.db'}" if kind == "sqlite" else request.getfixturevalue("database")
-    asked = [sys.executable, "-c", CLAIMER, url]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", CLAIMER, url]
+    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     digests = [f"{seed:08x}" for seed in range(20)]
     with contextlib.ExitStack() as held:
         processes = [
             held.enter_context(
-                subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+                subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
             )
             for _ in range(4)
         ]
@@ -338,5 +332,5 @@ def test_four_processes_claim_every_point_once(kind, request, tmp_path):
         claimed = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     assert sorted(digest for each in claimed for digest in each) == digests
-    assert states(url) == ["COMPLETE"] * 20
+    assert trial_states(url) == ["COMPLETE"] * 20
     assert sorted(trial.user_attrs["digest"] for trial in trials(url)) == digests

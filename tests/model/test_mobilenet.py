@@ -272,7 +272,7 @@ def test_a_block_whose_projection_is_zero_is_the_identity():
 def test_shortcut_and_bottleneck_variants_differ():
     options = [{}, {"shortcut": "expansion"}, {"shortcut": "none"}, {"bottleneck": "relu6"}]
     full = [mobilenet_v2(0.35, strides="cifar", **chosen) for chosen in options]
-    networks = [Architecture("v2", network.layers[:12]) for network in full]  # up to the first block after a stage
+    networks = [Architecture("v2", network.layers[:12]) for network in full]  # stem and four blocks
     variables, x = random_variables(networks[0]), random_images(8)
     found = [logits(network, variables, x, "conv") for network in networks]
     for a, b in itertools.combinations(found, 2):

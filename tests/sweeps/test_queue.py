@@ -54,7 +54,7 @@ def test_a_point_that_does_not_fit_is_left(url):
     assert states(queue) == dict.fromkeys(POINTS, "waiting")
 
 
-def test_given_back(url):
+def test_a_released_point_waits_again(url):
     queue = open_queue(url, aa={"x": 1})
     queue.release(claimed(queue))
     assert states(queue) == {"aa": "waiting"}
@@ -144,7 +144,7 @@ def test_a_search_draws_up_to_a_limit(url):
     queue = open_queue(url, "random")
     outside, inside = claimed(queue, draws=2), claimed(queue, draws=2)
     assert queue.claim(draws=2) is None
-    queue.reject(outside)
+    queue.fail(outside)
     inside = queue.set_digest(inside, "b")
     third = queue.set_digest(claimed(queue, draws=2), "c")
     assert inside and third and queue.claim(draws=2) is None
@@ -237,11 +237,12 @@ def test_a_full_or_read_only_disk(how, url, request, monkeypatch):
 def test_values_that_optuna_cannot_read_are_damage(url, tmp_path):
     """The database itself is intact."""
     queue = open_queue(url)
-    claimed(queue)
+    queue.finish(claimed(queue), FINISHED)
     for statement in (
         "UPDATE trials SET state = 'WAATING'",
         "UPDATE trial_user_attributes SET value_json = '{'",
         'UPDATE trial_params SET distribution_json = \'{"name": "None"}\'',
+        "UPDATE trial_user_attributes SET value_json = '{}' WHERE key = 'summary'",
     ):
         copy = tmp_path / f"{len([*tmp_path.iterdir()])}.db"
         shutil.copy(tmp_path / "sweeps.db", copy)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is restored is bit for bit what was saved, or it is not restored."""
+"""Checkpoints: every bit of the saved state is restored, or the checkpoint is refused."""
 
 import dataclasses
 import gc
@@ -17,15 +17,15 @@ import pytest
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.training import checkpoint
-from mobilenet_jax.training import optimizer as optimizers
 from mobilenet_jax.training.checkpoint import Checkpoints
+from mobilenet_jax.training.optimizer import optimizer as make_optimizer
 from mobilenet_jax.training.step import TrainState
 
 KINDS = list(itertools.product(("sgd", "rmsprop"), (False, True)))
 
 
 def make_state(seed: int, optimizer: str = "sgd", with_ema: bool = False) -> TrainState:
-    """A state with the structure of a real one, each leaf random."""
+    """Return a state with the structure of a real one and random leaves."""
     shapes = {
         "stem": {"kernel": (3, 3, 3, 8), "bn": {"scale": (8,)}},
         "classifier": {"kernel": (64, 100), "bias": (10,)},
@@ -37,7 +37,7 @@ def make_state(seed: int, optimizer: str = "sgd", with_ema: bool = False) -> Tra
 
     params = jax.tree.map(lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
     stats = {"stem": {"bn": {"mean": np.zeros(8, np.float32)}}}
-    opt_state = optimizers.optimizer(optimizer, 0.0, 0.0).init(params)
+    opt_state = make_optimizer(optimizer, 0.0, 0.0).init(params)
     ema = fill({"params": params, "batch_stats": stats}) if with_ema else None
     return TrainState(np.int32(seed), fill(params), fill(stats), fill(opt_state), ema)  # type: ignore[arg-type]
 
@@ -63,12 +63,12 @@ def save(directory: pathlib.Path, *seeds: int) -> None:
 
 
 def restore(directory: pathlib.Path, template: TrainState | None = None):
-    """What `restore` gives, and what it says."""
-    said: list[str] = []
+    """Return what `restore` returns, and the lines that it prints."""
+    lines: list[str] = []
     checkpoints = Checkpoints(directory)
-    found = checkpoints.restore(template or make_state(0), said.append)
+    found = checkpoints.restore(template or make_state(0), lines.append)
     checkpoints.close()
-    return found, said
+    return found, lines
 
 
 def steps(directory: pathlib.Path) -> set[str]:
@@ -77,7 +77,7 @@ def steps(directory: pathlib.Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A directory with the checkpoints of steps 1 and 2; to be copied, not changed."""
+    """Return a directory with the checkpoints of steps 1 and 2; to be copied, not changed."""
     directory = tmp_path_factory.mktemp("checkpoints") / "two"
     save(directory, 1, 2)
     return directory
@@ -85,7 +85,7 @@ def two(tmp_path_factory):
 
 @pytest.fixture
 def copy(two, tmp_path) -> Callable[[], pathlib.Path]:
-    """Makes fresh copies of that directory."""
+    """Return a function that copies that directory."""
     counter = itertools.count()
     return lambda: pathlib.Path(shutil.copytree(two, tmp_path / str(next(counter))))
 
@@ -98,16 +98,16 @@ def test_a_round_trip_keeps_every_bit(optimizer, with_ema, tmp_path):
     checkpoints.save(7, state, make_notes(7))
     checkpoints.close()
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    found, said = restore(tmp_path, template)
-    assert found is not None and said == []
+    found, lines = restore(tmp_path, template)
+    assert found is not None and lines == []
     step, restored, notes = found
     assert (step, notes) == (7, make_notes(7))
     assert isinstance(restored, TrainState) and (restored.ema is None) == (not with_ema)
     assert identical(restored, state)
 
 
-def test_what_changes_after_a_save_is_not_in_it(tmp_path, monkeypatch):
-    """The notes are written in the background, while their owner goes on counting."""
+def test_a_change_after_a_save_is_not_saved(tmp_path, monkeypatch):
+    """The notes are written in the background, while the run continues to count."""
     handed, save_json = [], ocp.args.JsonSave
     monkeypatch.setattr(ocp.args, "JsonSave", lambda item: handed.append(item) or save_json(item))
     notes = make_notes(1)
@@ -119,7 +119,7 @@ def test_what_changes_after_a_save_is_not_in_it(tmp_path, monkeypatch):
 
 
 def test_a_save_copies_the_state_before_it_returns(tmp_path):
-    """The training step donates its state: the buffers are gone as soon as the next one starts."""
+    """The training step donates its state: its buffers are deleted when the next step starts."""
     state = jax.device_put(make_state(1))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state, {})
@@ -145,7 +145,7 @@ def flip(data: bytes, offset: int) -> bytes:
 
 
 def flips(data: bytes) -> list[bytes]:
-    """One bit changed at each of several places."""
+    """Return copies with one bit changed, at several places."""
     offsets = {0, len(data) // 2, random.Random(len(data)).randrange(len(data)), len(data) - 1}
     return [flip(data, offset) for offset in sorted(offsets)]
 
@@ -161,7 +161,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_never_gives_wrong_values(damage, two, copy):
-    """The checkpoint before is used, and it is said; or the damage lies where it changes nothing."""
+    """Either the checkpoint before is used and a line printed, or the damage has no effect."""
     files = [path.relative_to(two) for path in sorted((two / "2").rglob("*")) if path.is_file()]
     assert len(files) > 5
     noticed = set()
@@ -172,12 +172,12 @@ def test_a_damaged_file_never_gives_wrong_values(damage, two, copy):
                 continue
             directory = copy()
             (directory / file).unlink() if after is None else (directory / file).write_bytes(after)
-            found, said = restore(directory)
+            found, lines = restore(directory)
             assert found is not None
             step, state, notes = found
             assert step in (1, 2)
             assert identical(state, make_state(step)) and notes == make_notes(step), file
-            assert len(said) == 2 - step and all("checkpoint of step 2 is damaged and dropped (" in x for x in said)
+            assert len(lines) == 2 - step and all("checkpoint of step 2 is damaged and dropped (" in x for x in lines)
             assert ("2" in steps(directory)) == (step == 2)
             if step == 1:
                 noticed.add(file.parts[1])
@@ -186,17 +186,17 @@ def test_a_damaged_file_never_gives_wrong_values(damage, two, copy):
 
 
 def test_values_that_orbax_restores_wrong_are_noticed(two, copy):
-    """A bit at each of a dozen places in the file that holds the arrays: Orbax itself sees none of them."""
+    """A bit changes at a dozen places of the file with the arrays, and Orbax itself notices none."""
     file = max((two / "2").rglob("*"), key=lambda path: path.stat().st_size).relative_to(two)
     data = (two / file).read_bytes()
-    assert len(data) > 20_000  # one or both of the arrays of 25 kB, as it falls out
+    assert len(data) > 20_000  # it holds one or both of the arrays of 25 kB
     reasons = []
     for place in random.Random(0).sample(range(len(data)), 12):
         directory = copy()
         (directory / file).write_bytes(flip(data, place))
-        found, said = restore(directory)
+        found, lines = restore(directory)
         assert found is not None and identical(found[1], make_state(found[0]))
-        reasons += said
+        reasons += lines
         shutil.rmtree(directory)
     assert sum("classifier/kernel does not match its digest" in reason for reason in reasons) > 6
 
@@ -211,35 +211,35 @@ def test_plausible_json_with_another_value_is_noticed(kind, copy):
     else:
         del value["leaves"]["params/stem/kernel"]
     path.write_text(json.dumps(value))
-    found, said = restore(directory)
+    found, lines = restore(directory)
     assert found is not None and found[0] == 1
-    assert ("the notes" if kind == "notes" else "the digests do not match their own") in said[0]
+    assert ("the notes" if kind == "notes" else "the digests do not match their own") in lines[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc's")
-def test_what_cannot_be_read_is_not_taken_for_damaged(copy):
-    """As on a network's disk that is away, or with another user's files: nothing is deleted."""
+def test_an_unreadable_file_is_not_damage(copy):
+    """A network disk may be away, or the file another user's: nothing is deleted."""
     directory = copy()
     file = max((directory / "2").rglob("*"), key=lambda path: path.stat().st_size)
     aside = file.rename(directory.parent / "aside")
-    file.symlink_to("/proc/self/mem")  # whose reading fails, for the superuser too
-    with pytest.raises(InputError, match=r"cannot be read \(.+\); once it can, or is moved away, the same command"):
+    file.symlink_to("/proc/self/mem")  # reading it fails, even for the superuser
+    with pytest.raises(InputError, match="cannot be read"):
         restore(directory)
     aside.rename(file)
-    found, said = restore(directory)
-    assert found is not None and (found[0], said) == (2, [])
+    found, lines = restore(directory)
+    assert found is not None and (found[0], lines) == (2, [])
 
 
 @pytest.mark.parametrize("change", ["a leaf more", "another shape"])
 def test_checkpoints_of_another_version_are_left_alone(change, two, copy):
-    """They are whole, so they are not taken for damaged, and not deleted."""
+    """They are not damaged, so they are not deleted."""
     state = make_state(0)
     leaf = np.zeros((10 if change == "a leaf more" else 11,), np.float32)
     name = "more" if change == "a leaf more" else "bias"
     params = {**state.params, "classifier": {**state.params["classifier"], name: leaf}}
     directory = copy()
     checkpoints = Checkpoints(directory)
-    with pytest.raises(InputError, match="another version of this program wrote it; name another run directory"):
+    with pytest.raises(InputError, match="another version"):
         checkpoints.restore(dataclasses.replace(state, params=params), print)
     checkpoints.close()
     assert steps(directory) == {"1", "2"}
@@ -251,13 +251,13 @@ def test_earlier_versions_of_checkpoints_are_known(keys, copy):
     path = directory / "2" / "digests" / "metadata"
     digests = {key: json.loads(path.read_text())[key] for key in keys}
     path.write_text(json.dumps(checkpoint._sealed(digests) if "shapes" in keys else digests))
-    with pytest.raises(InputError, match="another version of this program wrote it"):
+    with pytest.raises(InputError, match="another version"):
         restore(directory)
     assert steps(directory) == {"1", "2"}
 
 
 def test_saving_holds_no_memory(tmp_path):
-    """Each array that TensorStore writes would hold four blocks for good: a hundred leaves are one array."""
+    """Each array that TensorStore writes leaks four blocks: a hundred leaves are written as one array."""
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     state = {f"{i}": np.full(7, i) for i in range(100)}
 
@@ -273,7 +273,7 @@ def test_saving_holds_no_memory(tmp_path):
     checkpoints.close()
 
 
-def test_too_little_memory_is_no_damage(copy, monkeypatch):
+def test_a_lack_of_memory_is_not_damage(copy, monkeypatch):
     def full(*_, **__):
         raise MemoryError
 
@@ -289,8 +289,8 @@ def test_all_damaged(copy):
     directory = copy()
     for step in "12":
         (directory / step / "digests" / "metadata").write_text("{}")
-    found, said = restore(directory)
-    assert found is None and [line[:20] for line in said] == ["checkpoint of step 2", "checkpoint of step 1"]
+    found, lines = restore(directory)
+    assert found is None and [line[:20] for line in lines] == ["checkpoint of step 2", "checkpoint of step 1"]
     assert restore(directory) == (None, [])
 
 
@@ -308,16 +308,16 @@ def test_the_same_step_can_be_saved_again_after_a_fallback(reopened, copy):
     checkpoints.close()
     assert steps(directory) == {"2", "3"}
     shutil.rmtree(directory / "3")
-    found, said = restore(directory)
-    assert found is not None and said == []
+    found, lines = restore(directory)
+    assert found is not None and lines == []
     assert found[0] == 2 and identical(found[1], make_state(5)) and found[2] == make_notes(5)
 
 
-def test_what_a_killed_process_left_half_written_is_ignored(copy):
+def test_a_half_written_checkpoint_is_ignored(copy):
     directory = copy()
     shutil.copytree(directory / "2", directory / "3.orbax-checkpoint-tmp-1")
-    found, said = restore(directory)
-    assert found is not None and (found[0], said) == (2, [])
+    found, lines = restore(directory)
+    assert found is not None and (found[0], lines) == (2, [])
 
 
 def test_digests_see_name_dtype_shape_and_bits():
@@ -338,9 +338,9 @@ def test_digests_see_name_dtype_shape_and_bits():
     assert checkpoint.leaf_digests({"x": base}).keys() == {"x/a", "x/b"}
 
 
-def test_what_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_a_directory_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"deep: a checkpoint cannot be written \(.+\); once it can, the same command"):
+    with pytest.raises(InputError, match="deep: a checkpoint cannot be written"):
         Checkpoints(tmp_path / "file" / "deep")
     checkpoints = Checkpoints(tmp_path / "run")
 

@@ -1,4 +1,4 @@
-"""What a process asks of its machine, looked at from inside that process."""
+"""Memory, restarts, the cache of compiled programs: seen from inside processes that use them."""
 
 import signal
 import sys
@@ -8,22 +8,22 @@ from helpers import python
 
 from mobilenet_jax.training import host
 
-ANEW = """
+KEPT = """
 import os, sys
-from mobilenet_jax import runtime
+from mobilenet_jax.training import host
 print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), flush=True)
-runtime.keep_memory()
+host.keep_memory()
 print("on")
 """
-AGAIN = """
+RESTARTED = """
 import os, sys
-from mobilenet_jax import runtime
-print(os.getpid(), sys.argv[1:], runtime.compiled_before())
-runtime.start_anew(float(sys.argv[1]))
+from mobilenet_jax.training import host
+print(os.getpid(), sys.argv[1:], host.compiled_before())
+host.restart_after_compiling(float(sys.argv[1]))
 """
 CACHED = """
-from mobilenet_jax import runtime
-runtime.use_compilation_cache()
+from mobilenet_jax.training import host
+host.use_compilation_cache()
 import jax
 print(jax.config.jax_compilation_cache_dir)
 print(jax.config.jax_compilation_cache_max_size)
@@ -33,62 +33,63 @@ jax.jit(lambda x: x + 1)(1)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 @pytest.mark.parametrize("before", ["", "glibc.malloc.check=0"])
-def test_kept_memory_takes_one_fresh_start_of_the_same_process(before):
-    first, second, last = python(ANEW, "an argument", **({"GLIBC_TUNABLES": before} if before else {}))
+def test_keeping_memory_restarts_the_process_once(before):
+    first, second, last = python(KEPT, "an argument", **({"GLIBC_TUNABLES": before} if before else {}))
     pid = first.split()[0]
     assert first == f"{pid} ['an argument'] {before or None}"
     assert second == f"{pid} ['an argument'] {before}{':' if before else ''}{host.KEPT_MEMORY}"
     assert last == "on"
 
 
-def test_memory_is_the_users_to_refuse():
-    assert len(python(ANEW, GLIBC_TUNABLES="glibc.malloc.hugetlb=0")) == 2
+def test_the_users_own_setting_of_huge_pages_wins():
+    assert len(python(KEPT, GLIBC_TUNABLES="glibc.malloc.hugetlb=0")) == 2
 
 
 @pytest.mark.parametrize(
     ("seconds", "tunables", "starts"),
     [("5.5", host.KEPT_MEMORY, ["0.0", "5.5"]), ("4.5", host.KEPT_MEMORY, ["0.0"]), ("5.5", "", ["0.0"])],
 )
-def test_a_process_that_compiled_for_long_starts_anew_once(seconds, tunables, starts):
-    lines = python(AGAIN, seconds, GLIBC_TUNABLES=tunables)
+def test_a_process_that_compiled_for_long_restarts_once(seconds, tunables, starts):
+    lines = python(RESTARTED, seconds, GLIBC_TUNABLES=tunables)
     pid = lines[0].split()[0]
     assert lines == [f"{pid} ['{seconds}'] {before}" for before in starts]
 
 
 SIGNALLED = """
 import os, signal, sys
-from mobilenet_jax import process, runtime
+from mobilenet_jax import console
+from mobilenet_jax.training import host
 print("start", flush=True)
-with process.signals() as asked:
+with console.signals() as asked:
     if sys.argv[1] == "before":
         os.kill(os.getpid(), signal.SIGTERM)
-    else:  # between the last look and the fresh process
+    else:  # between the last check and the restart
         os.execve = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-    runtime.start_anew(6.0, asked)
+    host.restart_after_compiling(6.0, asked)
     print("on", asked)
 """
 
 
-def test_a_signal_before_a_fresh_start_is_not_lost():
-    """Noted, it stops the run; unnoted, the process, which has begun nothing yet."""
+def test_a_signal_before_a_restart_is_not_lost():
+    """A collected signal stops the run. A later one ends the process, which has not begun anything."""
     assert python(SIGNALLED, "before", GLIBC_TUNABLES=host.KEPT_MEMORY) == ["start", f"on [{signal.SIGTERM:d}]"]
     assert python(SIGNALLED, "after", GLIBC_TUNABLES=host.KEPT_MEMORY, code=-signal.SIGTERM) == ["start"]
 
 
-def test_a_child_of_such_a_process_is_not_one():
+def test_a_child_of_a_restarted_process_did_not_restart():
     assert python(
-        "from mobilenet_jax import runtime; print(runtime.compiled_before())", MOBILENET_JAX_COMPILED="1:9"
+        "from mobilenet_jax.training import host; print(host.compiled_before())", MOBILENET_JAX_COMPILED="1:9"
     ) == ["0.0"]
 
 
 def test_seconds_of_a_process_count_from_its_start():
     (line,) = python(
-        "import time; time.sleep(0.5); from mobilenet_jax import runtime; print(runtime.process_seconds())"
+        "import time; time.sleep(0.5); from mobilenet_jax.training import host; print(host.process_seconds())"
     )
     assert 0.5 <= float(line) < 60
 
 
-def test_a_small_program_is_kept(tmp_path):
+def test_a_small_program_is_cached(tmp_path):
     directory = tmp_path / "mobilenet_jax" / "compiled"
     assert python(CACHED, XDG_CACHE_HOME=str(tmp_path)) == [str(directory), str(1 << 30)]
     assert any("lambda" in path.name for path in directory.iterdir())
@@ -96,9 +97,9 @@ def test_a_small_program_is_kept(tmp_path):
 
 MANY = """
 import jax
-from mobilenet_jax import runtime
-runtime.CACHE_BYTES = 20_000
-runtime.use_compilation_cache()
+from mobilenet_jax.training import host
+host.CACHE_BYTES = 20_000
+host.use_compilation_cache()
 for i in range(20):
     jax.jit(lambda x: x + i)(1)
 """
@@ -110,12 +111,12 @@ def test_the_cache_is_bounded(tmp_path):
     assert 0 < len(kept) < 20 and sum(path.stat().st_size for path in kept) <= 20_000
 
 
-def test_a_half_written_program_is_forgotten(tmp_path):
+def test_a_half_written_program_is_removed(tmp_path):
     python(CACHED, XDG_CACHE_HOME=str(tmp_path))
     directory = tmp_path / "mobilenet_jax" / "compiled"
     (program,) = directory.glob("*lambda*-cache")
     whole = program.read_bytes()
-    program.write_bytes(whole[: len(whole) // 2])  # in place, as by JAX in a process that is killed
+    program.write_bytes(whole[: len(whole) // 2])  # JAX writes in place, and was killed
     program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
     python(CACHED, XDG_CACHE_HOME=str(tmp_path))  # nothing on stderr
     assert len(program.read_bytes()) == len(whole)
@@ -129,6 +130,6 @@ def test_the_users_directory_is_used(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
-def test_no_cache_where_none_can_be_written(tmp_path):
+def test_no_cache_without_a_writable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None", "-1"]

@@ -1,7 +1,8 @@
-"""Whole runs on small images: what they leave behind, and that stopping one anywhere changes nothing in the end."""
+"""Whole runs on small images: what they record, and that a stop at any moment does not change the result."""
 
 import contextlib
 import functools
+import io
 import json
 import os
 import pathlib
@@ -12,28 +13,27 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from conftest import ROOT
-from helpers import TINY, after, send, spec_of, summary_of
+from helpers import TINY, rows_of, spec_of, summary_of
+from training_helpers import Crash, after, crash, one_block, send
 
-from mobilenet_jax.data import arrays as data
-from mobilenet_jax.data import augment, datasets
+from mobilenet_jax.data import arrays, augment, datasets
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.networks import arch, cost
-from mobilenet_jax.records import directory as writer
-from mobilenet_jax.training import loop as train
-from mobilenet_jax.training import step as steps
-from mobilenet_jax.training import wandb_logger
+from mobilenet_jax.networks import cost
+from mobilenet_jax.records.directory import Busy, RunDirectory
+from mobilenet_jax.training import loop
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
+from mobilenet_jax.training.step import init_state
+from mobilenet_jax.training.wandb_logger import WandbLogger
 
-pytestmark = pytest.mark.usefixtures("settings")
-
-# 8x8 images, 22 steps an epoch, 66 in all, a checkpoint every 11.
+# 8x8 images, 22 steps per epoch, 66 in all, a checkpoint every 11.
 EVERYTHING = TINY | {
     "data.holdout": 0.1,
     "augment.crop": 28,
@@ -48,69 +48,84 @@ EVERYTHING = TINY | {
     "train.ema_decay": 0.99,
 }
 SPEEDS = {"images_per_second", "train_images_per_second", "resumed_from"}
-SPEEDS |= {"sha256", "metrics_sha256"}  # over these too
+SPEEDS |= {"sha256", "metrics_sha256"}  # they include the speeds
 
 SUMMARY = {
     **dict.fromkeys(("schema", "resolution", "num_classes", "seed", "epochs", "steps"), int),
-    **dict.fromkeys(("params", "mult_adds", "resumed_from"), int),
+    **dict.fromkeys(("params", "mult_adds", "resumed_from", "fused"), int),
     **dict.fromkeys(("status", "config_name", "version", "variant", "dataset", "device", "params_sha256"), str),
     **dict.fromkeys(("alpha", "rho", "test_accuracy", "test_loss", "train_images_per_second"), float),
     **dict.fromkeys(("compile_seconds", "first_step_seconds", "train_seconds", "eval_seconds", "wall_seconds"), float),
+    **dict.fromkeys(("expansion", "val_accuracy", "val_loss"), type(None)),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_networks(settings) -> Iterator[None]:
+    with one_block():
+        yield
+
+
+def run(overrides: dict[str, Any], directory: pathlib.Path) -> int:
+    return loop.run(spec_of(overrides), directory)
+
+
+def printed(overrides: dict[str, Any], directory: pathlib.Path) -> str:
+    """Run to the end; return what was printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert run(overrides, directory) == 0
+    return output.getvalue()
 
 
 def flags_of(overrides: dict[str, Any]) -> list[str]:
     return [f"--config.{key}={value}" for key, value in overrides.items()]
 
 
-STOPPING = """
-import os, signal, sys
-import launch
-from mobilenet_jax import writer
-name, step = os.environ["STOP"].split()
-advance = writer.Display.advance
-def stop(self, *figures):
-    advance(self, *figures)
-    if self._step == int(step):
-        os.kill(os.getpid(), getattr(signal, name))
-writer.Display.advance = stop
-sys.exit(launch.run())
-"""
+Start = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def start(settings):
-    """Runs the command line in a process of its own, if asked one that sends itself a signal after some step."""
+def start(settings) -> Start:
+    """Return a function that runs the command line in a process of its own, which may send itself a signal."""
 
-    def run(directory: pathlib.Path, overrides: dict[str, Any], stop: str = "", **env: str):
-        program = ["-c", STOPPING] if stop else [str(ROOT / "launch.py")]
+    def process(place: str, overrides: dict[str, Any], stop: str = "SIGTERM 0") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *program, f"--run_dir={directory}", *flags_of(overrides)],
-            cwd=directory.parent,
-            env=os.environ | settings | {"PYTHONPATH": str(ROOT), "STOP": stop} | env,
+            [sys.executable, str(ROOT / "tests" / "training_helpers.py"), place, *flags_of(overrides)],
+            env=os.environ | settings | {"PYTHONPATH": str(ROOT), "STOP": stop},
             capture_output=True,
             text=True,
             timeout=300,
         )
 
-    return run
+    return process
 
 
 @pytest.fixture(scope="module")
-def finished(start, tmp_path_factory):
-    """A run that nothing disturbed: its process and its directory."""
+def finished(tmp_path_factory) -> tuple[str, pathlib.Path]:
+    """Return what an undisturbed run printed, and its directory."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    return start(directory, TINY), directory
+    return printed(TINY, directory), directory
 
 
-def rows_of(directory: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory) -> pathlib.Path:
+    """Return the directory of a run that ended at step 50, after the checkpoints of 33 and 44; to be copied."""
+    directory = tmp_path_factory.mktemp("crashed") / "run"
+    with pytest.raises(Crash), after(50, crash):
+        run(TINY, directory)
+    assert saved(directory) == {"33", "44"}
+    return directory
+
+
+def saved(directory: pathlib.Path) -> set[str]:
+    """Return the steps of the checkpoints."""
+    return {path.name for path in (directory / "checkpoints").iterdir()}
 
 
 def result(directory: pathlib.Path) -> tuple[Any, Any]:
-    """All that a run found out, its speeds apart."""
+    """Return all results of a run, without its speeds."""
 
-    def kept(row):
+    def kept(row: dict[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in row.items() if k not in SPEEDS and not k.endswith("_seconds")}
 
     return kept(summary_of(directory)), [kept(row) for row in rows_of(directory)]
@@ -119,16 +134,15 @@ def result(directory: pathlib.Path) -> tuple[Any, Any]:
 # A run from start to end.
 
 
-def test_a_run_says_what_it_found(finished):
-    done, directory = finished
-    assert (done.returncode, done.stderr) == (0, "")
+def test_a_run_prints_its_result(finished):
+    text, directory = finished
     summary = summary_of(directory)
-    lines = done.stdout.splitlines()
+    lines = text.splitlines()
     assert lines[0] == "MobileNet v1, alpha 0.25, rho 0.25, shallow, cifar strides, 8x8 digits (10 classes)"
     assert lines[-1] == f"run            {directory}"
-    assert f"test accuracy  {summary['test_accuracy']:.4f}" in done.stdout
-    assert f"mult-adds      {summary['mult_adds']:,}" in done.stdout
-    assert f"params         {summary['params']:,}" in done.stdout
+    assert f"test accuracy  {summary['test_accuracy']:.4f}" in text
+    assert f"mult-adds      {summary['mult_adds']:,}" in text
+    assert f"params         {summary['params']:,}" in text
     assert f"{summary['train_images_per_second']:,.0f} images/s" in lines[-3]
     assert sum(line.startswith("epoch ") for line in lines) == 3
 
@@ -137,28 +151,25 @@ def test_a_run_leaves_its_record(finished):
     _, directory = finished
     left = {path.name for path in directory.iterdir()}
     assert left == {".lock", "config.json", "env.json", "metrics.jsonl", "checkpoints", "summary.json"}
-    spec = spec_of(TINY)
-    assert json.loads((directory / "config.json").read_text()) == spec.config.to_dict()
+    assert json.loads((directory / "config.json").read_text()) == spec_of(TINY).config.to_dict()
     assert json.loads((directory / "env.json").read_text())["earlier"] == []
-    assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == ["55", "66"]
+    assert saved(directory) == {"55", "66"}
 
 
 def test_the_summary(finished):
     _, directory = finished
     summary, row, spec = summary_of(directory), rows_of(directory)[-1], spec_of(TINY)
-    assert {name: type(summary.get(name)) for name in SUMMARY} == SUMMARY
-    totals = cost.totals(arch.mobilenet_v1(0.25, 10, "cifar", "shallow"), 8)
+    assert {name: type(summary[name]) for name in SUMMARY} == SUMMARY
+    totals = cost.totals(spec.arch, 8)
     assert (summary["params"], summary["mult_adds"]) == (totals.params, totals.mult_adds)
     expected = {"schema": 1, "status": "finished", "config_name": "digits_v1", "version": "v1", "variant": "shallow"}
-    expected |= {"alpha": 0.25, "rho": 0.25, "expansion": None, "resolution": 8, "dataset": "digits", "seed": 0}
-    expected |= {"num_classes": 10, "epochs": 3, "steps": 66, "resumed_from": 0}
+    expected |= {"alpha": 0.25, "rho": 0.25, "resolution": 8, "dataset": "digits", "num_classes": 10, "seed": 0}
+    expected |= {"epochs": 3, "steps": spec.total_steps, "resumed_from": 0, "fused": 1}
     assert {name: summary[name] for name in expected} == expected
     assert all(summary[name] == row[name] for name in ("test_accuracy", "test_loss", "train_accuracy", "train_loss"))
-    assert not {"val_accuracy", "val_loss"} & summary.keys()
     parts = [summary[f"{part}_seconds"] for part in ("compile", "train", "eval")]
     assert min(parts) > 0 and sum(parts) < summary["wall_seconds"]
     assert summary["train_images_per_second"] == pytest.approx(3 * 22 * 64 / summary["train_seconds"])
-    assert spec.total_steps == summary["steps"]
 
 
 def test_the_metrics(finished):
@@ -175,17 +186,17 @@ def test_the_metrics(finished):
 
 
 def test_the_test_figures_are_over_every_image_once(finished):
-    """Against one pass over all 360 images, in no batches, from the last checkpoint's parameters."""
+    """They equal one pass over all 360 images, without batches, with the parameters of the last checkpoint."""
     _, directory = finished
     spec = spec_of(TINY)
     model = MobileNet(spec.arch, bn_decay=0.9)
-    template = jax.eval_shape(functools.partial(steps.init_state, model, "sgd", 8, False), jax.random.key(0))
+    template = jax.eval_shape(functools.partial(init_state, model, "sgd", 8, False), jax.random.key(0))
     checkpoints = Checkpoints(directory / "checkpoints")
     found = checkpoints.restore(template)
     checkpoints.close()
     assert found is not None and found[0] == 66
     state = found[1]
-    split = data.load(spec.dataset)["test"]
+    split = arrays.load(spec.dataset)["test"]
     inputs = augment.evaluation_view(jax.numpy.asarray(split.images), 32, 8, spec.arch.input_range)
     logits = np.asarray(jax.jit(model.apply)(state.evaluated, inputs), np.float64)
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(360), split.labels]
@@ -195,65 +206,70 @@ def test_the_test_figures_are_over_every_image_once(finished):
     assert summary["params_sha256"] == tree_digest({"params": state.params, "batch_stats": state.batch_stats})
 
 
-def test_the_same_command_again_says_so_and_changes_nothing(finished, start):
+def test_a_finished_run_is_reported_and_not_changed(finished):
     first, directory = finished
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")}
-    again = start(directory, TINY)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout.startswith("already finished: MobileNet v1")
-    assert again.stdout.splitlines()[1:] == first.stdout.splitlines()[-6:]
+    again = printed(TINY, directory)
+    assert again.startswith("already finished: MobileNet v1")
+    assert again.splitlines()[1:] == first.splitlines()[-6:]
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")} == before
 
 
-def test_a_run_goes_where_its_name_says(launch, tmp_path):
-    """`--workdir` and the run's name; the lock is held by someone else, so nothing is trained."""
-    directory = tmp_path / "runs" / spec_of(TINY).run_name
-    with writer.RunDirectory(directory).locked():
-        done = launch(*flags_of(TINY))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: {directory}: another process is on this run; wait for it or stop it first\n"
-    assert [path.name for path in directory.iterdir()] == [".lock"]
+def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
+    with RunDirectory(tmp_path).locked(), pytest.raises(Busy, match="another process"):
+        run(TINY, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "count", "name"),
+    [("gpu", 1, "Fast"), ("gpu", 8, "8 x Fast"), ("cpu", 1, "Fast (3 cores)"), ("cpu", 2, "2 x Fast (3 cores)")],
+)
+def test_names_of_devices(platform, count, name, monkeypatch):
+    monkeypatch.setattr(loop.host, "cores", lambda: 3)
+    assert loop.device_name([types.SimpleNamespace(platform=platform, device_kind="Fast")] * count) == name
 
 
 # Runs that are stopped.
 
 
-class Crash(BaseException):
-    """Stands for whatever ends a process at once."""
-
-
-def crash():
-    raise Crash
-
-
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
-def test_a_signal_ends_the_process_and_the_same_command_resumes(name, code, finished, start, tmp_path):
-    stopped = start(tmp_path / "run", TINY, stop=f"{name} 30")
-    assert (stopped.returncode, stopped.stderr) == (code, "")
-    assert stopped.stdout.endswith(f"stopped by {name}; the same command resumes\n") == (code > 0)
-    assert not (tmp_path / "run" / "summary.json").exists()
-    resumed = start(tmp_path / "run", TINY)
+def test_sigterm_ends_the_process_and_the_same_command_resumes(finished, start, tmp_path):
+    command = f"--workdir={tmp_path}", TINY
+    directory = tmp_path / spec_of(TINY).run_name
+    stopped = start(*command, stop="SIGTERM 30")
+    assert (stopped.returncode, stopped.stderr) == (143, "")
+    assert stopped.stdout.endswith("stopped by SIGTERM; the same command resumes\n")
+    assert not (directory / "summary.json").exists()
+    resumed = start(*command)
     assert (resumed.returncode, resumed.stderr) == (0, "")
-    step = summary_of(tmp_path / "run")["resumed_from"]
-    assert step in ((30, 31, 32, 33) if code > 0 else (11, 22))
-    assert f"resumed        from step {step} of 66\n" in resumed.stdout
+    assert "resumed        from step 32 of 66\n" in resumed.stdout  # two steps were in flight
+    assert summary_of(directory)["resumed_from"] == 32
+    assert result(directory) == result(finished[1])
+    assert len(json.loads((directory / "env.json").read_text())["earlier"]) == 1
+
+
+def test_a_killed_process_is_resumed_from_its_last_checkpoint(finished, start, tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "22"
+    killed = start(f"--run_dir={tmp_path}/run", TINY, stop=f"SIGKILL 30 {checkpoint}")
+    assert (killed.returncode, killed.stderr) == (-9, "")
+    assert run(TINY, tmp_path / "run") == 0
+    assert summary_of(tmp_path / "run")["resumed_from"] == 22
     assert result(tmp_path / "run") == result(finished[1])
-    assert len(json.loads((tmp_path / "run" / "env.json").read_text())["earlier"]) == 1
 
 
-@pytest.mark.parametrize("step", [1, 66])
-def test_sigterm_after_the_first_and_the_last_step(step, finished, tmp_path):
-    """The first, before there is any checkpoint, and the last."""
+@pytest.mark.parametrize(("step", "last"), [(1, 3), (66, 66)])
+def test_a_signal_after_the_first_and_the_last_step(step, last, finished, tmp_path):
+    """The first is before any checkpoint. The last is before the evaluation."""
     with after(step, send(signal.SIGTERM)):
-        assert train.run(spec_of(TINY), tmp_path) == 143
-    assert train.run(spec_of(TINY), tmp_path) == 0
-    assert summary_of(tmp_path)["resumed_from"] >= step
+        assert run(TINY, tmp_path) == 143
+    assert run(TINY, tmp_path) == 0
+    assert summary_of(tmp_path)["resumed_from"] == last
     assert result(tmp_path) == result(finished[1])
 
 
 @pytest.mark.parametrize("evaluation", [1, 3])
 def test_sigint_during_an_evaluation(evaluation, finished, tmp_path, monkeypatch):
-    batches, begun = data.eval_batches, []
+    batches, begun = arrays.eval_batches, []
 
     def interrupted(size, batch_size):
         begun.append(size)
@@ -262,95 +278,22 @@ def test_sigint_during_an_evaluation(evaluation, finished, tmp_path, monkeypatch
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch
 
-    monkeypatch.setattr(data, "eval_batches", interrupted)
-    assert train.run(spec_of(TINY), tmp_path) == 130
-    assert len(rows_of(tmp_path) if evaluation > 1 else []) == evaluation - 1
-    assert train.run(spec_of(TINY), tmp_path) == 0
+    monkeypatch.setattr(arrays, "eval_batches", interrupted)
+    assert run(TINY, tmp_path) == 130
+    assert len(rows_of(tmp_path)) == evaluation - 1
+    assert run(TINY, tmp_path) == 0
     assert summary_of(tmp_path)["resumed_from"] == 22 * evaluation
     assert result(tmp_path) == result(finished[1])
 
 
 def test_stopped_again_and_again(finished, tmp_path):
-    """A checkpoint inside an epoch, a crash; a signal at an epoch's end; a crash before the next checkpoint."""
-    for step, what in ((16, crash), (22, send(signal.SIGTERM)), (27, crash), (40, crash)):
-        with contextlib.suppress(Crash), after(step, what):
-            assert train.run(spec_of(TINY), tmp_path) == 143
-    assert train.run(spec_of(TINY), tmp_path) == 0
+    """A crash after a checkpoint, a signal at the end of an epoch, a crash before and one after the next checkpoint."""
+    for step, action in ((16, crash), (22, send(signal.SIGTERM)), (27, crash), (40, crash)):
+        with contextlib.suppress(Crash), after(step, action):
+            assert run(TINY, tmp_path) == 143
+    assert run(TINY, tmp_path) == 0
     assert summary_of(tmp_path)["resumed_from"] == 33
     assert result(tmp_path) == result(finished[1])
-
-
-def test_a_signals_checkpoint_that_cannot_be_written_is_said(tmp_path, monkeypatch):
-    def full(self):
-        raise InputError("no room for the checkpoint")
-
-    finished_with = []
-    monkeypatch.setattr(Checkpoints, "close", full)
-    monkeypatch.setattr(wandb_logger.Tracker, "finish", lambda self, summary: finished_with.append(summary))
-    with after(30, send(signal.SIGTERM)), pytest.raises(InputError, match="no room for the checkpoint"):
-        train.run(spec_of(TINY), tmp_path)
-    assert finished_with == [{}]  # W&B is told that it is over
-
-
-def test_a_summary_that_cannot_be_written_leaves_nothing_open(tmp_path, monkeypatch):
-    def full(self, summary, rows):
-        raise InputError("no room for the summary")
-
-    finished_with = []
-    monkeypatch.setattr(writer.RunDirectory, "finish", full)
-    monkeypatch.setattr(wandb_logger.Tracker, "finish", lambda self, summary: finished_with.append(summary))
-    with pytest.raises(InputError, match="no room for the summary"):
-        train.run(spec_of(TINY), tmp_path)
-    assert finished_with == [{}]
-
-
-@pytest.mark.parametrize("what", ["the lock", "everything"])
-def test_a_run_that_is_swept_away_is_left_to_whoever_comes(what, finished, tmp_path):
-    """Its process writes nothing more there, as another may be on it."""
-
-    def sweep():
-        while {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} != {"22", "33"}:
-            time.sleep(0.01)  # it is written in the background
-        if what == "the lock":
-            (tmp_path / "run" / ".lock").unlink()
-        else:
-            shutil.rmtree(tmp_path / "run")
-            with writer.RunDirectory(tmp_path / "run").locked():  # by another process
-                pass
-        before.extend(sorted((tmp_path / "run").rglob("*")))
-
-    before: list[pathlib.Path] = []
-    with after(40, sweep), pytest.raises(InputError, match="run: its lock was removed while this process was on"):
-        train.run(spec_of(TINY), tmp_path / "run")
-    assert sorted((tmp_path / "run").rglob("*")) == before
-    assert train.run(spec_of(TINY), tmp_path / "run") == 0
-    assert result(tmp_path / "run") == result(finished[1])
-
-
-@pytest.mark.parametrize("damage", ["removed", "cut", "another run's"])
-def test_a_lost_config_costs_nothing_where_the_directory_has_the_runs_own_name(damage, crashed, finished, tmp_path):
-    spec = spec_of(TINY)
-    directory = pathlib.Path(shutil.copytree(crashed, tmp_path / spec.run_name))
-    path = directory / "config.json"
-    whole = path.read_text()
-    path.unlink() if damage == "removed" else path.write_text(
-        whole[:-9] if damage == "cut" else whole.replace("0.25", "0.5")
-    )
-    assert train.run(spec, directory) == 0
-    assert path.read_text() == whole and summary_of(directory)["resumed_from"] == summary_of(directory)["steps"] - 22
-    assert result(directory) == result(finished[1])
-
-
-def test_killed_before_its_summary(finished, tmp_path):
-    """All steps and rows are there, the summary is not: it is written, and no step is added."""
-    run = tmp_path / "run"
-    shutil.copytree(finished[1], run)
-    (run / "summary.json").unlink()
-    with after(67, crash):  # a step too many
-        assert train.run(spec_of(TINY), run) == 0
-    assert summary_of(run)["resumed_from"] == 66
-    assert result(run)[1] == result(finished[1])[1]
-    assert summary_of(run)["params_sha256"] == summary_of(finished[1])["params_sha256"]
 
 
 def test_a_second_signal_stops_at_once(tmp_path):
@@ -360,65 +303,122 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), after(5, twice):
-        train.run(spec_of(TINY), tmp_path)
+        run(TINY, tmp_path)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
-@pytest.fixture(scope="module")
-def crashed(tmp_path_factory):
-    """A run that ended at step 50, after the checkpoints of 33 and 44; to be copied, not changed."""
-    directory = tmp_path_factory.mktemp("crashed") / "run"
-    with pytest.raises(Crash), after(50, crash):
-        train.run(spec_of(TINY), directory)
-    assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == ["33", "44"]
-    return directory
+@pytest.mark.parametrize(("owner", "name"), [(Checkpoints, "close"), (RunDirectory, "finish")])
+def test_a_file_that_cannot_be_written_is_named_and_wandb_is_ended(owner, name, tmp_path, monkeypatch):
+    """The checkpoint of a signal, and the summary."""
+
+    def full(*_):
+        raise InputError(f"no room for {name}")
+
+    summaries = []
+    monkeypatch.setattr(owner, name, full)
+    monkeypatch.setattr(WandbLogger, "finish", lambda self, summary: summaries.append(summary))
+    stop = after(30, send(signal.SIGTERM)) if owner is Checkpoints else contextlib.nullcontext()
+    with stop, pytest.raises(InputError, match=f"no room for {name}"):
+        run(TINY, tmp_path)
+    assert summaries == [{}]
+
+
+@pytest.mark.parametrize("removed", ["lock", "everything"])
+def test_a_process_whose_run_was_removed_writes_nothing_more(removed, finished, tmp_path):
+    """Another process may work on the run."""
+    directory = tmp_path / "run"
+
+    def remove():
+        while saved(directory) != {"22", "33"}:
+            time.sleep(0.01)  # it is written in the background
+        if removed == "lock":
+            (directory / ".lock").unlink()
+        else:
+            shutil.rmtree(directory)
+            with RunDirectory(directory).locked():  # by another process
+                pass
+        before.extend(sorted(directory.rglob("*")))
+
+    before: list[pathlib.Path] = []
+    with after(40, remove), pytest.raises(InputError, match="run: its lock was removed"):
+        run(TINY, directory)
+    assert sorted(directory.rglob("*")) == before
+    assert run(TINY, directory) == 0
+    assert result(directory) == result(finished[1])
+
+
+# Files that are lost or damaged.
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "another run's"])
+def test_a_lost_config_is_written_again_in_a_directory_with_the_runs_name(damage, crashed, finished, tmp_path):
+    directory = pathlib.Path(shutil.copytree(crashed, tmp_path / spec_of(TINY).run_name))
+    path = directory / "config.json"
+    whole = path.read_text()
+    path.unlink() if damage == "removed" else path.write_text(
+        whole[:-9] if damage == "cut" else whole.replace("0.25", "0.5")
+    )
+    assert run(TINY, directory) == 0
+    assert path.read_text() == whole and summary_of(directory)["resumed_from"] == 44
+    assert result(directory) == result(finished[1])
+
+
+def test_a_lost_summary_is_written_again_without_another_step(finished, tmp_path):
+    directory = pathlib.Path(shutil.copytree(finished[1], tmp_path / "run"))
+    (directory / "summary.json").unlink()
+    with after(67, crash):  # one step too many
+        assert run(TINY, directory) == 0
+    assert summary_of(directory)["resumed_from"] == 66
+    assert result(directory) == result(finished[1])
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, crashed, finished, start, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, crashed, finished, tmp_path):
     directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
     files = (path for path in (directory / "checkpoints" / "44").rglob("*") if path.is_file())
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    done = start(directory, TINY)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "checkpoint of step 44 is damaged and dropped (" in done.stdout
-    assert "resumed        from step 33 of 66\n" in done.stdout
+    text = printed(TINY, directory)
+    assert "checkpoint of step 44 is damaged and dropped (" in text
+    assert "resumed        from step 33 of 66\n" in text
     assert result(directory) == result(finished[1])
 
 
 @pytest.mark.parametrize("tail", ["torn", "lost"])
 def test_metrics_that_lag_behind_the_checkpoint_are_written_again(tail, crashed, finished, tmp_path):
-    """As after a power cut: the checkpoint of an epoch's end is on disk, its row is not."""
+    """After a power cut, the checkpoint of an epoch's end may be on disk and its row not."""
     directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
     lines = (directory / "metrics.jsonl").read_text().splitlines(keepends=True)
     (directory / "metrics.jsonl").write_text(lines[0] + (lines[1][:-9] if tail == "torn" else ""))
-    assert train.run(spec_of(TINY), directory) == 0
+    assert run(TINY, directory) == 0
     assert summary_of(directory)["resumed_from"] == 44
     assert result(directory) == result(finished[1])
 
 
+# Other recipes.
+
+
 def test_every_part_of_a_recipe_resumes_exactly(tmp_path, monkeypatch):
-    """Moving average, RMSprop, dropout, smoothing, clipping, crops, and a holdout that spares the test split."""
-    batches, evaluated = data.eval_batches, []
+    """Moving average, RMSprop, dropout, smoothing, clipping, crops, and a holdout: 'test' is evaluated once."""
+    batches, evaluated = arrays.eval_batches, []
 
     def counted(size, batch_size):
         evaluated.append(size)
         return batches(size, batch_size)
 
-    monkeypatch.setattr(data, "eval_batches", counted)
+    monkeypatch.setattr(arrays, "eval_batches", counted)
     spec = spec_of(EVERYTHING)
     assert (spec.resolution, spec.train_size, spec.steps_per_epoch) == (7, 1293, 20)
-    assert train.run(spec, tmp_path / "whole") == 0
+    assert loop.run(spec, tmp_path / "whole") == 0
     assert evaluated == [144, 144, 144, 360]
 
     with pytest.raises(Crash), after(13, crash):
-        train.run(spec, tmp_path / "stopped")
+        loop.run(spec, tmp_path / "stopped")
     with after(37, send(signal.SIGTERM)):
-        assert train.run(spec, tmp_path / "stopped") == 143
-    assert train.run(spec, tmp_path / "stopped") == 0
+        assert loop.run(spec, tmp_path / "stopped") == 143
+    assert loop.run(spec, tmp_path / "stopped") == 0
     assert result(tmp_path / "stopped") == result(tmp_path / "whole")
 
     summary, rows = summary_of(tmp_path / "whole"), rows_of(tmp_path / "whole")
@@ -429,26 +429,21 @@ def test_every_part_of_a_recipe_resumes_exactly(tmp_path, monkeypatch):
     assert summary["val_accuracy"] * 144 == pytest.approx(round(summary["val_accuracy"] * 144))
 
 
-# Other runs.
-
-
-def test_a_run_that_diverges(start, tmp_path):
+def test_a_run_that_diverges(tmp_path):
     overrides = TINY | {"optim.lr": 1e30}
-    done = start(tmp_path / "run", overrides)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "diverged: the loss of step " in done.stdout
-    summary, row = summary_of(tmp_path / "run"), rows_of(tmp_path / "run")[-1]
+    text = printed(overrides, tmp_path)
+    summary, row = summary_of(tmp_path), rows_of(tmp_path)[-1]
+    assert f"diverged: the loss of step {summary['steps']} is not finite" in text
     assert (summary["status"], summary["test_accuracy"], summary["test_loss"]) == ("diverged", None, None)
     assert summary.keys() >= SUMMARY.keys() and 0 < summary["steps"] < 66
     assert summary["params_sha256"] is None
     assert row["train_loss"] is None and row["step"] == summary["steps"]
-    again = start(tmp_path / "run", overrides)
-    assert again.returncode == 0 and again.stdout.startswith("already diverged: MobileNet v1")
-    assert "test accuracy" not in again.stdout
+    again = printed(overrides, tmp_path)
+    assert again.startswith("already diverged: MobileNet v1") and "test accuracy" not in again
 
 
 def test_evaluations_now_and_then_and_another_seed(finished, tmp_path):
-    assert train.run(spec_of(TINY | {"train.eval_epochs": 2, "seed": 1}), tmp_path) == 0
+    assert run(TINY | {"train.eval_epochs": 2, "seed": 1}, tmp_path) == 0
     assert [("test_loss" in row, "train_loss" in row) for row in rows_of(tmp_path)] == [
         (False, True),
         (True, True),
@@ -472,7 +467,7 @@ def test_wandb_gets_the_knobs_and_the_costs_as_flat_keys(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", init)
     monkeypatch.setenv("WANDB_MODE", "offline")
     spec = spec_of(TINY)
-    assert train.run(spec, tmp_path) == 0
+    assert loop.run(spec, tmp_path) == 0
     summary = summary_of(tmp_path)
     for name in ("alpha", "rho", "expansion", "params", "mult_adds", "version", "resolution"):
         assert given["config"][name] == summary[name] == logged.summary[name]
@@ -483,13 +478,21 @@ def test_wandb_gets_the_knobs_and_the_costs_as_flat_keys(tmp_path, monkeypatch):
     assert (logged.rows, logged.finished) == (rows_of(tmp_path), 1)
 
 
+# Whole networks, through `launch.py`.
+
+
+def launched(settings: dict[str, str], *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `launch.py` with XLA's optimisations."""
+    variables = os.environ | settings | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"} | env
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=400)
+
+
 @pytest.mark.slow
-def test_two_devices(start, tmp_path):
-    done = start(
-        tmp_path / "run",
-        TINY | {"train.epochs": 1, "optim.warmup_epochs": 0},
-        XLA_FLAGS="--xla_force_host_platform_device_count=2",
-    )
+def test_two_devices(settings, tmp_path):
+    overrides = TINY | {"train.epochs": 1, "optim.warmup_epochs": 0}
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = launched(settings, f"--run_dir={tmp_path}/run", *flags_of(overrides), **devices)
     assert (done.returncode, done.stderr) == (0, "")
     summary = summary_of(tmp_path / "run")
     assert summary["device"].startswith("2 x cpu") and summary["status"] == "finished"
@@ -500,23 +503,23 @@ def test_two_devices(start, tmp_path):
 def test_v2_in_bfloat16(tmp_path):
     overrides = TINY | {"model.version": "v2", "model.variant": "paper", "model.expansion": 2.0, "train.epochs": 1}
     overrides |= {"optim.warmup_epochs": 0}
-    assert train.run(spec_of(overrides | {"train.dtype": "bfloat16"}), tmp_path) == 0
+    assert run(overrides | {"train.dtype": "bfloat16"}, tmp_path) == 0
     summary = summary_of(tmp_path)
     assert (summary["version"], summary["expansion"], summary["status"]) == ("v2", 2.0, "finished")
     assert rows_of(tmp_path)[-1]["train_loss"] < 3
 
 
 @pytest.mark.slow
-def test_killed_anywhere(start, settings, tmp_path):
+def test_killed_anywhere(settings, tmp_path):
     """At four random moments of a run that writes a checkpoint nearly all the time."""
     overrides = TINY | {"train.epochs": 6, "train.batch_size": 16, "train.checkpoint_epochs": 0.2}
-    assert start(tmp_path / "whole", overrides).returncode == 0
+    assert launched(settings, f"--run_dir={tmp_path}/whole", *flags_of(overrides)).returncode == 0
     seconds = summary_of(tmp_path / "whole")["train_seconds"]
     draw = random.Random(0)
     for name in ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM"):
         directory = tmp_path / f"{name}{draw.random()}"
         command = [sys.executable, str(ROOT / "launch.py"), f"--run_dir={directory}", *flags_of(overrides)]
-        environment = os.environ | settings
+        environment = os.environ | settings | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
             while not list(directory.glob("checkpoints/*/commit_success.txt")):
                 assert process.poll() is None
@@ -524,27 +527,27 @@ def test_killed_anywhere(start, settings, tmp_path):
             time.sleep(draw.uniform(0, seconds / 2))
             process.send_signal(getattr(signal, name))
         assert process.returncode == (143 if name == "SIGTERM" else -9)
-        assert start(directory, overrides).returncode == 0
+        assert launched(settings, f"--run_dir={directory}", *flags_of(overrides)).returncode == 0
         assert summary_of(directory)["resumed_from"] > 0
         assert result(directory) == result(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_the_default_command_learns_the_digits(launch, settings, tmp_path):
-    done = launch(timeout=400, **settings)
+def test_the_default_command_learns_the_digits(settings, tmp_path):
+    done = launched(settings, f"--workdir={tmp_path}")
     assert (done.returncode, done.stderr) == (0, "")
-    (summary,) = (summary_of(path) for path in (tmp_path / "runs").iterdir())
+    (summary,) = (summary_of(path) for path in tmp_path.iterdir())
     assert summary["test_accuracy"] >= 0.98
     assert f"test accuracy  {summary['test_accuracy']:.4f}" in done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(datasets.prepared("cifar10") is None, reason=f"CIFAR-10 is not prepared in {datasets.data_root()}")
-def test_real_cifar10(launch, settings, tmp_path):
+def test_real_cifar10(settings, tmp_path):
     overrides = {"model.alpha": 0.25, "model.rho": 0.25, "model.bn_decay": 0.9}
     overrides |= {"train.epochs": 1, "train.batch_size": 256}
-    done = launch(f"--config={ROOT}/configs/cifar_v1.py", *flags_of(overrides), timeout=300, **settings)
+    done = launched(settings, f"--workdir={tmp_path}", f"--config={ROOT}/configs/cifar_v1.py", *flags_of(overrides))
     assert (done.returncode, done.stderr) == (0, "")
-    (summary,) = (summary_of(path) for path in (tmp_path / "runs").iterdir())
+    (summary,) = (summary_of(path) for path in tmp_path.iterdir())
     assert (summary["dataset"], summary["steps"]) == ("cifar10", 195)
     assert summary["test_accuracy"] > 0.2

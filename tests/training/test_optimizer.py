@@ -1,6 +1,6 @@
-"""Optimisers, schedules, weight decay and the moving average against formulas written out in numpy."""
+"""Optimisers, weight decay, clipping and the moving average against formulas in NumPy."""
 
-import math
+import functools
 from typing import Any
 
 import jax
@@ -11,28 +11,33 @@ import pytest
 
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks.arch import mobilenet_v1, mobilenet_v2
-from mobilenet_jax.training import optimizer as optimizers
+from mobilenet_jax.training.optimizer import clip_scale, decay_rates, ema, optimizer
 
 STEPS = 20
 
 
-def run(optimizer: str, rates: Any, **scalars: float) -> tuple[np.ndarray, np.ndarray]:
-    """The gradients of 20 steps, `[20, 6]`, and where each step leaves the weights."""
-    gradients = np.random.default_rng(0).normal(size=(STEPS, 6))
-    weights = jnp.linspace(-1.0, 1.0, 6)
-    state = optimizers.optimizer(optimizer, 0.0, 0.0).init(weights)  # as `init_state` does
+@functools.cache
+def step_of(name: str) -> Any:
+    """Return a jitted step: (weights, state, gradient, rate, other scalars) -> weights, state."""
 
     @jax.jit
     def step(weights, state, gradient, rate, scalars):
-        updates, state = optimizers.optimizer(optimizer, rate, **scalars).update(gradient, state, weights)
+        updates, state = optimizer(name, rate, **scalars).update(gradient, state, weights)
         return optax.apply_updates(weights, updates), state
 
+    return step
+
+
+def run(name: str, rates: Any, **scalars: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gradients of 20 steps, `[20, 6]`, and the weights after each step, `[20, 6]`."""
+    gradients = np.random.default_rng(0).normal(size=(STEPS, 6))
+    weights = jnp.linspace(-1.0, 1.0, 6)
+    state = optimizer(name, 0.0, 0.0).init(weights)  # as `init_state` does
+    traced = {key: jnp.asarray(value, weights.dtype) for key, value in scalars.items()}
     path = []
     for gradient, rate in zip(gradients, rates, strict=True):
-        traced = {name: jnp.asarray(value, weights.dtype) for name, value in scalars.items()}
-        weights, state = step(
-            weights, state, jnp.asarray(gradient, weights.dtype), jnp.asarray(rate, weights.dtype), traced
-        )
+        arrays = jnp.asarray(gradient, weights.dtype), jnp.asarray(rate, weights.dtype)
+        weights, state = step_of(name)(weights, state, *arrays, traced)
         path.append(np.asarray(weights))
     return gradients, np.array(path)
 
@@ -66,62 +71,6 @@ def test_sgd_with_momentum(rates, momentum):
         np.testing.assert_allclose(after, w, rtol=1e-7, atol=1e-9)
 
 
-def cosine(part: float) -> float:
-    return (1 + math.cos(math.pi * part)) / 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "points"),
-    [
-        (("constant", 100), {0: 1, 50: 1, 99: 1}),
-        (("constant", 100, 10), {0: 0.1, 1: 0.2, 8: 0.9, 9: 1, 10: 1, 99: 1}),
-        (("cosine", 100), {0: 1, 25: cosine(0.25), 50: 0.5, 99: cosine(0.99)}),
-        (("cosine", 110, 10), {0: 0.1, 4: 0.5, 9: 1, 10: 1, 35: cosine(0.25), 60: 0.5, 109: cosine(0.99)}),
-        (("exponential", 1000, 0, 10), {0: 1, 9: 1, 10: 0.98, 19: 0.98, 20: 0.98**2, 995: 0.98**99}),
-        (("exponential", 1000, 0, 10, 0.98, 2.5), {0: 1, 24: 1, 25: 0.98, 49: 0.98, 50: 0.98**2, 999: 0.98**39}),
-        (("exponential", 1000, 20, 10, 0.5), {0: 1 / 20, 9: 0.5, 10: 0.5 * 11 / 20, 19: 0.5, 20: 0.25, 39: 0.125}),
-        (("exponential", 50, 0, 1, 0.9, 0.25), {0: 1, 1: 0.9, 2: 0.81}),  # a stair is a step at least
-        (
-            ("one_cycle", 100),
-            {
-                0: 1 / 25,
-                15: (1 / 25 + 1) / 2,
-                30: 1,
-                65: (1 + 1 / 250_000) / 2,
-                99: 1 / 250_000 + (1 - 1 / 250_000) * cosine(69 / 70),
-                100: 1 / 250_000,
-            },
-        ),
-        (("one_cycle", 100, 29), {0: 1 / 25, 29: 1, 100: 1 / 250_000}),
-        (("one_cycle", 200, 20), {0: 1 / 25, 10: (1 / 25 + 1) / 2, 20: 1, 110: 0.5, 200: 1 / 250_000}),
-    ],
-)
-def test_schedules_by_hand(arguments, points):
-    schedule = optimizers.schedule(*arguments)
-    steps = jnp.array(list(points), jnp.int32)
-    found = jax.jit(jax.vmap(schedule))(steps)
-    np.testing.assert_allclose(found, list(points.values()), rtol=2e-4, atol=2e-6)
-    singly = [jnp.asarray(schedule(step)) for step in steps]
-    assert all(value.shape == () for value in singly)
-    np.testing.assert_allclose(singly, found, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("warmup", [0, 1, 7])
-@pytest.mark.parametrize("total", [1, 2, 8, 200])
-@pytest.mark.parametrize("name", ["constant", "cosine", "exponential", "one_cycle"])
-def test_schedules_stay_above_0_and_at_most_1(name, total, warmup):
-    schedule = optimizers.schedule(name, total, min(warmup, total), steps_per_epoch=3)
-    found = np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(total)))
-    assert (found > 0).all() and (found <= 1 + 1e-6).all(), found
-    if total == 200 and name != "exponential":  # whose stairs fall from step 0
-        assert found.max() == pytest.approx(1, abs=1e-6)
-
-
-def test_an_unknown_schedule():
-    with pytest.raises(ValueError, match="zigzag"):
-        optimizers.schedule("zigzag", 10)
-
-
 BN = {"bn/scale", "bn/bias"}
 # One block of each network by hand, and how many leaves there are.
 NETWORKS = {
@@ -136,7 +85,7 @@ NETWORKS = {
 
 
 def kinds(version: str) -> tuple[set[str], set[str], set[str]]:
-    """The names of every parameter: kernels that decay, depthwise kernels, and what never decays."""
+    """Return the names of every parameter: kernels that decay, depthwise kernels, and the rest, which never decays."""
     blocks = range(1, 14) if version == "v1" else range(1, 18)
     depthwise = {f"block{i:02d}_depthwise" for i in blocks}
     if version == "v1":
@@ -154,7 +103,7 @@ def test_what_decays_parameter_by_parameter(version, rate):
     network, leaves, block, block_depthwise = NETWORKS[version]
     params = jax.eval_shape(MobileNet(network).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     depthwise = {layer.name for layer in network.layers if layer.kind == "depthwise"}
-    rates = jax.tree.leaves_with_path(optimizers.decay_rates(params, depthwise, 0.5, rate))
+    rates = jax.tree.leaves_with_path(decay_rates(params, depthwise, 0.5, rate))
     found = {"/".join(entry.key for entry in path): value for path, value in rates}
     decays, own_rate, never = kinds(version)
     assert found == {**dict.fromkeys(decays, 0.5), **dict.fromkeys(own_rate, rate), **dict.fromkeys(never, 0.0)}
@@ -169,7 +118,7 @@ def test_what_decays_parameter_by_parameter(version, rate):
 
 @pytest.mark.parametrize("decay", [0.5, 0.9999])
 def test_the_moving_average_warms_up_as_tensorflows(decay):
-    update = jax.jit(optimizers.ema)
+    update = jax.jit(ema)
     average: dict[str, Any] = {"a": jnp.array([1.0, -2.0]), "b": {"c": jnp.array(3.0)}}
     expected = [np.array([1.0, -2.0]), np.array(3.0)]
     rng = np.random.default_rng(0)
@@ -196,7 +145,7 @@ def test_the_moving_average_warms_up_as_tensorflows(decay):
     ],
 )
 def test_the_share_that_the_average_keeps(decay, step, share):
-    kept = optimizers.ema(jnp.ones(()), jnp.zeros(()), jnp.float32(decay), jnp.int32(step))
+    kept = ema(jnp.ones(()), jnp.zeros(()), jnp.float32(decay), jnp.int32(step))
     assert float(kept) == pytest.approx(share, rel=1e-6)
 
 
@@ -213,4 +162,4 @@ def test_the_share_that_the_average_keeps(decay, step, share):
     ],
 )
 def test_clip_scale(norm, limit, scale):
-    assert float(jax.jit(optimizers.clip_scale)(jnp.float32(norm), jnp.float32(limit))) == scale
+    assert float(jax.jit(clip_scale)(jnp.float32(norm), jnp.float32(limit))) == scale

@@ -1,21 +1,19 @@
-"""W&B as a view of a run, which may fail."""
+"""W&B shows a run, and may fail."""
 
 import os
 import pathlib
 import subprocess
 import sys
-import time
 import types
 
 import pytest
-from helpers import environment
-from helpers import python_command as python
+from helpers import environment, python_command
 
-from mobilenet_jax.training.wandb_logger import Tracker
+from mobilenet_jax.training.wandb_logger import WandbLogger
 
 
 class FakeRun:
-    """Keeps what it is given; the named method fails."""
+    """A W&B run that keeps its arguments. The named method fails."""
 
     def __init__(self, failing: str = ""):
         self.failing = failing
@@ -41,7 +39,7 @@ class FakeRun:
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A stand-in for the package: `wandb.calls` are the arguments of `init`, `wandb.run` is what it returns."""
+    """Replace the package: `wandb.calls` are the arguments of `init`, `wandb.run` is the run that it returns."""
     fake = types.SimpleNamespace(calls=[], run=FakeRun(), logged_in=False, Settings=dict)
     fake.login = lambda prompt: fake.logged_in
     fake.init = lambda **kwargs: fake.calls.append(kwargs) or fake.run
@@ -51,8 +49,10 @@ def wandb(monkeypatch):
     return fake
 
 
-def track(directory: pathlib.Path, mode: str) -> Tracker:
-    return Tracker(mode, "project", "name", "0123abcd", directory, {"alpha": 0.5, "mult_adds": 7})
+def started(directory: pathlib.Path, mode: str) -> WandbLogger:
+    logger = WandbLogger(mode, "project", "name", "0123abcd", directory, {"alpha": 0.5, "mult_adds": 7})
+    logger.start()
+    return logger
 
 
 @pytest.mark.parametrize(
@@ -75,42 +75,42 @@ def test_wandb_mode(mode, env, logged_in, used, wandb, tmp_path, monkeypatch):
     wandb.logged_in = logged_in
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    track(tmp_path, mode)
+    started(tmp_path, mode)
     assert [call["mode"] for call in wandb.calls] == ([used] if used else [])
 
 
 def test_wandb_gets_flat_keys_rows_and_the_summary(wandb, tmp_path, monkeypatch, capsys):
-    tracker = track(tmp_path, "online")
-    tracker.log({"epoch": 1.0, "train_loss": 0.5})
-    tracker.finish({"test_accuracy": 0.9, "alpha": 0.5})
+    logger = started(tmp_path, "online")
+    logger.log({"epoch": 1.0, "train_loss": 0.5})
+    logger.finish({"test_accuracy": 0.9, "alpha": 0.5})
     (call,) = wandb.calls
     assert (call["project"], call["name"], call["id"], call["dir"]) == ("project", "name", "0123abcd", tmp_path)
     assert call["config"] == {"alpha": 0.5, "mult_adds": 7}
     assert wandb.run.rows == [{"epoch": 1.0, "train_loss": 0.5}]
     assert (wandb.run.summary, wandb.run.finished) == ({"test_accuracy": 0.9, "alpha": 0.5}, 1)
     monkeypatch.setenv("WANDB_RUN_ID", "of-the-agent")
-    track(tmp_path, "online")
+    started(tmp_path, "online")
     assert wandb.calls[-1]["id"] == "of-the-agent"
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("failing", ["init", "define_metric", "log", "finish"])
-def test_wandb_failing_is_said_once_and_stops_nothing(failing, wandb, tmp_path, capsys):
+def test_a_failure_of_wandb_is_reported_once_and_stops_nothing(failing, wandb, tmp_path, capsys):
     def fail(**_):
         raise RuntimeError(f"{failing} failed\nand more")
 
     if failing == "init":
         wandb.init = fail
     wandb.run = FakeRun(failing)
-    tracker = track(tmp_path, "online")
+    logger = started(tmp_path, "online")
     for step in range(3):
-        tracker.log({"step": step})
-    tracker.finish({})
+        logger.log({"step": step})
+    logger.finish({})
     assert capsys.readouterr() == ("", f"W&B failed and is left out of this run: {failing} failed\n")
 
 
 @pytest.mark.parametrize("failing", ["login", "init"])
-def test_a_machine_without_a_network_keeps_its_record_for_later(failing, wandb, tmp_path, capsys):
+def test_without_a_network_the_run_is_logged_offline(failing, wandb, tmp_path, capsys):
     def fail(**call):
         if call.get("mode") != "offline":
             raise RuntimeError(f"{failing} failed")
@@ -118,19 +118,20 @@ def test_a_machine_without_a_network_keeps_its_record_for_later(failing, wandb, 
 
     wandb.logged_in = True
     setattr(wandb, failing, fail)
-    track(tmp_path, "auto").log({"epoch": 1.0})
+    started(tmp_path, "auto").log({"epoch": 1.0})
     assert wandb.run.rows == [{"epoch": 1.0}]
     said = capsys.readouterr().err
     assert said == f"W&B does not answer, so this run is logged offline, for `wandb sync`: {failing} failed\n"
 
 
-TRACK = """
-import pathlib, sys, time
-from mobilenet_jax.training.wandb_logger import Tracker
+LOGGED = """
+import pathlib, sys
+from mobilenet_jax.training.wandb_logger import WandbLogger
 mode, directory = sys.argv[1:]
-tracker = Tracker(mode, "project", "name", "0123abcd", pathlib.Path(directory), {"alpha": 0.5, "mult_adds": 7})
-tracker.log({"step": 1, "epoch": 1.0, "train_loss": 0.25})
-tracker.finish({"test_accuracy": 0.75})
+logger = WandbLogger(mode, "project", "name", "0123abcd", pathlib.Path(directory), {"alpha": 0.5, "mult_adds": 7})
+logger.start()
+logger.log({"step": 1, "epoch": 1.0, "train_loss": 0.25})
+logger.finish({"test_accuracy": 0.75})
 print("wandb" in sys.modules)
 """
 
@@ -138,10 +139,10 @@ print("wandb" in sys.modules)
 def real_wandb(
     mode: str, directory: pathlib.Path, first: str = "", **env: str | None
 ) -> subprocess.CompletedProcess[str]:
-    """A run's tracking in a process of its own, after the lines of `first`."""
+    """Log a run in a process of its own, after the lines of `first`."""
     variables: dict[str, str | None] = dict.fromkeys(name for name in os.environ if name.startswith("WANDB_"))
     variables |= {"HOME": str(directory / "home"), "WANDB_ERROR_REPORTING": "false"} | env
-    command = python(first + TRACK, mode, directory)
+    command = python_command(first + LOGGED, mode, directory)
     return subprocess.run(
         command, cwd=directory, env=environment(**variables), capture_output=True, text=True, timeout=90
     )
@@ -154,7 +155,7 @@ def test_disabled_never_imports_wandb(mode, env, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("mode", ["offline", "auto"])
+@pytest.mark.parametrize("mode", [pytest.param("offline", marks=pytest.mark.slow), "auto"])
 def test_without_a_login_the_real_wandb_logs_into_the_run_directory(mode, tmp_path):
     done = real_wandb(mode, tmp_path)
     assert (done.stdout, done.stderr) == ("True\n", "")
@@ -165,10 +166,8 @@ def test_without_a_login_the_real_wandb_logs_into_the_run_directory(mode, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["online", "auto"])
-def test_a_dead_server_costs_one_line_and_half_a_minute(mode, tmp_path):
-    started = time.monotonic()
+def test_a_dead_server_costs_one_line(mode, tmp_path):
     done = real_wandb(mode, tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="a" * 40)
-    assert time.monotonic() - started < 45
     assert (done.returncode, done.stdout) == (0, "True\n")
     said = "W&B failed and is left out of this run: " if mode == "online" else "W&B does not answer, so this run is"
     assert done.stderr.count("\n") == done.stderr.count(said) == 1
@@ -177,8 +176,8 @@ def test_a_dead_server_costs_one_line_and_half_a_minute(mode, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_service_that_never_ends_is_left_behind(tmp_path):
-    """W&B waits for its service without a limit when it is torn down, and now and then the service goes on."""
+def test_a_service_that_never_ends_is_abandoned(tmp_path):
+    """W&B waits without a limit for its service to end, and the service sometimes does not."""
     never = "import time\nfrom wandb.sdk.lib.service import service_process\n"
     never += "service_process.ServiceProcess.join = lambda self: time.sleep(1000)\n"
     done = real_wandb("online", tmp_path, never, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="a" * 40)

@@ -1,0 +1,88 @@
+"""Training that takes a second: a network of one block, and runs that something ends after a given step.
+
+    STOP="SIGTERM 30" python tests/training_helpers.py ARGUMENTS
+
+does what `python launch.py ARGUMENTS` does, with that network, and sends the process a signal after that step.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mobilenet_jax.networks import arch
+from mobilenet_jax.networks.arch import Architecture, Layer
+
+
+class Crash(BaseException):
+    """Stands for anything that ends a process at once."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+def send(signum: int) -> Callable[[], None]:
+    """Return a function that sends this process a signal."""
+    return lambda: os.kill(os.getpid(), signum)
+
+
+@contextlib.contextmanager
+def one_block() -> Iterator[None]:
+    """Cut every MobileNet v1 that is built after its first block: three convolutions compile within two seconds."""
+    whole = arch.mobilenet_v1
+
+    def cut(*arguments: Any, **options: Any) -> Architecture:
+        network = whole(*arguments, **options)
+        layers = network.layers[:3]
+        width = layers[-1].out_channels
+        top = (Layer("pool", "pool", width, width), Layer("classifier", "dense", width, network.num_classes))
+        return dataclasses.replace(network, layers=layers + top)
+
+    arch.mobilenet_v1 = cut
+    try:
+        yield
+    finally:
+        arch.mobilenet_v1 = whole
+
+
+@contextlib.contextmanager
+def after(step: int, action: Callable[[], Any]) -> Iterator[None]:
+    """Call `action` each time that a run has shown that many steps. Up to two more have then started."""
+    from mobilenet_jax.training.progress import Display
+
+    advance = Display.advance
+
+    def stopping(self: Display, loss: float, accuracy: float, images_per_second: float) -> None:
+        advance(self, loss, accuracy, images_per_second)
+        if self.step == step:
+            action()
+
+    Display.advance = stopping
+    try:
+        yield
+    finally:
+        Display.advance = advance
+
+
+def main() -> int:
+    import launch
+
+    name, step, *checkpoint = os.environ.get("STOP", "SIGTERM 0").split()
+
+    def stop() -> None:
+        while not all(pathlib.Path(path).exists() for path in checkpoint):  # it is written in the background
+            time.sleep(0.01)
+        os.kill(os.getpid(), getattr(signal, name))
+
+    with one_block(), after(int(step), stop):
+        return launch.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
