@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from typing import Any
+from unittest import mock
 
 import optuna
 import sqlalchemy
@@ -14,9 +15,11 @@ import yaml
 from conftest import ROOT
 from helpers import SUMMARY
 
+from configs import default
 from mobilenet_jax.records import summary as summaries
 from mobilenet_jax.sweeps.file import Sweep
 from mobilenet_jax.sweeps.parameters import Parameter
+from mobilenet_jax.sweeps.points import Budget, Plan, points
 from mobilenet_jax.sweeps.queue import Claim, Queue
 
 GRID = """
@@ -107,7 +110,7 @@ def training(command: int) -> dict[int, pathlib.Path]:
 
 def patched(directory: pathlib.Path, *statements: str) -> list[str]:
     """Return the command line of a sweep that first runs these statements, with its modules imported."""
-    program = ["import sys, launch", "from mobilenet_jax.sweeps import connection, database, owners, processes, queue"]
+    program = ["import sys, launch", "from mobilenet_jax.sweeps import database, owners, queue, supervisor, worker"]
     return [sys.executable, "-c", "\n".join([*program, *statements, "sys.exit(launch.run())"]), *command(directory)[2:]]
 
 
@@ -135,7 +138,8 @@ FINISHED = summaries.parse(SUMMARY | {"test_accuracy": 0.5})
 def open_queue(url: str, method: str = "grid", **points: Any) -> Queue:
     """Open a queue with `points`, by default with POINTS; a search starts empty."""
     x = Parameter("x", "values", (1, 2, 3))
-    queue = Queue.open(url, "s", Sweep("s", method, (x,), "test_accuracy", "maximize", None, ()))
+    queue = Queue(url, "s", Sweep("s", method, (x,), "test_accuracy", "maximize", None, ()))
+    queue.open()
     queue.enqueue(points or POINTS if method == "grid" else {})
     return queue
 
@@ -144,3 +148,10 @@ def claimed(queue: Queue, draws: int = 0) -> Claim:
     claim = queue.claim(draws=draws)
     assert claim is not None
     return claim
+
+
+def plan_of(sweep: Sweep, **changes: Any) -> Plan:
+    """Return the plan of a grid over the default config, without a database."""
+    found = points(sweep, default.get_config(), "x")
+    given = {"draw": mock.Mock(), "budget": Budget(), "workdir": pathlib.Path("runs"), "storage": "", "fuse": 1}
+    return Plan(sweep, found, **(given | changes))

@@ -118,7 +118,9 @@ class Worker:
         with console.signals(again=True) as self.asked:
             try:
                 if study != self.plan.study:  # this worker and its command would train different sweeps
-                    raise CannotTrain(f"the sweep {self.plan.sweep.name} or its config changed while it was trained")
+                    raise CannotTrain(
+                        f"the sweep {self.plan.sweep.name} or its config changed while it was trained; start it again"
+                    )
                 self._reach(self.queue.connect)
                 for claim in self._reach(self.queue.mine):  # before this process was restarted
                     self._resolve(claim)

@@ -97,9 +97,10 @@ def prepare(spec: RunSpec) -> Inputs:
     host.use_compilation_cache()
     try:
         devices, c = jax.devices(), spec.config
-    except RuntimeError as e:
+    except (RuntimeError, AssertionError) as e:  # JAX asserts that a platform which was asked for has a plugin
         asked = f" with JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
-        raise InputError(f"JAX finds no device on this machine{asked} ({first_line(e)})") from None
+        reason = f" ({first_line(e)})" if str(e) else ""
+        raise InputError(f"JAX finds no device on this machine{asked}{reason}") from None
     if c.train.batch_size % len(devices):
         raise InputError(
             f"config.train.batch_size={c.train.batch_size}: must be a multiple of the {len(devices)} devices"

@@ -151,7 +151,7 @@ def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_itself_is_killed(tmp_path):
-    """Its worker notices, saves and ends; the next command requeues the point at once."""
+    """Its worker notices, saves, gives the point back and ends."""
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
     with subprocess.Popen(command(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
         held = wait(lambda: training(process.pid), process)
@@ -160,11 +160,11 @@ def test_the_command_itself_is_killed(tmp_path):
     while not all(gone(pid) for pid in held):
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert trial_states(database(tmp_path)) == ["RUNNING"]
+    assert trial_states(database(tmp_path)) == ["WAITING"]
     done = run(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert [summary["resumed_from"] > 0 for summary in results(tmp_path).values()] == [True]
-    assert trial_states(database(tmp_path)) == ["COMPLETE", "FAIL"]
+    assert trial_states(database(tmp_path)) == ["COMPLETE"]
 
 
 @pytest.mark.slow
@@ -207,11 +207,10 @@ def test_a_full_disk_stops_the_sweep_and_fails_no_point(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
-    assert trial_states(database(tmp_path)) == ["FAIL", "WAITING", "WAITING"]  # the first was claimed and requeued
-    assert f"requeued  {directory.name}: {message}" in done.stdout and "failed  " not in done.stdout
+    assert trial_states(database(tmp_path)) == ["WAITING", "WAITING"] and "failed  " not in done.stdout
 
 
-@pytest.mark.parametrize("method", ["heartbeat", "claim"])  # always, or only for writers
+@pytest.mark.parametrize("method", ["mine", "claim"])  # always, or only for writers
 @pytest.mark.parametrize(
     ("error", "line", "message", "patience"),
     [
@@ -225,7 +224,7 @@ def test_a_database_that_stays_away(method, error, line, message, patience, tmp_
     away = f"def away(*args, **kwargs):\n    raise database.{error}('why')"
     started = time.monotonic()
     done = subprocess.run(
-        patched(tmp_path, away, f"queue.Queue.{method}, connection.PATIENCE = away, {patience}"),
+        patched(tmp_path, away, f"queue.Queue.{method}, worker.PATIENCE = away, {patience}"),
         **{"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "timeout": 100},
     )
     assert done.returncode == 1 and (error == "Unwritable" or time.monotonic() - started > patience)
@@ -244,8 +243,8 @@ def test_a_database_that_stays_away(method, error, line, message, patience, tmp_
         (["--workers=-1"], "--workers"),
         (["--fuse=0"], "--fuse"),
         (["--max_mult_adds=1000"], "no point has at most 1,000 mult-adds"),
-        (["--storage=oracle://x"], "--storage=oracle://x"),
-        (["--storage=nonsense"], "--storage=nonsense"),
+        (["--storage=oracle://x"], "--storage=oracle://x: is another kind of database; allowed is sqlite:///PATH or"),
+        (["--storage=nonsense"], "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"),
         (["--workdir=tiny.yaml/runs"], "--workdir=tiny.yaml/runs: cannot be written (Not a directory)"),
         (["--sweep=absent.yaml"], "absent.yaml: the sweep file cannot be read"),
     ],
@@ -297,16 +296,103 @@ def test_the_training_process_is_killed_three_times(tmp_path):
 def test_a_silent_worker_is_killed(tmp_path):
     """Another process resumes its point from the last checkpoint."""
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
-    line = patched(tmp_path, "processes.MAX_SILENCE = 12")
+    line = patched(tmp_path, "supervisor.MAX_SILENCE = 12")
     with subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         (pid, *_) = wait(lambda: training(process.pid), process)
         os.kill(pid, signal.SIGSTOP)
         out = process.communicate(timeout=200)[0]
     assert process.returncode == 0
-    assert "killed    a worker that was silent for 12 s" in out and "(its worker died, killed by SIGKILL)" in out
+    assert "killed    a worker that was silent for 12 s" in out and "died      worker 0 (killed by SIGKILL" in out
     (summary,) = results(tmp_path).values()
     assert summary["status"] == "finished" and summary["resumed_from"] > 0
     assert trial_states(database(tmp_path)) == ["COMPLETE"]
+
+
+# Kills the worker the first time that it is between two steps.
+KILLED_ONCE = """
+import os, pathlib, signal
+def once(action):
+    def killing(*args):
+        if {after}: result = action(*args)
+        if not pathlib.Path("killed").exists() and sys.argv[-1].startswith("--worker"):
+            pathlib.Path("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result if {after} else action(*args)
+    return killing
+queue.Queue.{method} = once(queue.Queue.{method})
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "after"),
+    [
+        pytest.param("claim", True, id="between claim and start"),
+        pytest.param("finish", False, id="between finish and record"),
+        pytest.param("finish", True, id="after the record", marks=pytest.mark.slow),
+    ],
+)
+def test_a_worker_killed_between_two_steps(method, after, tmp_path):
+    write(tmp_path, TINY | {"seed": [0, 1]})
+    line = patched(tmp_path, KILLED_ONCE.format(method=method, after=after))
+    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("killed by SIGKILL") == 1
+    assert "2 of 2 points have a result; 0 failed" in done.stdout
+    lines = [line for line in trained(done) if line.startswith("finished")]
+    assert len(lines) == (1 if (method, after) == ("finish", True) else 2)
+    assert ("its run directory has the result" in done.stdout) == ((method, after) == ("finish", False))
+    assert all(summary["resumed_from"] == 0 for summary in results(tmp_path).values())
+    assert trial_states(database(tmp_path)) == ["COMPLETE"] * 2
+
+
+NO_DATA = """
+from mobilenet_jax.data import arrays
+from mobilenet_jax.errors import InputError
+def load(*args): raise InputError("the set is not here")
+arrays.load = load
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("statements", "variables", "sentence"),
+    [
+        ("", {"JAX_PLATFORMS": "cuda"}, "JAX finds no device on this machine with JAX_PLATFORMS=cuda"),
+        (NO_DATA, {}, "the set is not here"),
+    ],
+)
+def test_a_machine_that_cannot_train(statements, variables, sentence, tmp_path):
+    """It gives its point back and ends; another machine trains all points."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    storage = f"--storage=sqlite:///{tmp_path / 'shared.db'}"
+    for directory in (first, second):
+        directory.mkdir()
+        write(directory, TINY | {"seed": [0, 1]})
+    started = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 200}
+    unable = subprocess.run([*patched(first, statements), storage], env=environment(**variables), **started)
+    assert (unable.returncode, unable.stderr.count("\n")) == (1, 1)
+    assert unable.stderr.startswith(f"error: {sentence}")
+    assert trial_states(f"sqlite:///{tmp_path / 'shared.db'}") == ["WAITING"] * 2
+    able = subprocess.run([*command(second), storage], env=environment(), **started)
+    assert (able.returncode, able.stderr) == (0, "") and len(results(second)) == 2
+
+
+def test_a_sweep_that_changes_while_it_is_trained(tmp_path):
+    """Its command and a restarted worker would train different points."""
+    write(tmp_path, TINY | {"seed": [0, 1]})
+    change = "from mobilenet_jax.sweeps.points import Plan\nPlan.study = f'tiny-{len(sys.argv)}'"
+    line = patched(tmp_path, change)
+    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr == "error: the sweep tiny or its config changed while it was trained; start it again\n"
+
+
+@pytest.mark.parametrize("name", ["exp?lr=1", "a#b", "50%41", "{x}"])
+def test_a_directory_is_no_address(name, tmp_path):
+    (tmp_path / name).mkdir()
+    write(tmp_path / name, TINY | {"seed": [0, 1]})
+    refused = run(tmp_path / name, "--workers=1", "--min_mult_adds=1", "--config.data.name=cifar10")
+    assert "cifar10" in refused.stderr + refused.stdout
+    assert (tmp_path / name / "runs" / "sweeps.db").is_file()
 
 
 @pytest.mark.slow

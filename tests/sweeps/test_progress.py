@@ -1,47 +1,46 @@
 """The display of a sweep: a table on a terminal, plain lines when piped; and the time left."""
 
 import os
-import pathlib
+import platform
 import sys
 import time
-from unittest import mock
 
 import pytest
 from conftest import ROOT, on_a_terminal, parameters
-from sweep_helpers import FINISHED
+from sweep_helpers import FINISHED, plan_of
 
-from configs import default
-from mobilenet_jax.sweeps.points import points
-from mobilenet_jax.sweeps.processes import Job
-from mobilenet_jax.sweeps.progress import LiveTable, Status, seconds_left, statuses
-from mobilenet_jax.sweeps.queue import Claim, Entry
+from mobilenet_jax.records import summary as summaries
+from mobilenet_jax.sweeps.progress import LiveTable, Row, View, view
+from mobilenet_jax.sweeps.queue import Entry
 
-ROWS = [
-    Status("running", "narrow", 0.91, "51%", "here"),
-    Status("waiting", "wide", None, "", ""),
-    Status("finished", "seed [1]", 0.99, "", "there"),
-]
+ROWS = (
+    Row(("0.25", "0"), "3.33 M", "0.9100", 0.51, "1,200", "running", "here"),
+    Row(("0.5", "0"), "11.10 M", "", 0.0, "", "waiting", ""),
+    Row(("0.25", "[1]"), "3.33 M", "0.9900", 0.0, "1,210", "finished", "there"),
+)
+NAMES = ("α", "seed")
 SHOW = f"""
-from mobilenet_jax.sweeps.progress import LiveTable, Status
-rows = {ROWS}
+from mobilenet_jax.sweeps.progress import LiveTable, Row, View
 table = LiveTable()
-table.show(rows, 75.0)
+table.show(View({NAMES}, {ROWS}, 75.0))
 table.line("done [bold]")
-table.show(rows, 3665.0)
+table.show(View({NAMES}, {ROWS}, None))
 table.close()
 print("the end")
 """
 
 
 def test_a_table_on_a_terminal():
-    env = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONUTF8": "1"}
     code, text = on_a_terminal([sys.executable, "-c", SHOW], env)
     assert code == 0
-    assert "1 finished, 1 waiting, 1 running, ETA 01:15" in text and "ETA 1:01:05" in text
-    assert "running   narrow    0.9100    51%       here" in text and "seed [1]" in text
+    assert "1 finished, 1 waiting, 1 running, ETA 01:15" in text
+    assert "ETA unknown until the first point is done" in text
+    assert "α" in text and "images/s" in text and "0.25  [1]" in text
+    assert "0.9100" in text and "━━━━━━" in text and "1,200" in text
     assert "done [bold]\r\n" in text  # the line remains
     assert text.endswith("the end\r\n")
-    assert text.index("running   narrow") < text.index("waiting   wide") < text.index("finished  seed [1]")
+    assert text.index("running  ") < text.index("waiting  ") < text.index("finished  ")
 
 
 def test_plain_lines_when_piped(capsys, monkeypatch):
@@ -50,30 +49,38 @@ def test_plain_lines_when_piped(capsys, monkeypatch):
     table = LiveTable()
     for _ in range(9):
         now[0] += 10
-        table.show(ROWS, 75.0)  # prints once, because nothing changes
+        table.show(View(NAMES, ROWS, 75.0))  # prints once, because nothing changes
     table.line("done")
     table.close()
-    assert capsys.readouterr().out == "1 finished, 1 waiting, 1 running, ETA 01:15; narrow 51%\ndone\n"
+    assert capsys.readouterr().out == "1 finished, 1 waiting, 1 running, ETA 01:15; α 0.25 seed 0 51%\ndone\n"
 
 
 def test_points_and_the_time_left(read_sweep):
-    sweep = read_sweep(parameters(seed={"values": [0, 1, 2]}))
-    trained, running, waiting = points(sweep, default.get_config(), "x")
-    by_digest = {p.spec.digest: p for p in (trained, running, waiting)}
+    plan = plan_of(read_sweep(parameters(seed={"values": [0, 1, 2]}, train__epochs={"value": 3})))
+    trained, running, waiting = plan.points
+    seconds, steps = waiting.estimated_seconds, running.spec.total_steps
+    progress = {"step": steps // 4, "steps": steps, "accuracy": 0.3, "images_per_second": 100.0}
     entries = [
-        Entry(trained.spec.digest, "finished", {"seed": 0}, FINISHED, "", "there"),
-        Entry(running.spec.digest, "running", {"seed": 1}, None, "", "here"),
-        Entry(waiting.spec.digest, "waiting", {"seed": 2}, None, "", ""),
+        Entry(trained.spec.digest, "waiting", {"seed": 0}),
+        Entry(running.spec.digest, "running", {"seed": 1}, None, "", platform.node()),
+        Entry(waiting.spec.digest, "waiting", {"seed": 2}),
     ]
-    job = Job(mock.Mock(spec=Claim), running, pathlib.Path("x"), row={"step": 1, "steps": 4, "train_accuracy": 0.3})
-    assert [*statuses(entries, by_digest, [job], "test_accuracy")] == [
-        Status("finished", trained.spec.run_name, 0.5, "", "there"),
-        Status("running", running.spec.run_name, 0.3, "25%", "here"),
-        Status("waiting", waiting.spec.run_name, None, "", ""),
+    assert view(plan, entries).seconds_left is None  # nothing is known about this machine
+    entries[1] = Entry(running.spec.digest, "running", {"seed": 1}, None, "", platform.node(), progress)
+    left = view(plan, entries).seconds_left
+    measured = steps * running.spec.config.train.batch_size / 100
+    assert left == pytest.approx(measured * (3 - (steps // 4) / steps))
+
+    done = summaries.parse(FINISHED.model_dump() | {"wall_seconds": 2 * seconds})
+    entries[0] = Entry(trained.spec.digest, "finished", {"seed": 0}, done, "", "elsewhere")
+    assert view(plan, entries).seconds_left == pytest.approx(measured * (2 - (steps // 4) / steps))
+    entries[0] = Entry(trained.spec.digest, "finished", {"seed": 0}, done, "", platform.node())
+    shown = view(plan, entries)
+    assert shown.seconds_left == pytest.approx(2 * seconds * (2 - (steps // 4) / steps))
+    assert shown.names == ("seed",)
+    assert [(row.values, row.accuracy, row.state, row.rate) for row in shown.rows] == [
+        (("0",), "0.5000", "finished", "1,711"),
+        (("1",), "0.3000", "running", "100"),
+        (("2",), "", "waiting", ""),
     ]
-    left = seconds_left(entries, by_digest, [job], [2.0, 1.5, 9.0], workers=2)
-    assert left == pytest.approx(2.0 * 1.75 * waiting.estimated_seconds / 2)
-    del job.row["steps"]  # a row of metrics came before the first row of progress
-    assert [row.progress for row in statuses(entries, by_digest, [job], "test_accuracy")] == ["", "", ""]
-    left = seconds_left(entries, by_digest, [job], [], workers=1)
-    assert left == pytest.approx(2 * waiting.estimated_seconds)
+    assert shown.rows[1].done == pytest.approx((steps // 4) / steps)

@@ -7,13 +7,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from unittest import mock
 
-import optuna
 import pytest
 import sqlalchemy
 import sqlalchemy.event
 from conftest import ROOT
-from optuna.trial import TrialState
 from sweep_helpers import FINISHED, POINTS, claimed, open_queue
 
 from mobilenet_jax.errors import InputError
@@ -42,7 +41,7 @@ def test_each_point_is_enqueued_and_claimed_once(url):
     one.finish(claims[0], FINISHED)
     one.finish(claims[2], DIVERGED)
     other.fail(claims[1], "why")
-    assert states(one) == {"aa": "finished", "bb": "failed", "cc": "diverged"} and one.count_open() == 0
+    assert states(one) == {"aa": "finished", "bb": "failed", "cc": "diverged"} and one.count_open() == (0, 0)
     assert [entry.error for entry in other.entries()] == ["", "why", ""]
     open_queue(url)
     assert states(one) == {"aa": "finished", "bb": "waiting", "cc": "diverged"}
@@ -70,7 +69,7 @@ def test_a_late_result_counts(url):
     assert queue.heartbeat([claim]) == [claim]
     queue.finish(claim, FINISHED)
     assert states(other) == {"aa": "finished"}
-    assert other.claim() is None and other.count_open() == 0
+    assert other.claim() is None and other.count_open() == (0, 0)
     (entry,) = other.entries()
     assert (entry.summary, entry.values) == (FINISHED, {"x": 1})
 
@@ -95,7 +94,7 @@ def die(queue: Queue, monkeypatch: pytest.MonkeyPatch, epoch: int | None = None)
     """Claim the only point, report an epoch if one is given, die, and be found; return the point's state."""
     claim = claimed(queue)
     if epoch is not None:
-        queue.report(claim, 0.5, epoch)
+        queue.report(claim, {"step": 1, "steps": 2}, epoch, 0.5)
     with monkeypatch.context() as patch:
         patch.setattr(owners, "is_dead", lambda identity: True)
         queue.requeue_dead(stale=False)
@@ -116,11 +115,51 @@ def test_deaths_after_an_epoch_are_not_counted(url, monkeypatch):
     assert [die(queue, monkeypatch, epoch=i + 1) for i in range(RETRIES + 1)] == ["waiting"] * (RETRIES + 1)
 
 
-def test_a_drawn_point_that_is_lost_before_it_is_resolved(url):
-    queue = open_queue(url, "random")
-    claim = claimed(queue, draws=2)
-    queue.fail(claim, "counts as dead")
-    assert queue.set_digest(claim, "aa") is None
+def test_a_lost_claim_changes_nothing(url, monkeypatch):
+    """Another process has the point by now."""
+    queue = open_queue(url, aa={"x": 1})
+    lost = claimed(queue)
+    queue.release(lost)
+    with monkeypatch.context() as patch:
+        patch.setattr(owners, "me", lambda: "another")
+        taken = claimed(queue)
+    assert queue.heartbeat([lost]) == [lost] and queue.mine() == []
+    queue.fail(lost, "why")
+    queue.release(lost)
+    assert states(queue) == {"aa": "running"}
+    queue.finish(lost, FINISHED)  # its result counts
+    queue.finish(taken, DIVERGED)
+    assert states(queue) == {"aa": "finished"}
+
+
+def test_a_process_finds_its_claims_again(url):
+    queue = open_queue(url)
+    claims = [claimed(queue), claimed(queue)]
+    again = open_queue(url).mine()
+    assert [(claim.trial, claim.digest) for claim in again] == [(claim.trial, claim.digest) for claim in claims]
+    assert all(claim.age >= 0 for claim in again)
+
+
+@pytest.mark.parametrize(
+    "write", ["set_trial_user_attr", "record_heartbeat", "set_trial_state_values", "set_trial_param"]
+)
+def test_a_process_that_dies_while_it_claims(write, url, monkeypatch):
+    """No point is lost, whichever write was the last."""
+
+    def die(*args, **kwargs):
+        getattr(storage, write)(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    queue = open_queue(url, aa={"x": 1})
+    storage = queue._storage
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(queue, "_storage", mock.Mock(wraps=storage, **{write: die}))
+        patch.setattr(queue._study, "_storage", mock.Mock(wraps=queue._study._storage, **{write: die}))
+        claimed(queue)
+    monkeypatch.setattr(owners, "is_dead", lambda identity: bool(identity))
+    other = open_queue(url, aa={"x": 1})
+    other.requeue_dead(stale=False)
+    assert states(other) == {"aa": "waiting"} and claimed(other).values == {"x": 1}
 
 
 def test_a_live_process_keeps_its_point(url):
@@ -128,16 +167,6 @@ def test_a_live_process_keeps_its_point(url):
     claim = claimed(queue)
     queue.requeue_dead(stale=True)
     assert states(queue) == {"aa": "running"} and queue.heartbeat([claim]) == []
-
-
-def test_a_requeue_that_was_interrupted_is_completed(url):
-    """The trial has ended without an error, and no other one waits."""
-    queue = open_queue(url, aa={"x": 1})
-    claim = claimed(queue)
-    optuna.load_study(study_name="s", storage=url).tell(claim.trial.number, state=TrialState.FAIL)
-    assert queue.count_open() == 0
-    queue.requeue_dead(stale=False)
-    assert states(queue) == {"aa": "waiting"}
 
 
 def test_a_search_draws_up_to_a_limit(url):
@@ -183,7 +212,7 @@ def test_no_password_is_shown(url, shown, monkeypatch):
 )
 def test_a_damaged_database_is_reported(content, tmp_path):
     (tmp_path / "sweeps.db").write_bytes(content)
-    with pytest.raises(InputError, match=r"sweeps.db: cannot be opened \(.*\); move it away"):
+    with pytest.raises(InputError, match=r"sweeps.db: is damaged \(.*\); move it away"):
         open_queue(f"sqlite:///{tmp_path / 'sweeps.db'}")
 
 
@@ -212,13 +241,13 @@ def test_a_lost_result_is_produced_again(url):
     claim = claimed(other)
     assert (claim.digest, claim.values, states(queue)["aa"]) == ("aa", {"x": 1}, "running")
     other.release(claim)
-    assert (states(queue)["aa"], queue.count_open()) == ("waiting", 2)
+    assert (states(queue)["aa"], queue.count_open()) == ("waiting", (1, 1))
     queue.finish(claimed(queue), FINISHED)
     assert states(other) == {"aa": "finished", "bb": "finished", "cc": "running"}
     with pytest.raises(AssertionError):
         claimed(queue)
     open_queue(url)
-    assert queue.count_open() == 1
+    assert queue.count_open() == (0, 1)
 
 
 @pytest.mark.parametrize("how", ["max_page_count = 1", "query_only = 1"])
@@ -250,7 +279,7 @@ def test_values_that_optuna_cannot_read_are_damage(url, tmp_path):
             connection.execute(statement)
             connection.commit()
         with pytest.raises((Damaged, InputError), match="Error|move it away"):
-            open_queue(f"sqlite:///{copy}")
+            open_queue(f"sqlite:///{copy}").entries()
 
 
 def test_a_password_is_never_shown():

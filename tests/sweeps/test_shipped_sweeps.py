@@ -1,9 +1,11 @@
 """The files in sweeps/: their points, costs, comments and names in a database."""
 
+import dataclasses
 import functools
 import itertools
 import pathlib
 import runpy
+from unittest import mock
 
 import pytest
 import yaml
@@ -11,8 +13,7 @@ from conftest import ROOT
 
 from mobilenet_jax import config
 from mobilenet_jax.sweeps import file
-from mobilenet_jax.sweeps.points import Budget, Point, check_search, points
-from mobilenet_jax.sweeps.supervisor import study_name
+from mobilenet_jax.sweeps.points import Budget, Plan, Point, check_search, points
 
 # The names of earlier versions: with other names, no sweep in an existing database would resume.
 STUDIES = {
@@ -69,10 +70,10 @@ def test_comments_say_what_a_file_is_for(name):
 
 @SHIPPED
 def test_names_in_a_database_never_change(name):
-    sweep = file.read(path_of(name))
-    assert study_name(sweep, points_of(name), Budget()) == STUDIES[name]
-    bounded = study_name(sweep, points_of(name), Budget(None, 13_000_000))
-    assert bounded == ("search-16c32563" if name == "search" else STUDIES[name])
+    plan = Plan(file.read(path_of(name)), points_of(name), mock.Mock(), Budget(), pathlib.Path("runs"), "", 1)
+    assert plan.study == STUDIES[name]
+    bounded = dataclasses.replace(plan, budget=Budget(None, 13_000_000))
+    assert bounded.study == ("search-16c32563" if name == "search" else STUDIES[name])
 
 
 def test_alpha_and_rho():
