@@ -59,7 +59,7 @@ def _children(pid: int) -> dict[str, int]:
     found = {}
     try:
         for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if b"mobilenet_jax.sweeps.worker" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"--worker=" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
                 found["worker"] = int(child)
     except FileNotFoundError:  # it has just ended
         pass

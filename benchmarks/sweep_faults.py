@@ -58,11 +58,16 @@ class Case(AnyCase):
         """Return the results of an undisturbed sweep. Their bits depend on the number of cores per worker."""
         return results(self.models / f"sweep-{self.workers}")
 
-    def start(self, storage: str = "", alone: bool = False) -> Command:
+    def start(self, storage: str = "", alone: bool = False, kill: str = "", **variables: str) -> Command:
+        """Start the command; a worker that calls `kill`, 'METHOD+before' or 'METHOD+after' of the queue, dies once."""
         options = [f"--sweep={self.work / 'sweep.yaml'}", f"--workdir={self.runs}", f"--workers={self.workers}"]
         options += [f"--storage={storage}"] if storage else []
-        arguments = ["-c", IMPATIENT, "alone" if alone else "", *options]
-        self.commands.append(Command(self, arguments, ROOT, {"PYTHONPATH": str(ROOT)}))
+        marker = self.work / "kill"
+        if kill:
+            marker.touch()
+        arguments = ["-c", IMPATIENT, "alone" if alone else "", kill, *options]
+        variables |= {"PYTHONPATH": str(ROOT), "FAULT_MARKER": str(marker)}
+        self.commands.append(Command(self, arguments, ROOT, variables))
         return self.commands[-1]
 
     def check(self, command: Command) -> None:
@@ -160,9 +165,45 @@ def all_killed(case: Case) -> str:
     command = case.start()
     wait_a_while(case)
     command.send(signal.SIGSTOP)
+    for pid in command.children():
+        os.kill(pid, signal.SIGKILL)
     command.send_all(signal.SIGKILL)
     command.end()
     return case.rerun()
+
+
+def killed_between(kill: str) -> Callable[[Case], str]:
+    """Kill a worker between two steps."""
+
+    def fault(case: Case) -> str:
+        command = case.start(kill=kill)
+        if command.end() or command.error() or (case.work / "kill").exists():
+            raise Wrong(f"exit code {command.process.returncode}: {command.text()}")
+        case.check(command)
+        return UNDISTURBED
+
+    return fault
+
+
+def one_cannot_train(**variables: str) -> Callable[[Case], str]:
+    """Start two machines, one of which cannot train: it ends with one sentence, and the other trains all points."""
+
+    def fault(case: Case) -> str:
+        storage = f"sqlite:///{case.work / 'shared.db'}"
+        case.runs = case.work / "unable"
+        unable = case.start(storage, alone=True, **variables)
+        case.runs = case.work / "able"
+        able = case.start(storage, alone=True)
+        if (code := able.end()) or able.error():
+            raise Wrong(f"exit code {code}: {able.text()}")
+        message = unable.end_with_message()  # none if the other one was done before it began
+        case.note(message)
+        case.check_database(storage)
+        if results(case.work / "able") != case.expected or results(case.work / "unable"):
+            raise Wrong(f"other results: {results(case.work / 'able')} {results(case.work / 'unable')}")
+        return UNDISTURBED
+
+    return fault
 
 
 def machine_frozen(case: Case) -> str:
@@ -171,13 +212,16 @@ def machine_frozen(case: Case) -> str:
     case.runs = case.work / "first"
     first = case.start(storage, alone=True)
     wait_a_while(case)
+    held = first.children()
     first.send(signal.SIGSTOP)
-    first.send_all(signal.SIGSTOP)
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
     case.runs = case.work / "second"
     second = case.start(storage, alone=True)
     time.sleep(case.chance.uniform(4, 20))
-    if not first.over:
-        first.send_all(signal.SIGCONT)
+    for pid in [first.process.pid, *held]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     codes = [first.end(), second.end()]
     for command in (first, second):
         command.error()
@@ -251,7 +295,12 @@ KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
     **{f"sweep: command, {name}": (command_signalled(name), 3) for name in ("SIGKILL", "SIGTERM", "SIGINT")},
     **{f"sweep: worker, {name}": (workers_signalled(name), 3) for name in ("SIGKILL", "SIGTERM", "SIGSTOP")},
     "sweep: power cut": (all_killed, 3),
+    "sweep: worker killed between claim and start": (killed_between("claim+after"), 2),
+    "sweep: worker killed between finish and record": (killed_between("finish+before"), 2),
+    "sweep: worker killed after the record": (killed_between("finish+after"), 1),
     "sweep: machine frozen, another takes over": (machine_frozen, 2),
+    "sweep: two machines, one without a device": (one_cannot_train(JAX_PLATFORMS="cuda"), 2),
+    "sweep: two machines, one without data": (one_cannot_train(FAULT_NO_DATA="1"), 2),
     "sweep: two commands at once": (two_commands, 1),
     "sweep: database taken away": (database_moved, 1),
     "sweep: disk full": (disk_full, 2),

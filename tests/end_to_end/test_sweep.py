@@ -386,15 +386,6 @@ def test_a_sweep_that_changes_while_it_is_trained(tmp_path):
     assert done.stderr == "error: the sweep tiny or its config changed while it was trained; start it again\n"
 
 
-@pytest.mark.parametrize("name", ["exp?lr=1", "a#b", "50%41", "{x}"])
-def test_a_directory_is_no_address(name, tmp_path):
-    (tmp_path / name).mkdir()
-    write(tmp_path / name, TINY | {"seed": [0, 1]})
-    refused = run(tmp_path / name, "--workers=1", "--min_mult_adds=1", "--config.data.name=cifar10")
-    assert "cifar10" in refused.stderr + refused.stdout
-    assert (tmp_path / name / "runs" / "sweeps.db").is_file()
-
-
 @pytest.mark.slow
 def test_the_demonstration(tmp_path):
     """One command trains 8 points; the second time, it trains none."""

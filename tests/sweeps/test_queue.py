@@ -17,7 +17,7 @@ from sweep_helpers import FINISHED, POINTS, claimed, open_queue
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.records import summary as summaries
-from mobilenet_jax.sweeps import owners
+from mobilenet_jax.sweeps import database, owners
 from mobilenet_jax.sweeps.database import Damaged, Unwritable
 from mobilenet_jax.sweeps.queue import RETRIES, Queue
 
@@ -288,3 +288,11 @@ def test_a_password_is_never_shown():
     assert "cret" not in str(e.value) and "an @ in a user's name or password is written %40" in str(e.value)
     with pytest.raises(InputError, match="cannot be opened"):
         open_queue("postgresql+psycopg://me@nowhere.invalid:port/base")
+
+
+@pytest.mark.parametrize("name", ["exp?lr=1", "a#b", "50%41", "{x}", "user:word@host"])
+def test_a_path_is_no_address(name, tmp_path):
+    (tmp_path / name).mkdir()
+    claimed(open_queue(database.sqlite_url(tmp_path / name / "sweeps.db")))
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["sweeps.db", "sweeps.db.lock"]
+    assert len(list(tmp_path.iterdir())) == 1
