@@ -36,10 +36,26 @@ IMPATIENT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
 import launch
-from mobilenet_jax.sweeps import owners, processes, queue
-queue.HEARTBEAT, queue.GRACE, processes.MAX_SILENCE = 1, 5, 12
+from mobilenet_jax.sweeps import owners, queue, supervisor
+queue.HEARTBEAT, queue.GRACE, supervisor.MAX_SILENCE = 1, 5, 12
 if sys.argv.pop(1) == "alone":
-    owners.process_identity = lambda pid: ""
+    owners.is_dead = lambda identity: False
+method, _, when = sys.argv.pop(1).partition("+")
+if method:  # the first worker that calls this method is killed before or after the call
+    action, marker = getattr(queue.Queue, method), os.environ["FAULT_MARKER"]
+    def killing(*args):
+        result = action(*args) if when == "after" else None
+        if sys.argv[-1].startswith("--worker") and os.path.exists(marker):
+            os.unlink(marker)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result if when == "after" else action(*args)
+    setattr(queue.Queue, method, killing)
+if os.environ.get("FAULT_NO_DATA"):
+    from mobilenet_jax.data import arrays
+    from mobilenet_jax.errors import InputError
+    def load(*args):
+        raise InputError("the data set is not here")
+    arrays.load = load
 sys.exit(launch.run())
 """
 
