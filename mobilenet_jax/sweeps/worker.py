@@ -124,7 +124,7 @@ class Worker:
                 self._reach(self.queue.connect)
                 for claim in self._reach(self.queue.mine):  # before this process was restarted
                     self._resolve(claim)
-                threading.Thread(target=self._beat, daemon=True).start()
+                threading.Thread(target=_or_die, args=(self._beat,), daemon=True).start()
                 while group := self._next():
                     self._train(group)
             except (Damaged, Unavailable, CannotTrain) as e:
@@ -175,7 +175,7 @@ class Worker:
 
     def _report(self, job: Job) -> None:
         now, metric = job.figures, self.plan.sweep.metric
-        if now is not job.reported:
+        if now and now is not job.reported:
             steps = {"step": now["step"], "steps": job.point.spec.total_steps}
             rate = now.get("images_per_second", 0.0) / max(1, len(self.training))
             steps |= {"accuracy": now.get(metric, now.get("train_accuracy")), "images_per_second": rate}
@@ -381,6 +381,15 @@ class Worker:
             self._fail(jobs[0], _reason(error))
         if len(jobs) > 1 or not isinstance(error, InputError):  # a bug may have left this process in any state
             host.restart(self.asked, ["--fuse=1"] if len(jobs) > 1 else [])
+
+
+def _or_die(action: Callable[[], None]) -> None:
+    """End this process if `action` fails: without its heartbeats, it must not train."""
+    try:
+        action()
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _reason(error: Exception) -> str:
