@@ -110,7 +110,8 @@ def training(command: int) -> dict[int, pathlib.Path]:
 
 def patched(directory: pathlib.Path, *statements: str) -> list[str]:
     """Return the command line of a sweep that first runs these statements, with its modules imported."""
-    program = ["import sys, launch", "from mobilenet_jax.sweeps import database, owners, queue, supervisor, worker"]
+    modules = "connection, database, owners, queue, supervisor, worker"
+    program = ["import sys, launch", f"from mobilenet_jax.sweeps import {modules}"]
     return [sys.executable, "-c", "\n".join([*program, *statements, "sys.exit(launch.run())"]), *command(directory)[2:]]
 
 

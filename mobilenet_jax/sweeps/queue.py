@@ -82,16 +82,14 @@ class Queue:
             self.connect()
         except InputError:
             raise
-        except ImportError as e:
-            hint = f"pip install '.[postgres]'; {database.FORMS}"
-            raise InputError(f"--storage={self.shown_url}: its driver is missing ({e}); {hint}") from None
         except (database.Damaged, database.Unwritable) as e:
-            raise self.explain(e, "cannot be opened") from None
+            raise self.explain(e) from None
         except (
-            *(database.Unavailable, OSError, ValueError),
+            *(ImportError, database.Unavailable, OSError, ValueError),
             *(sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError),
         ) as e:
-            why = f"cannot be opened ({database.reason(e)}); {database.FORMS}"
+            missing = "its driver is missing; pip install '.[postgres]'; " if isinstance(e, ImportError) else ""
+            why = f"cannot be opened ({database.reason(e)}); {missing}{database.FORMS}"
             raise InputError(f"--storage={self.shown_url}: {why}") from None
 
     def connect(self) -> None:
@@ -198,11 +196,7 @@ class Queue:
     def report(self, claim: Claim, progress: Mapping[str, Any], epoch: int = 0, value: float | None = None) -> None:
         """Record the progress of a running point: `step`, `steps`, `accuracy` and `images_per_second`.
 
-        Args:
-          claim: the point.
-          progress: these figures.
-          epoch: the last one whose metric is known.
-          value: that metric, for Optuna's dashboard.
+        The metric of its last epoch, if that is known, is for Optuna's dashboard.
         """
         with self._unless_finished():
             self._storage.set_trial_user_attr(claim.trial, "progress", dict(progress))

@@ -13,30 +13,28 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from mobilenet_jax import console
 from mobilenet_jax.errors import InputError, first_line, is_unwritable
 from mobilenet_jax.records.directory import Busy, RunDirectory, read_summary
 from mobilenet_jax.records.summary import Summary
-from mobilenet_jax.sweeps import database, queue, tables
-from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
+from mobilenet_jax.sweeps import connection, queue, tables
+from mobilenet_jax.sweeps.connection import Connection
+from mobilenet_jax.sweeps.database import Damaged, Unavailable, sqlite_url
 from mobilenet_jax.sweeps.points import Plan, Point
 from mobilenet_jax.sweeps.processes import visible_gpus
 from mobilenet_jax.sweeps.queue import Claim, Queue
 from mobilenet_jax.training import host
 from mobilenet_jax.training.progress import Display
 
-PATIENCE = 600.0  # seconds that a worker with nothing to train waits for its database
 DRAWS = 100  # draws outside the budget per point of a search, after which the search gives up
 _LOOK = 2.0  # seconds between two looks for an open point
 _BUSY = 5.0  # seconds until a point that another process trains is tried again
-# On a CPU, fusing pays where a step is many small operations (results/bench/cpu_fused.json: 1.09 times as fast with
-# four runs of v1, alpha 0.25, at 32 images; 0.97 with two at 64), and costs where the maps no longer fit into the cache
-# (0.8 with four at 128). This limits the mult-adds of a fused step; where fewer than four runs fit, none are fused.
+# Mult-adds of a fused step on a CPU. Four small runs train 1.09 times as fast, and large ones 0.8 times, as their maps
+# do not fit into the cache (results/bench/cpu_fused.json). Where fewer than four runs fit, none are fused.
 _FUSED_ON_CPU = 5e8
-T = TypeVar("T")
 
 
 class CannotTrain(Exception):
@@ -83,13 +81,19 @@ def run(plan: Plan, place: str) -> NoReturn:
       plan: the sweep.
       place: 'NUMBER/COUNT/STUDY', from the command that started this process.
     """
-    code, (_, count, study) = 1, place.split("/", 2)
+    _, count, study = place.split("/", 2)
+    threading.excepthook = lambda args: _die(args.exc_value)  # without its heartbeats, a worker must not train
     try:
-        code = Worker(plan, int(count)).run(study)
-    except Exception:  # a bug; the command starts another worker
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-    os._exit(code)  # what other libraries would still do at the end has no use, and may hang
+        os._exit(Worker(plan, int(count)).run(study))  # what other libraries would still do has no use, and may hang
+    except Exception as e:
+        _die(e)
+
+
+def _die(error: BaseException | None) -> NoReturn:
+    """End this process because of a bug; the command starts another worker."""
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
+    os._exit(1)
 
 
 class Worker:
@@ -97,16 +101,14 @@ class Worker:
 
     def __init__(self, plan: Plan, count: int):
         self.plan, self.count = plan, count
-        url = plan.storage or database.sqlite_url(plan.workdir / "sweeps.db")
-        self.queue = Queue(url, plan.study, plan.sweep)
-        self.jobs: list[Job] = []  # all points that this process has claimed
-        self.training: list[Job] = []  # those that are being trained
-        self.stop: list[int] = []  # ends the training
         self.asked: list[int] = []  # signals that came
+        self.training: list[Job] = []  # the points that are being trained
+        self.queue = Queue(plan.storage or sqlite_url(plan.workdir / "sweeps.db"), plan.study, plan.sweep)
+        self.connection = Connection(lambda: bool(self.asked), lambda: bool(self.training))
+        self.jobs: list[Job] = []  # all points that this process has claimed
+        self.stop: list[int] = []  # ends the training
         self.compiling = False  # or preparing data: there is nothing to save
         self.damage: Damaged | None = None
-        self.outage: Unavailable | None = None  # why the database does not answer
-        self.requeue_from = time.monotonic() + 2 * queue.HEARTBEAT  # an outage silences other machines, too
         self.outside = 0  # drawn points outside the budget
 
     def run(self, study: str) -> int:
@@ -121,14 +123,14 @@ class Worker:
                     raise CannotTrain(
                         f"the sweep {self.plan.sweep.name} or its config changed while it was trained; start it again"
                     )
-                self._reach(self.queue.connect)
-                for claim in self._reach(self.queue.mine):  # before this process was restarted
+                self.connection.reach(self.queue.connect)
+                for claim in self.connection.reach(self.queue.mine):  # before this process was restarted
                     self._resolve(claim)
-                threading.Thread(target=_or_die, args=(self._beat,), daemon=True).start()
+                threading.Thread(target=self._beat, daemon=True).start()
                 while group := self._next():
                     self._train(group)
             except (Damaged, Unavailable, CannotTrain) as e:
-                silence = f"has not answered for {PATIENCE / 60:.0f} minutes"
+                silence = f"has not answered for {connection.PATIENCE / 60:.0f} minutes"
                 if not self.asked:
                     console.say(f"error: {e if isinstance(e, CannotTrain) else self.queue.explain(e, silence)}")
                     return 3
@@ -159,7 +161,7 @@ class Worker:
             jobs, due = [*self.jobs], time.monotonic() >= next_heartbeat
             try:
                 if due:
-                    lost = self._call(self.queue.heartbeat, [job.claim for job in jobs])
+                    lost = self.connection.call(self.queue.heartbeat, [job.claim for job in jobs])
                     next_heartbeat = time.monotonic() + queue.HEARTBEAT
                     for job in jobs:
                         job.lost = job.claim in lost
@@ -179,47 +181,8 @@ class Worker:
             steps = {"step": now["step"], "steps": job.point.spec.total_steps}
             rate = now.get("images_per_second", 0.0) / max(1, len(self.training))
             steps |= {"accuracy": now.get(metric, now.get("train_accuracy")), "images_per_second": rate}
-            self._call(self.queue.report, job.claim, steps, round(now.get("epoch", 0)), now.get(metric))
+            self.connection.call(self.queue.report, job.claim, steps, round(now.get("epoch", 0)), now.get(metric))
             job.reported = now
-
-    # The database.
-
-    def _call(self, action: Callable[..., T], *arguments: Any) -> T:
-        """Do something with the database; an outage is printed once."""
-        try:
-            result = action(*arguments)
-        except Unavailable as e:
-            if not self.outage:
-                how = "cannot be written" if isinstance(e, Unwritable) else "does not answer"
-                console.say(f"the database {how}{', training goes on' if self.training else ''} ({e})")
-            self.outage = e
-            self.requeue_from = time.monotonic() + 2 * queue.HEARTBEAT
-            raise
-        self.outage = None
-        return result
-
-    def _reach(self, action: Callable[..., T], *arguments: Any) -> T:
-        """Do something with the database, and wait until it answers.
-
-        Raises:
-          Unavailable: it is full, or was silent for too long, or a signal came.
-          Damaged: it is damaged.
-        """
-        until = None
-        while True:
-            try:
-                return self._call(action, *arguments)
-            except Unavailable as e:
-                until = until or time.monotonic() + PATIENCE
-                if isinstance(e, Unwritable) or self.asked or time.monotonic() > until:
-                    raise
-                self._pause(1.0)
-
-    def _pause(self, seconds: float) -> None:
-        """Wait, unless a signal comes."""
-        until = time.monotonic() + seconds
-        while not self.asked and time.monotonic() < until:
-            time.sleep(0.1)
 
     # Points.
 
@@ -234,9 +197,9 @@ class Worker:
             due = [job for job in self.jobs if job.retry_at <= time.monotonic()] or self._claim()
             if due:
                 return self._group(due)
-            if not self.jobs and not any(self._reach(self.queue.count_open)):
+            if not self.jobs and not any(self.connection.reach(self.queue.count_open)):
                 break
-            self._pause(_LOOK)
+            self.connection.pause(_LOOK)
         return []
 
     def _group(self, due: list[Job]) -> list[Job]:
@@ -244,7 +207,7 @@ class Worker:
         fuse, first = self.plan.fuse, due[0].point
         group = [job for job in due if job.point.spec.program_key == first.spec.program_key][:fuse]
         if fuse > 1:
-            waiting, _ = self._reach(self.queue.count_open)
+            waiting, _ = self.connection.reach(self.queue.count_open)
             size = min(fuse, -(-(len(group) + waiting) // self.count)) if self.plan.grid else fuse
             fit = int(_FUSED_ON_CPU / (first.mult_adds * first.spec.config.train.batch_size))
             if not visible_gpus():
@@ -262,9 +225,9 @@ class Worker:
             return program is None or digest not in grid or grid[digest].spec.program_key == program
 
         grid, draws = self.plan.grid, 0 if self.plan.grid else self.plan.sweep.run_cap or 0
-        for digest in self._reach(self.queue.requeue_dead, time.monotonic() >= self.requeue_from):
+        for digest in self.connection.reach(self.queue.requeue_dead, time.monotonic() >= self.connection.requeue_from):
             console.say(f"requeued  {grid[digest].spec.run_name if digest in grid else 'a point'}  (its worker died)")
-        while not self.asked and (claim := self._reach(self.queue.claim, fits, draws)) is not None:
+        while not self.asked and (claim := self.connection.reach(self.queue.claim, fits, draws)) is not None:
             job = self._resolve(claim)
             if job and (summary := job.result()):
                 self._finish(job, summary)
@@ -280,19 +243,19 @@ class Worker:
                 point = self.plan.draw(claim.values)
             except InputError as e:
                 console.say(f"failed    {tables.assignment(claim.values)}: {e}")
-                self._reach(self.queue.fail, claim, str(e))
+                self.connection.reach(self.queue.fail, claim, str(e))
                 return None
             if not self.plan.budget.holds(point.mult_adds):
                 self.outside += 1
                 enough = self.outside > DRAWS * (self.plan.sweep.run_cap or 1)
-                self._reach(self.queue.fail, claim, "outside the budget, like most draws" if enough else "")
+                self.connection.reach(self.queue.fail, claim, "outside the budget, like most draws" if enough else "")
                 return None
-            claim = self._reach(self.queue.set_digest, claim, point.spec.digest)
+            claim = self.connection.reach(self.queue.set_digest, claim, point.spec.digest)
         self.jobs.append(Job(claim, point, RunDirectory(self.plan.workdir / point.spec.run_name)))
         return self.jobs[-1]
 
     def _finish(self, job: Job, summary: Summary) -> None:
-        self._reach(self.queue.finish, job.claim, summary)
+        self.connection.reach(self.queue.finish, job.claim, summary)
         self.jobs.remove(job)
         score = getattr(summary, self.plan.sweep.metric)
         figure = f"  {self.plan.sweep.metric} {score:.4f}" if score is not None else ""
@@ -300,7 +263,7 @@ class Worker:
         console.say(f"{summary.status:<8}  {job.name}{figure}  {how}")
 
     def _fail(self, job: Job, error: str) -> None:
-        self._reach(self.queue.fail, job.claim, error)
+        self.connection.reach(self.queue.fail, job.claim, error)
         self.jobs.remove(job)
         console.say(f"failed    {job.name}: {error}")
 
@@ -381,15 +344,6 @@ class Worker:
             self._fail(jobs[0], _reason(error))
         if len(jobs) > 1 or not isinstance(error, InputError):  # a bug may have left this process in any state
             host.restart(self.asked, ["--fuse=1"] if len(jobs) > 1 else [])
-
-
-def _or_die(action: Callable[[], None]) -> None:
-    """End this process if `action` fails: without its heartbeats, it must not train."""
-    try:
-        action()
-    except Exception:
-        traceback.print_exc()
-        os._exit(1)
 
 
 def _reason(error: Exception) -> str:

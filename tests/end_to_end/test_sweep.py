@@ -224,7 +224,7 @@ def test_a_database_that_stays_away(method, error, line, message, patience, tmp_
     away = f"def away(*args, **kwargs):\n    raise database.{error}('why')"
     started = time.monotonic()
     done = subprocess.run(
-        patched(tmp_path, away, f"queue.Queue.{method}, worker.PATIENCE = away, {patience}"),
+        patched(tmp_path, away, f"queue.Queue.{method}, connection.PATIENCE = away, {patience}"),
         **{"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "timeout": 100},
     )
     assert done.returncode == 1 and (error == "Unwritable" or time.monotonic() - started > patience)
