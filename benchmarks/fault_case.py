@@ -72,11 +72,11 @@ class Command:
         os.killpg(self.process.pid, number)
 
     def children(self) -> list[int]:
-        try:
-            found = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        except OSError:
-            return []
-        return [int(pid) for pid in found.split()]
+        found = []
+        for children in pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/children"):  # of each thread
+            with contextlib.suppress(OSError):
+                found += [int(pid) for pid in children.read_text().split()]
+        return found
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -58,7 +58,8 @@ def _children(pid: int) -> dict[str, int]:
     """Return the process id of a sweep's worker."""
     found = {}
     try:
-        for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        lists = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children")]  # of each thread
+        for child in " ".join(lists).split():
             if b"--worker=" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
                 found["worker"] = int(child)
     except FileNotFoundError:  # it has just ended

@@ -1,5 +1,6 @@
 """Helpers of the sweep tests: a small sweep, its command, its workers; a queue with three points."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -85,10 +86,11 @@ def trial_states(url: str) -> list[str]:
 
 def workers(command: int) -> list[int]:
     """Return the PIDs of a command's children."""
-    try:
-        return [int(pid) for pid in pathlib.Path(f"/proc/{command}/task/{command}/children").read_text().split()]
-    except OSError:
-        return []
+    found = []
+    for children in pathlib.Path(f"/proc/{command}/task").glob("*/children"):  # of each thread
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in children.read_text().split()]
+    return found
 
 
 def training(command: int) -> dict[int, pathlib.Path]:
