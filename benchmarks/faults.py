@@ -34,7 +34,8 @@ from mobilenet_jax.render.tables import Table
 
 KINDS = training_faults.KINDS | sweep_faults.KINDS
 MESSAGES = re.compile(  # lines on stdout about a fault
-    r"^(?:stopp|resumed|already|checkpoint of|again|waits|left|killed|died|requeued|waiting|ended|taken over|the database|failed).*",
+    r"^(?:stopp|resumed|already|checkpoint of|again|waits|left|killed|died|requeued|waiting|taken over|the database"
+    r"|failed).*",
     re.MULTILINE,
 )
 

@@ -65,7 +65,7 @@ class Job(Display):
         return time.monotonic() - self.started
 
     def result(self) -> Summary | None:
-        """Return the run's summary if there is a valid one; training reports a damaged one."""
+        """Return the run's summary if it is valid; training reports a damaged one."""
         with contextlib.suppress(InputError):
             return read_summary(self.record.path)
         return None
@@ -184,8 +184,6 @@ class Worker:
             self.connection.call(self.queue.report, job.claim, steps, round(now.get("epoch", 0)), now.get(metric))
             job.reported = now
 
-    # Points.
-
     def _next(self) -> list[Job]:
         """Return points of one program to train together, none if no point is open or a signal came."""
         while not self.asked:
@@ -266,8 +264,6 @@ class Worker:
         self.connection.reach(self.queue.fail, job.claim, error)
         self.jobs.remove(job)
         console.say(f"failed    {job.name}: {error}")
-
-    # Training.
 
     def _train(self, group: Sequence[Job]) -> None:
         """Train points until each has a result, has failed, or is claimed no longer.
