@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from helpers import TINY, rows_of, spec_of, summary_of
-from training_helpers import Crash, after, crash, one_block, send
+from training_helpers import Crash, after, compile_once, crash, one_block, send
 
 from mobilenet_jax.data import arrays, augment, datasets
 from mobilenet_jax.errors import InputError
@@ -62,7 +62,7 @@ SUMMARY = {
 
 @pytest.fixture(scope="module", autouse=True)
 def small_networks(settings) -> Iterator[None]:
-    with one_block():
+    with one_block(), compile_once():
         yield
 
 
