@@ -20,7 +20,7 @@ def training_view(
       key: decides the crops and flips.
       pad: black pixels added on each side before the crop.
       crop: side of the random crop in pixels.
-      flip: whether to mirror left and right with probability 1/2.
+      flip: mirror left and right with probability 1/2.
       resolution: side after resizing.
       input_range: the values that 0 and 255 become.
 

@@ -82,11 +82,10 @@ def prepared(name: str, data_dir: str = "") -> pathlib.Path | None:
     if parts is None:
         return None
     home, version = data_root(data_dir) / parts["set"] / (parts["config"] or ""), parts["version"] or "*.*.*"
-    found: list[pathlib.Path] = []
     for pattern in (version, f"*/{version}"):  # without and with a config
-        if not found:
-            found = [path.parent for path in home.glob(f"{pattern}/dataset_info.json")]
-            found = [path for path in found if _VERSION.fullmatch(path.name)]
+        paths = [path.parent for path in home.glob(f"{pattern}/dataset_info.json")]
+        if found := [path for path in paths if _VERSION.fullmatch(path.name)]:
+            break
     if len(configs := sorted({path.parent.name for path in found})) > 1:
         names = ", ".join(f"{parts['set']}/{config}" for config in configs)
         raise InputError(f"data set {name!r} is prepared in several configs in {home}: name one of {names}")
@@ -99,7 +98,7 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
     Args:
       name: the user's name of the set.
       directory: the directory of the set (see `prepared`).
-      root: the directory of all prepared sets, for the command in messages.
+      root: the directory of all prepared sets, for messages.
 
     Raises:
       InputError: the metadata is damaged, the files are not array_record, the images are not square uint8 images of one

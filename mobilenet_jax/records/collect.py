@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from mobilenet_jax.errors import InputError
+from mobilenet_jax.networks.arch import ALIASES
 from mobilenet_jax.records import directory as run_directory
 from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, DamagedFile
 from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, parse_point, renamed
@@ -70,17 +71,16 @@ class Problem:
 
 
 def read(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[Problem]]:
-    """Read every run directory at any depth, following links. Of two with the same run, the first by path counts.
+    """Return the finished runs and the problems of all run directories at any depth, following links, by path.
 
-    Returns:
-      The finished runs and the problems, each by path.
+    Of two directories with the same run, the first counts.
 
     Raises:
       InputError: one of `directories` is no directory.
     """
     problems: list[Problem] = []
     counted: dict[Any, Run] = {}
-    for directory, names in sorted(_run_directories(directories, problems)):
+    for directory, names in sorted(_walk(directories, problems)):
         faults: list[str] = []
         if run := _read_run(directory, names, faults.append):
             first = counted.setdefault((hashable(run.identity), run.summary.seed), run)
@@ -102,9 +102,7 @@ def hashable(identity: Mapping[str, Any], without: str = "") -> tuple[tuple[str,
     return tuple((key, value) for key, value in identity.items() if key != without)
 
 
-def _run_directories(
-    directories: Iterable[pathlib.Path], problems: list[Problem]
-) -> Iterator[tuple[pathlib.Path, set[str]]]:
+def _walk(directories: Iterable[pathlib.Path], problems: list[Problem]) -> Iterator[tuple[pathlib.Path, set[str]]]:
     """Yield each run directory once, with the names in it, however many links and arguments lead there."""
 
     def unreadable(error: OSError) -> None:
@@ -127,10 +125,11 @@ def _run_directories(
 def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], None]) -> Run | None:
     """Return the run in a directory that holds `names`, None if it cannot be used; report each fault in a sentence."""
     config, no_config = _read_config(directory)
+    metrics, no_curve = b"", ""
     try:
-        metrics, no_curve = run_directory.load_metrics(directory), ""
-    except (FileNotFoundError, DamagedFile) as e:
-        metrics, no_curve = b"", str(e)
+        metrics = run_directory.load_metrics(directory)
+    except DamagedFile as e:
+        no_curve = str(e)
     rows, damage = _rows(metrics)
     no_curve = no_curve or damage
     reached = rows[-1]["epoch"] if rows else 0
@@ -140,13 +139,11 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
         return None
     try:
         summary = run_directory.load_summary(directory)
-    except (FileNotFoundError, DamagedFile) as e:
+    except DamagedFile as e:
         report(f"{e}: left out; move it away, and the run's command makes it again from the last checkpoint")
         return None
-    texts = {k: plain(v) for k, v in summary if isinstance(v, str)}
-    summary = summary.model_copy(
-        update=texts | {"variant": renamed({"model.variant": summary.variant})["model.variant"]}
-    )
+    texts = {key: plain(value) for key, value in summary if isinstance(value, str)}
+    summary = summary.model_copy(update=texts | {"variant": ALIASES.get(summary.variant, texts["variant"])})
     if summary.status == "diverged":
         report(f"diverged after {_progress(reached, summary.epochs)}: left out; try a lower config.optim.lr")
         return None
@@ -159,16 +156,16 @@ def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], 
     if no_curve or reached < summary.epochs:
         stops = f"counted, but its curve has {_progress(reached, summary.epochs)}"
         report(f"{no_curve or METRICS + ' ends early'}: {stops}")
+    env = {}
     try:
         env = _load(directory / ENV)
-    except (FileNotFoundError, DamagedFile) as e:
-        env = {}
+    except DamagedFile as e:
         report(f"{e}: counted, but without its environment")
     return Run(directory, summary, config, env, rows)
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
-    """Return the JSON object in `path` with texts that can be shown; raises DamagedFile or FileNotFoundError."""
+    """Return the JSON object in `path` with texts that can be shown; raises DamagedFile."""
     try:
         return _plain(run_directory.load(path))
     except RecursionError:
@@ -189,7 +186,7 @@ def _read_config(directory: pathlib.Path) -> tuple[dict[str, Any], str]:
     try:
         config = renamed(flatten(_load(directory / CONFIG)))
         point = parse_point(str(config.get("point", "")))
-    except (FileNotFoundError, DamagedFile) as e:
+    except DamagedFile as e:
         return {}, str(e)
     except ValueError as e:
         return {}, f"{CONFIG} is damaged: its point has a part where {e}"
@@ -213,31 +210,27 @@ def _disagreement(config: dict[str, Any], summary: Summary) -> str:
 
 
 def _rows(metrics: bytes) -> tuple[tuple[dict[str, Any], ...], str]:
-    """Return the rows up to the first damaged line, and the fault."""
+    """Return the rows up to the first damaged line, and the fault. The epochs of rows increase."""
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(metrics.split(b"\n"), 1):
         if line.strip():
-            try:
-                rows.append(_row(line, rows[-1]["epoch"] if rows else 0))
-            except (ValueError, RecursionError):
+            row = _row(line)
+            if row.get("epoch", 0) <= (rows[-1]["epoch"] if rows else 0):
                 return tuple(rows), f"{METRICS} is damaged from line {number} on"
+            rows.append(row)
     return tuple(rows), ""
 
 
-def _row(line: bytes, after: float) -> dict[str, Any]:
-    """Return a row of metrics whose epoch is past `after`; its values are numbers, or null for what is not finite.
-
-    Raises:
-      ValueError: the line is something else.
-    """
-    row = json.loads(line.decode())
-    if not isinstance(row, dict) or not {*map(type, row.values())} <= {int, float, type(None)}:
-        raise ValueError("not numbers")
-    if any(value is not None and not abs(value) < 1e100 for value in row.values()):
-        raise ValueError("beyond what is measured")
-    if not row.get("epoch") or row["epoch"] <= after:
-        raise ValueError("no epoch, or an earlier one")
-    return row
+def _row(line: bytes) -> dict[str, Any]:
+    """Return a row of metrics, numbers or None for what is not finite; {} if the line is something else."""
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(row, dict) or row.get("epoch") is None:
+        return {}
+    numbers = [value for value in row.values() if value is not None]
+    return row if all(type(value) in (int, float) and abs(value) < 1e100 for value in numbers) else {}
 
 
 def _progress(reached: float, epochs: Any) -> str:

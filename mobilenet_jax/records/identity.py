@@ -1,4 +1,4 @@
-"""Which keys of a config make a run what it is, and how a config becomes flat keys and a digest."""
+"""The keys of a config that make a run what it is, and how a config becomes flat keys and a digest."""
 
 import hashlib
 import json
