@@ -1,17 +1,15 @@
 """Compare configurations that differ in one knob (a number) or one switch (true or false, or a name)."""
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mobilenet_jax.analysis.configurations import PAPER_CHOICES, Series
 from mobilenet_jax.analysis.statistics import Difference, difference, paired_sd, seeds_needed
 from mobilenet_jax.records.identity import KNOB_NAMES
+from mobilenet_jax.render import charts
 from mobilenet_jax.render.tables import Picture, Section, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _LINES = 6  # in a figure: more are hard to distinguish
 _RESOLVE = 0.002  # the difference, a fraction, for which the seeds needed are given
@@ -25,7 +23,13 @@ def sections(all_series: Sequence[Series]) -> list[Section]:
         file = "over_" + re.sub(r"[^\w-]", "-", key.rpartition(".")[2])[:80]
         tables = tuple(_series_table(s, f"{file}_{i}") for i, s in enumerate(several, 1))
         caption = f"Test top-1 over the {name}; bars: standard deviation over seeds"
-        picture = Picture(file, caption, lambda several=several, name=name: _draw(several, name))
+        lines = {
+            f"{s.label}, {s.configurations[0].summary.epochs} epochs": [
+                (c.identity[s.key], 100 * c.mean, None if c.sd is None else 100 * c.sd) for c in s.configurations
+            ]
+            for s in several[:_LINES]
+        }
+        picture = Picture(file, caption, functools.partial(charts.over_knob, lines, name))
         found.append(Section(f"Over {name}", pictures=(picture,) if key in KNOB_NAMES else (), tables=tables))
     return found
 
@@ -104,15 +108,3 @@ def _seeds_needed(s: Series) -> str:
         return ""
     best, low, high = (seeds_needed(sd, _RESOLVE) for sd in (spread.sd, *spread.interval()))
     return f"{best:,} ({low:,} to {high:,})"
-
-
-def _draw(several: Sequence[Series], name: str) -> "Figure":
-    from mobilenet_jax.render import charts  # late: matplotlib takes a second to import
-
-    lines = {
-        f"{s.label}, {s.configurations[0].summary.epochs} epochs": [
-            (c.identity[s.key], 100 * c.mean, None if c.sd is None else 100 * c.sd) for c in s.configurations
-        ]
-        for s in several[:_LINES]
-    }
-    return charts.over_knob(lines, name)

@@ -1,7 +1,4 @@
-"""Compute the points of the figures of published networks: released checkpoints, mult-adds by layer kind, memory.
-
-NOTE: This module imports matplotlib, which takes a second. Import it only when something is drawn.
-"""
+"""Compute the points of the figures of published networks: released checkpoints, mult-adds by layer kind, memory."""
 
 from typing import Literal
 
@@ -41,16 +38,12 @@ def mult_adds_by_kind() -> dict[str, dict[str, int]]:
 
 
 def activation_memory() -> list[Memory]:
-    """Return the memory held at each layer of v1 and v2 at alpha 1 and 224 pixels, in kB at 16 bits a value.
+    """Return the memory held at each layer of v1 and v2 at alpha 1 and 224 pixels.
 
-    These are the units of the v2 paper's Table 3.
+    It is in kB at 16 bits a value, as in the v2 paper's Table 3.
     """
 
     def held(version: str, bottlenecks_only: bool = False) -> list[float]:
-        values = held_activations(arch.mobilenet(version), 224, bottlenecks_only)
-        return [2 * n / 1000 for n in values]
+        return [2 * n / 1000 for n in held_activations(arch.mobilenet(version), 224, bottlenecks_only)]
 
-    return [
-        Memory("v1, alpha 1", held("v1")),
-        Memory("v2, alpha 1", held("v2"), held("v2", bottlenecks_only=True)),
-    ]
+    return [Memory("v1, alpha 1", held("v1")), Memory("v2, alpha 1", held("v2"), held("v2", bottlenecks_only=True))]

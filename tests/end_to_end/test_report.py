@@ -36,9 +36,9 @@ def test_bad_input_is_one_sentence(tmp_path, run):
         ([tmp_path / "nothing"], r"\S+nothing is not a directory"),
         ([tmp_path / "empty"], r"no runs in \S+empty"),
         ([], r"name directories that hold runs, or give --compare, --published or --latency"),
-        (["--published", "--out", tmp_path / "file"], r"--out=\S+file: is not a directory"),
-        (["--published", "--out", ""], r"--out=: is not a directory"),
-        (["--published", "--out", tmp_path / "link"], r"--out=\S+link: is not a directory"),
+        (["--published", "--out", tmp_path / "file"], r"--out=\S+file: File exists"),
+        (["--published", "--out", ""], r"--out is empty, .*"),
+        (["--published", "--out", tmp_path / "link"], r"--out=\S+link: File exists"),
         (["--published", "--out", tmp_path / "file" / "deep"], r"--out=\S+deep: Not a directory"),
         (["--latency", tmp_path / "nothing"], r"--latency=\S+nothing: No such file or directory"),
         (["--latency", tmp_path / "file"], r"--latency=\S+: not a record of benchmarks/layer_latency.py"),
@@ -128,6 +128,6 @@ def test_two_runs_compared(run):
 
 def test_starts_without_jax_and_matplotlib():
     code = "import sys; sys.argv = ['report', '--published']; from mobilenet_jax import report; report.main()"
-    code += "; print({'jax', 'matplotlib', 'markdown_it'} & {*sys.modules}, file=sys.stderr)"
+    code += "; print({'jax', 'matplotlib'} & {*sys.modules}, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "set()\n")
