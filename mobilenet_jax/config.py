@@ -182,10 +182,7 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
     batch = flat["train.batch_size"]
     train_size = dataset.train_size
     if flat["data.holdout"]:
-        try:
-            train_size -= datasets.holdout_size(train_size, flat["data.holdout"])
-        except InputError as e:
-            raise InputError(f"config.data.{e}") from None
+        train_size -= datasets.holdout_size(train_size, flat["data.holdout"])
     steps_per_epoch = train_size // batch
     if not steps_per_epoch:
         raise InputError(f"config.train.batch_size={batch}: {dataset.name} has {train_size} training images")
@@ -253,16 +250,13 @@ def _typed(flat: dict[str, Any]) -> dict[str, Any]:
 def _apply_point(flat: dict[str, Any]) -> None:
     """Apply `point`, 'alpha=0.75,rho=0.714', to the model keys and empty it: the run equals one with the keys set."""
     where = f"config.point={flat['point']!r}"
-    try:
-        values = identities.parse_point(flat["point"])
-        rules = {key: RULES[key] for key in values}
-    except (ValueError, KeyError):
-        known = ", ".join(key.removeprefix("model.") for key in RULES if key.startswith("model."))
-        raise InputError(f"{where}: allowed is 'key=value,...' with keys among {known}") from None
-    for key, rule in rules.items():
+    rules = {key.removeprefix("model."): rule for key, rule in RULES.items() if key.startswith("model.")}
+    for part in filter(None, flat["point"].split(",")):
+        name, equals, text = map(str.strip, part.partition("="))
+        if not equals or name not in rules:
+            raise InputError(f"{where}: allowed is 'key=value,...' with keys among {', '.join(rules)}")
         try:
-            flat[key] = rule.kind(values[key])
+            flat[f"model.{name}"] = rules[name].kind(text)
         except ValueError:
-            setting = f"{key.removeprefix('model.')}={values[key]!r}"
-            raise InputError(f"{where}: {setting} must be {rule.allowed}") from None
+            raise InputError(f"{where}: {name}={text!r} must be {rules[name].allowed}") from None
     flat.update(identities.renamed(flat), point="")

@@ -142,7 +142,7 @@ def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> di
         raise refuse(f"is another one: {', '.join(wrong)}")
     builder: Any = tfds.builder_from_directory(directory)
     skip: Any = tfds.decode.SkipDecoding  # TFDS would decode with OpenCV or Pillow, as installed
-    sizes, splits = {dataset.train_split: dataset.train_size, dataset.test_split: dataset.test_size}, {}
+    sizes, splits = {"train": dataset.train_size, dataset.test_split: dataset.test_size}, {}
     with progress(f"decoding {dataset.name} in {directory}", sum(sizes.values())) as advance:
         for key, (name, size) in zip(("train", "test"), sizes.items(), strict=True):
             images = np.empty((size, dataset.resolution, dataset.resolution, 3), np.uint8)

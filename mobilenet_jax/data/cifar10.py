@@ -22,7 +22,7 @@ from mobilenet_jax.data.progress import progress
 from mobilenet_jax.errors import InputError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-NETWORK_SECONDS = 10  # longest silence of the server, name resolution included
+NETWORK_SECONDS = 10  # longest silence of the server
 
 # sha256 of the published pixels (uint8 [N, H, W, 3]) followed by the labels (uint8 [N]).
 SHA256 = {
@@ -95,39 +95,22 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
 def _download(dataset: Dataset) -> dict[str, Pair]:
     """Read the archive while it arrives, without a copy on disk."""
     import http.client
+    import urllib.request
 
     size = (dataset.train_size + dataset.test_size) * _RECORD
     try:
-        with progress(f"downloading cifar10 from {URL}", size) as advance, _open_url(URL) as response:
+        with (
+            progress(f"downloading cifar10 from {URL}", size) as advance,
+            urllib.request.urlopen(URL, timeout=NETWORK_SECONDS) as response,
+        ):
             return _read_stream(dataset, response, "the download", advance)
     except (OSError, http.client.HTTPException, InputError) as error:
-        reason = " ".join(str(error).strip("<>").split()) or f"no answer in {NETWORK_SECONDS} seconds"
+        reason = " ".join(str(error).strip("<>").split())
         raise InputError(
             f"cifar10 is not prepared, and {URL} cannot be downloaded ({reason}): either fetch it elsewhere "
             "and give it as --config.data.archive=PATH, or name the directory that holds it prepared (TFDS_DATA_DIR or "
             "--config.data.dir=DIR), or train on the digits, which need no data (--config configs/digits_v1.py)"
         ) from error
-
-
-def _open_url(url: str) -> Any:
-    """Open `url`: the response, and each later piece of it, must arrive within NETWORK_SECONDS."""
-    import concurrent.futures
-    import threading
-    import urllib.error
-    import urllib.request
-
-    answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    def connect() -> None:
-        try:
-            answer.set_result(urllib.request.urlopen(url, timeout=NETWORK_SECONDS))
-        except Exception as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is the server's response as well
-            answer.set_exception(error)
-
-    threading.Thread(target=connect, daemon=True).start()  # a socket's time-out does not cover name resolution
-    return answer.result(NETWORK_SECONDS)
 
 
 def _read_stream(dataset: Dataset, stream: IO[bytes], where: str, advance: Callable[[int], None]) -> dict[str, Pair]:

@@ -26,8 +26,7 @@ class Dataset:
     train_size: int  # images
     test_size: int
     resolution: int  # side of the images in pixels
-    train_split: str = "train"  # TFDS's names of the splits
-    test_split: str = "test"
+    test_split: str = "test"  # TFDS's name
     streamed: bool = False  # too large for memory
 
 
@@ -156,7 +155,8 @@ def holdout_size(size: int, fraction: float) -> int:
     """
     held_out = round(size * fraction) if 0 < fraction < 1 else 0
     if not 0 < held_out < size:
-        raise InputError(f"holdout={fraction:g}: must lie between 0 and 1, and leave images on both sides of {size:,}")
+        allowed = f"must lie between 0 and 1, and leave images on both sides of {size:,}"
+        raise InputError(f"config.data.holdout={fraction:g}: {allowed}")
     return held_out
 
 

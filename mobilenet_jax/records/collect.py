@@ -9,15 +9,17 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks.arch import ALIASES
 from mobilenet_jax.records import directory as run_directory
 from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, DamagedFile
-from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, parse_point, renamed
+from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, renamed
 from mobilenet_jax.records.summary import Summary, metrics_match
 from mobilenet_jax.render.tables import Table, plain
+
+T = TypeVar("T")
 
 _MARKS = {CONFIG, SUMMARY, METRICS}  # any of these files makes a directory a run's
 _NOT_RUNS = (run_directory.CHECKPOINTS, "wandb")  # folders inside a run directory that hold many files and no run
@@ -80,9 +82,9 @@ def read(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[Problem]]
     """
     problems: list[Problem] = []
     counted: dict[Any, Run] = {}
-    for directory, names in sorted(_walk(directories, problems)):
+    for directory in sorted(_walk(directories, problems)):
         faults: list[str] = []
-        if run := _read_run(directory, names, faults.append):
+        if run := _read_run(directory, faults.append):
             first = counted.setdefault((hashable(run.identity), run.summary.seed), run)
             if first is not run:
                 accuracies = f"{first.accuracy:.2%} there, {run.accuracy:.2%} here"
@@ -102,8 +104,8 @@ def hashable(identity: Mapping[str, Any], without: str = "") -> tuple[tuple[str,
     return tuple((key, value) for key, value in identity.items() if key != without)
 
 
-def _walk(directories: Iterable[pathlib.Path], problems: list[Problem]) -> Iterator[tuple[pathlib.Path, set[str]]]:
-    """Yield each run directory once, with the names in it, however many links and arguments lead there."""
+def _walk(directories: Iterable[pathlib.Path], problems: list[Problem]) -> Iterator[pathlib.Path]:
+    """Yield each run directory once, however many links and arguments lead there."""
 
     def unreadable(error: OSError) -> None:
         problems.append(Problem(pathlib.Path(error.filename), f"cannot be read ({error.strerror})"))
@@ -113,54 +115,54 @@ def _walk(directories: Iterable[pathlib.Path], problems: list[Problem]) -> Itera
         if not top.is_dir():
             raise InputError(f"{top} is not a directory")
         for here, inside, files in os.walk(top, onerror=unreadable, followlinks=True):
-            names, real = {*inside, *files}, os.path.realpath(here)
+            real = os.path.realpath(here)
             if real in seen:
                 inside.clear()
-            elif names & _MARKS:
+            elif not _MARKS.isdisjoint([*inside, *files]):
                 inside[:] = [name for name in inside if name not in _NOT_RUNS]
-                yield pathlib.Path(here), names
+                yield pathlib.Path(here)
             seen.add(real)
 
 
-def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], None]) -> Run | None:
-    """Return the run in a directory that holds `names`, None if it cannot be used; report each fault in a sentence."""
-    config, no_config = _read_config(directory)
-    metrics, no_curve = b"", ""
+def _attempt(read: Callable[[], T], default: T) -> tuple[T, str]:
+    """Return what `read` returns and '', or the default and what is wrong with the file."""
     try:
-        metrics = run_directory.load_metrics(directory)
+        return read(), ""
     except DamagedFile as e:
-        no_curve = str(e)
+        return default, str(e)
+
+
+def _read_run(directory: pathlib.Path, report: Callable[[str], None]) -> Run | None:
+    """Return the run in a directory, None if it cannot be used; report each fault in a sentence."""
+    config, no_config = _attempt(lambda: renamed(flatten(_load(directory / CONFIG))), {})
+    env, no_env = _attempt(lambda: _load(directory / ENV), {})
+    metrics, no_curve = _attempt(lambda: run_directory.load_metrics(directory), b"")
+    summary, no_summary = _attempt(lambda: run_directory.load_summary(directory), None)
     rows, damage = _rows(metrics)
-    no_curve = no_curve or damage
     reached = rows[-1]["epoch"] if rows else 0
-    if SUMMARY not in names:
+    if not os.path.lexists(directory / SUMMARY):
         hope = f"{no_config + '; ' if no_config else ''}the same command resumes it"
         report(f"unfinished, or running: {_progress(reached, config.get('train.epochs'))}; {hope}")
         return None
-    try:
-        summary = run_directory.load_summary(directory)
-    except DamagedFile as e:
-        report(f"{e}: left out; move it away, and the run's command makes it again from the last checkpoint")
+    if summary is None:
+        report(f"{no_summary}: left out; move it away, and the run's command makes it again from the last checkpoint")
         return None
     texts = {key: plain(value) for key, value in summary if isinstance(value, str)}
     summary = summary.model_copy(update=texts | {"variant": ALIASES.get(summary.variant, texts["variant"])})
     if summary.status == "diverged":
         report(f"diverged after {_progress(reached, summary.epochs)}: left out; try a lower config.optim.lr")
         return None
-    if config and (other := _disagreement(config, summary)):
-        config, no_config = {}, other
-    if no_config:
-        report(f"{no_config}: its recipe is unknown, so it is kept apart from runs that have one")
+    if fault := no_config or _disagreement(config, summary):
+        config = {}
+        report(f"{fault}: its recipe is unknown, so it is kept apart from runs that have one")
+    no_curve = no_curve or damage
     if not no_curve and not metrics_match(summary, metrics):
         rows, reached, no_curve = (), 0, f"{METRICS} is damaged: it is not what was written"
     if no_curve or reached < summary.epochs:
         stops = f"counted, but its curve has {_progress(reached, summary.epochs)}"
         report(f"{no_curve or METRICS + ' ends early'}: {stops}")
-    env = {}
-    try:
-        env = _load(directory / ENV)
-    except DamagedFile as e:
-        report(f"{e}: counted, but without its environment")
+    if no_env:
+        report(f"{no_env}: counted, but without its environment")
     return Run(directory, summary, config, env, rows)
 
 
@@ -181,27 +183,10 @@ def _plain(value: Any) -> Any:
     return {plain(k): _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _read_config(directory: pathlib.Path) -> tuple[dict[str, Any], str]:
-    """Return the flat config with its `point` applied and no fault, or an empty one and the fault."""
-    try:
-        config = renamed(flatten(_load(directory / CONFIG)))
-        point = parse_point(str(config.get("point", "")))
-    except DamagedFile as e:
-        return {}, str(e)
-    except ValueError as e:
-        return {}, f"{CONFIG} is damaged: its point has a part where {e}"
-    return config | {key: _number_or_text(text) for key, text in point.items()}, "" if config else f"{CONFIG} is empty"
-
-
-def _number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _disagreement(config: dict[str, Any], summary: Summary) -> str:
     """Return how a config is not this run's; '' if it is."""
+    if not config:
+        return f"{CONFIG} is empty"
     for key in ("seed", "train.epochs", "model.version", "model.alpha", "model.rho"):
         there, here = config.get(key, "absent"), getattr(summary, _IN_SUMMARY.get(key, key))
         if there != here:

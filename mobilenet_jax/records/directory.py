@@ -91,10 +91,8 @@ def read_summary(directory: pathlib.Path) -> Summary | None:
         raise InputError(f"{directory / SUMMARY}: {e}; move it away, {again.format('it')}") from None
     try:
         metrics = load_metrics(directory)
-    except MissingFile:
+    except DamagedFile:
         metrics = b""
-    except DamagedFile as e:
-        raise InputError(f"{directory / METRICS}: {e}") from None
     if not summaries.metrics_match(summary, metrics):
         remedy = f"move {directory / SUMMARY} away, {again.format('both')}"
         raise InputError(f"{directory / METRICS} is missing or damaged; {remedy}")
@@ -174,7 +172,7 @@ class RunDirectory:
             self._write_json(CONFIG, config)
         before = _load_or_empty(self.path / ENV)
         older = before.pop("earlier", [])
-        earlier = [*(older if isinstance(older, list) else []), *([before] if before else [])]
+        earlier = (older if isinstance(older, list) else []) + [before] * bool(before)
         self._write_json(ENV, {**_environment(), "device": device, "earlier": earlier})
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -205,11 +203,10 @@ class RunDirectory:
 
 
 def _load_or_empty(path: pathlib.Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; {} where it is missing, `{"damaged": True}` where it is damaged."""
     try:
         return load(path)
-    except DamagedFile as e:
-        return {} if isinstance(e, MissingFile) else {"damaged": True}
+    except DamagedFile:
+        return {}
 
 
 def _inode(path: pathlib.Path) -> int | None:
