@@ -20,7 +20,7 @@ from mobilenet_jax.errors import InputError
 from mobilenet_jax.files import read_json_object
 from mobilenet_jax.networks import conventions
 from mobilenet_jax.records import collect
-from mobilenet_jax.render import page
+from mobilenet_jax.render.page import write
 from mobilenet_jax.render.tables import Page, Section, plain
 
 
@@ -113,7 +113,7 @@ def _write(out: str, pages: list[Page]) -> str:
         raise InputError("--out is empty, allowed is the name of a directory")
     directory = pathlib.Path(out)
     try:
-        page.write(directory, pages)
+        write(directory, pages)
     except OSError as e:
         raise InputError(f"--out={out}: {e.strerror}") from None
     return plain(f"written: {' '.join(str(directory / f'{page.name}.html') for page in pages)}\n")

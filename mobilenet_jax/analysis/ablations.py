@@ -44,7 +44,7 @@ def changes_table(all_series: Sequence[Series]) -> Table | None:
         reference = _reference(s)
         for value in s.by_value:
             if reference not in (None, value):
-                d = _difference(s, reference, value)
+                d = difference(s.accuracies, reference, value)
                 change = f"{s.key.rpartition('.')[2]}: {reference} → {value}"
                 rows.append((change, s.title, str(d.n), *difference_cells(d), _seeds_needed(s)))
     if not rows:
@@ -72,7 +72,7 @@ def _series_table(s: Series, name: str) -> Table:
     rows = []
     before = reference = _reference(s)
     for value, c in s.by_value.items():
-        cells = ("", "") if before in (None, value) else difference_cells(_difference(s, before, value))
+        cells = ("", "") if before in (None, value) else difference_cells(difference(s.accuracies, before, value))
         rows.append((value, c.percent, str(c.n), f"{c.mult_adds / 1e6:.2f}", *cells))
         before = reference or value
     header = (s.key, "top-1, %", "n", "mult-adds, M", f"vs {reference or 'the row above'}, points", "verdict")
@@ -80,7 +80,7 @@ def _series_table(s: Series, name: str) -> Table:
         "95 % confidence intervals, each by itself, paired by seed unless marked; the noise is estimated from the "
         "whole series."
     )
-    if spread := paired_sd(c.accuracies for c in s.configurations):
+    if spread := paired_sd(s.accuracies.values()):
         note += (
             f" Noise of a difference between two runs: {100 * spread.sd:.2f} points ({spread.df} degrees of freedom). "
             f"To resolve {100 * _RESOLVE:g} points: {_seeds_needed(s)} seeds each (in brackets: for both ends of the "
@@ -97,13 +97,9 @@ def _reference(s: Series) -> str | None:
     return choice if choice in s.by_value else max(s.by_value, key=lambda value: s.by_value[value].n)
 
 
-def _difference(s: Series, a: str, b: str) -> Difference:
-    return difference({value: c.accuracies for value, c in s.by_value.items()}, a, b)
-
-
 def _seeds_needed(s: Series) -> str:
     """Return '91 (26 to 3,482)', or '' without a repeated seed."""
-    spread = paired_sd(c.accuracies for c in s.configurations)
+    spread = paired_sd(s.accuracies.values())
     if spread is None:
         return ""
     best, low, high = (seeds_needed(sd, _RESOLVE) for sd in (spread.sd, *spread.interval()))

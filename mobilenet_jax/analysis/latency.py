@@ -167,23 +167,18 @@ def _lines(found: Iterable[MeasuredNetwork]) -> dict[tuple[str, int], list[tuple
 
 def _networks_table(found: Sequence[MeasuredNetwork], device: Device, launch: float) -> Table:
     fastest = {batch: max(n.rate for n in found if n.batch == batch) for batch in {n.batch for n in found}}
-    rows = tuple(
-        (
-            n.name,
-            str(n.resolution),
-            str(n.batch),
-            f"{n.mult_adds / 1e6:.2f}",
-            f"{1e3 * n.measured:.2f}",
-            f"{1e3 * sum(layer.measured for layer in n.layers):.2f}",
-            f"{1e3 * n.predicted:.2f}",
-            f"{n.measured / n.predicted:.2f}",
-            f"{n.rate / 1e9:.1f}",
-            f"{fastest[n.batch] / n.rate:.2f}",
-        )
-        for n in sorted(found, key=lambda n: (n.batch, n.mult_adds))
-    )
-    header = ("network", "pixels", "batch", "mult-adds, M", "measured, ms", "layers alone, ms", "predicted, ms")
-    header += ("measured / predicted", "G mult-adds/s", "time per mult-add / least")
+    columns = {
+        "network": lambda n: n.name,
+        "pixels": lambda n: str(n.resolution),
+        "batch": lambda n: str(n.batch),
+        "mult-adds, M": lambda n: f"{n.mult_adds / 1e6:.2f}",
+        "measured, ms": lambda n: f"{1e3 * n.measured:.2f}",
+        "layers alone, ms": lambda n: f"{1e3 * sum(layer.measured for layer in n.layers):.2f}",
+        "predicted, ms": lambda n: f"{1e3 * n.predicted:.2f}",
+        "measured / predicted": lambda n: f"{n.measured / n.predicted:.2f}",
+        "G mult-adds/s": lambda n: f"{n.rate / 1e9:.1f}",
+        "time per mult-add / least": lambda n: f"{fastest[n.batch] / n.rate:.2f}",
+    }
     note = (
         f"Roofline of {device.name}, {device.source}: {device.mult_adds_per_second / 1e9:.1f} G mult-adds/s; GB/s: "
         f"{device.bytes_per_second / 1e9:.1f} from memory, {device.cache_bytes_per_second / 1e9:.1f} from "
@@ -191,23 +186,19 @@ def _networks_table(found: Sequence[MeasuredNetwork], device: Device, launch: fl
         f"of its own. Predicted: the sum of the layers' rooflines and {1e6 * launch:.0f} µs to start a program. Last "
         "column: the time per mult-add, relative to the network of the same batch with the least."
     )
-    if reversal := _largest_reversal(found):
-        few, many = reversal
-        note += (
-            f" Largest reversal: {few.name} has {few.mult_adds / many.mult_adds:.2f} of the mult-adds of {many.name}, "
-            f"but takes {few.measured / many.measured:.2f} of its time (batch {few.batch})."
-        )
-    return Table("latency", "Inference: measured and predicted", header, rows, note)
-
-
-def _largest_reversal(found: Iterable[MeasuredNetwork]) -> tuple[MeasuredNetwork, MeasuredNetwork] | None:
-    """Return two networks of one batch size: the one with fewer mult-adds takes longer, by the largest factor."""
-    pairs = [
+    reversals = [
         (few, many)
         for few, many in itertools.permutations(found, 2)
         if few.batch == many.batch and few.mult_adds < many.mult_adds and few.measured > many.measured
     ]
-    return max(pairs, key=lambda pair: pair[0].measured / pair[1].measured, default=None)
+    if reversals:
+        few, many = max(reversals, key=lambda pair: pair[0].measured / pair[1].measured)
+        note += (
+            f" Largest reversal: {few.name} has {few.mult_adds / many.mult_adds:.2f} of the mult-adds of {many.name}, "
+            f"but takes {few.measured / many.measured:.2f} of its time (batch {few.batch})."
+        )
+    networks = sorted(found, key=lambda n: (n.batch, n.mult_adds))
+    return Table.of("latency", "Inference: measured and predicted", networks, columns, note)
 
 
 def _kinds_table(found: Sequence[MeasuredNetwork], batch: int) -> Table:
@@ -239,19 +230,15 @@ def _kinds_table(found: Sequence[MeasuredNetwork], batch: int) -> Table:
 
 
 def _layers_table(network: MeasuredNetwork) -> Table:
-    rows = tuple(
-        (
-            layer.time.row.layer.name,
-            f"{layer.time.row.in_size}x{layer.time.row.in_size}x{layer.time.row.layer.in_channels}",
-            f"{layer.time.row.mult_adds / 1e6:.2f}",
-            layer.time.bound,
-            f"{1e6 * layer.predicted:.0f}",
-            f"{1e6 * layer.measured:.0f}",
-            f"{layer.measured / layer.predicted:.2f}",
-        )
-        for layer in network.layers
-    )
-    header = ("layer", "input", "mult-adds, M", "bound by", "predicted, µs", "measured, µs", "measured / predicted")
+    columns = {
+        "layer": lambda x: x.time.row.layer.name,
+        "input": lambda x: f"{x.time.row.in_size}x{x.time.row.in_size}x{x.time.row.layer.in_channels}",
+        "mult-adds, M": lambda x: f"{x.time.row.mult_adds / 1e6:.2f}",
+        "bound by": lambda x: x.time.bound,
+        "predicted, µs": lambda x: f"{1e6 * x.predicted:.0f}",
+        "measured, µs": lambda x: f"{1e6 * x.measured:.0f}",
+        "measured / predicted": lambda x: f"{x.measured / x.predicted:.2f}",
+    }
     name = f"{network.version}, alpha {network.alpha:g}, {network.resolution} pixels"
     title = f"Layer by layer: {name}, batch {network.batch}"
-    return Table(f"latency_{network.version}_{network.resolution}", title, header, rows)
+    return Table.of(f"latency_{network.version}_{network.resolution}", title, network.layers, columns)

@@ -44,19 +44,15 @@ def released() -> Section:
         line = fit([(p.cost, {0: p.top1 / 100}) for p in of_version])
         assert line  # each version has more than three networks
         gains.append(f"{100 * line.slope:.1f} points among the {len(of_version)} {version} networks")
-    cells = sorted(zip(points, of_params, strict=True), key=lambda pair: pair[0].cost)
-    rows = tuple(
-        (
-            f"{p.version} {p.alpha:g}",
-            str(p.resolution),
-            f"{p.top1:.1f}",
-            f"{p.cost:.2f}",
-            f"{params.cost:.2f}",
-            "yes" if p in front else "",
-        )
-        for p, params in cells
-    )
-    header = ("network", "pixels", "ImageNet top-1, %, printed", "mult-adds, M", "params, M", "on the Pareto front")
+    columns = {
+        "network": lambda pair: f"{pair[0].version} {pair[0].alpha:g}",
+        "pixels": lambda pair: str(pair[0].resolution),
+        "ImageNet top-1, %, printed": lambda pair: f"{pair[0].top1:.1f}",
+        "mult-adds, M": lambda pair: f"{pair[0].cost:.2f}",
+        "params, M": lambda pair: f"{pair[1].cost:.2f}",
+        "on the Pareto front": lambda pair: "yes" if pair[0] in front else "",
+    }
+    networks = sorted(zip(points, of_params, strict=True), key=lambda pair: pair[0].cost)
     note = f"A doubling of mult-adds buys {' and '.join(gains)} (log-linear least squares)."
     pictures = (
         Picture(
@@ -80,7 +76,7 @@ def released() -> Section:
             lambda: charts.activation_memory(figures.activation_memory()),
         ),
     )
-    table = Table("released", "TF-slim's 38 networks by mult-adds", header, rows, note)
+    table = Table.of("released", "TF-slim's 38 networks by mult-adds", networks, columns, note)
     return Section("Released networks", pictures=pictures, tables=(table,))
 
 

@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
+
 Results = Mapping[int, float]  # seed -> accuracy
 Name = TypeVar("Name", bound=Hashable)
 Item = TypeVar("Item")
@@ -76,8 +78,6 @@ def paired_sd(series: Iterable[Results]) -> Spread | None:
     rows = [row for row in series if len(row) > 1]  # a single run has no residual
     if not rows:
         return None
-    import numpy as np
-
     seeds = sorted({seed for row in rows for seed in row})
     runs = [(i, seed) for i, row in enumerate(rows) for seed in row]
     design = np.array([[*(i == j for j in range(len(rows))), *(seed == s for s in seeds)] for i, seed in runs], float)

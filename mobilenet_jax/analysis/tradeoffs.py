@@ -67,8 +67,7 @@ def comparable(configurations: Iterable[Configuration]) -> list[tuple[str, list[
     titled = [(_title(group[0]), group) for group in groups.values() if len({c.mult_adds for c in group}) > 1]
     found = []
     for title, group in titled:
-        identity = group[0].identity
-        alike = [other[0].identity for name, other in titled if name == title]
+        identity, alike = group[0].identity, [other[0].identity for name, other in titled if name == title]
         differ = [k for k in identity if k not in _NETWORK and len({other.get(k, "") for other in alike}) > 1]
         found.append((", ".join([title, *(setting_text(k, identity[k]) for k in differ)]), group))
     return found
@@ -113,10 +112,9 @@ def compare_with_best(networks: Sequence[Configuration]) -> list[Difference]:
 
 
 def _title(c: Configuration) -> str:
-    parts = [f"{c.summary.dataset}, {c.summary.epochs} epochs"]
-    parts += [f"batch {c.identity['train.batch_size']}"] if "train.batch_size" in c.identity else []
-    parts += [c.identity["model.variant"]] if c.identity["model.variant"] != "paper" else []
-    return ", ".join(parts)
+    batch, variant = c.identity.get("train.batch_size"), c.identity["model.variant"]
+    parts = [f"{c.summary.dataset}, {c.summary.epochs} epochs", batch and f"batch {batch}"]
+    return ", ".join(filter(None, [*parts, variant if variant != "paper" else ""]))
 
 
 def _accuracy_against_cost(group: Sequence[Configuration], title: str, number: int) -> Section:
@@ -231,11 +229,11 @@ def _next_to_published(configurations: Sequence[Configuration]) -> list[Section]
     return [Section("Next to published accuracies", tables=(table,))]
 
 
-def _matches(identity: Mapping[str, Any], row: Mapping[str, str]) -> bool:
+def _matches(identity: dict[str, Any], row: Mapping[str, str]) -> bool:
     """Return whether a configuration builds the published network."""
-    choices = PAPER_CHOICES | {"model.version": row["version"], "model.variant": row["variant"]}
-    choices |= {"model.alpha": float(row["alpha"])}
-    return all(identity.get(key, value) == value for key, value in choices.items())
+    ours = PAPER_CHOICES | identity
+    theirs = PAPER_CHOICES | {"model.version": row["version"], "model.variant": row["variant"]}
+    return all(ours[key] == value for key, value in theirs.items()) and ours["model.alpha"] == float(row["alpha"])
 
 
 def _training_curves(configurations: Sequence[Configuration]) -> list[Section]:

@@ -9,7 +9,7 @@ import itertools
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -58,14 +58,12 @@ def legend_above(figure: "Figure", title: str | None = None) -> None:
     figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
 
 
-def top1_axis(ax: "Axes", which: str) -> None:
+def top1_axis(ax: "Axes", which: Literal["x", "y"]) -> None:
     """Show at least two points of top-1 along an axis: smaller differences between single runs say nothing."""
-    from matplotlib.ticker import MaxNLocator
-
     low, high = ax.get_ylim() if which == "y" else ax.get_xlim()
     if high - low < _LEAST_RANGE:
         ax.set(**{f"{which}lim": ((low + high - _LEAST_RANGE) / 2, (low + high + _LEAST_RANGE) / 2)})
-    (ax.yaxis if which == "y" else ax.xaxis).set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    ax.locator_params(axis=which, nbins=7, steps=[1, 2, 5, 10])
 
 
 def log_axis(ax: "Axes", which: str, values: Sequence[float], inches: float = 5) -> None:
@@ -99,12 +97,10 @@ def place_labels(ax: "Axes", labels: Sequence[tuple[str, Sequence[tuple[float, f
       ax: axes with lines.
       labels: the text, the points that it may be next to, and the colour of each label.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     figure = cast("Figure", ax.figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # a later layout would move the lines below the labels
-    renderer, frame = FigureCanvasAgg(figure).get_renderer(), ax.get_window_extent()
+    frame = ax.get_window_extent()
     covered = []  # points on the lines, a few pixels apart
     for line in ax.lines:
         path = line.get_transform().transform(line.get_xydata())
@@ -114,7 +110,7 @@ def place_labels(ax: "Axes", labels: Sequence[tuple[str, Sequence[tuple[float, f
     sides = [side for side in itertools.product((1, -1, 0), (-1, 1, 0)) if any(side)]
     for text, points, colour in labels:
         label = ax.annotate(text, points[0], (0, 0), textcoords="offset points", color=colour, ha="center", va="center")
-        half = np.array(label.get_window_extent(renderer).size) / 2
+        half = np.array(label.get_window_extent().size) / 2
         best, spot = math.inf, (np.zeros(2), half)
         for gap, point, side in itertools.product((7, 14), points, sides):
             offset = np.array(side) * (half + gap / math.hypot(*side))

@@ -49,15 +49,6 @@ class NetworkPoint:
     expansion: float | None = None  # ratio t of v2
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Activations in memory (kB) while each layer of a network runs, in the order of the layers."""
-
-    name: str
-    tensors: Sequence[float]  # the layer's input and output, and what a shortcut keeps
-    bottlenecks: Sequence[float] = ()  # the same if only the input and the output of each block are in memory
-
-
 @axes.styled()
 def accuracy(
     points: Sequence[NetworkPoint], front: Sequence[NetworkPoint], x_label: str = "mult-adds (millions)"
@@ -217,30 +208,32 @@ def mult_adds_by_kind(networks: Mapping[str, Mapping[str, float]]) -> "Figure":
 
 
 @axes.styled()
-def activation_memory(networks: Sequence[Memory]) -> "Figure":
+def activation_memory(networks: Mapping[str, Sequence[Sequence[float]]]) -> "Figure":
     """Draw the memory for activations (kB) along the layers: one panel per network, on one scale.
 
     The space between all tensors and bottlenecks only is what v2 saves if nothing else is kept in memory (v2 paper,
     section 5.1).
+
+    Args:
+      networks: name -> kB at each layer: of all tensors, and of the bottlenecks only where a network has some.
     """
     figure = axes.new_figure(4.0)
     panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
-    for ax, network in zip(panels, networks, strict=True):
-        edges = np.arange(len(network.tensors) + 1) + 0.5
-        series = ((network.tensors, SKY, "", "bottom"), (network.bottlenecks, VERMILLION, "////", "top"))
-        for values, colour, hatch, side in series:
-            if values:
-                ax.stairs(values, edges, fill=True, fc=colour, ec="white", hatch=hatch, lw=0)
-                ax.stairs(values, edges, color=BLACK, lw=0.8)
-                peak, layer = max(values), int(np.argmax(values)) + 1
-                ax.plot([layer, edges[-1]], [peak, peak], ":", color=BLACK, lw=1)
-                place = {"xytext": (0, 2 if side == "bottom" else -3), "textcoords": "offset points"}
-                ax.annotate(f"peak {peak:.0f} kB", (edges[-1], peak), ha="right", va=side, **place)
-        ax.set(title=network.name, xlabel="layer", xlim=(edges[0], edges[-1]))
+    looks = ((SKY, "", "bottom", "all tensors"), (VERMILLION, "////", "top", "bottlenecks only"))
+    for ax, (title, held) in zip(panels, networks.items(), strict=True):
+        edges = np.arange(len(held[0]) + 1) + 0.5
+        for values, (colour, hatch, side, _) in zip(held, looks, strict=False):
+            ax.stairs(values, edges, fill=True, fc=colour, ec="white", hatch=hatch, lw=0)
+            ax.stairs(values, edges, color=BLACK, lw=0.8)
+            peak, layer = max(values), int(np.argmax(values)) + 1
+            ax.plot([layer, edges[-1]], [peak, peak], ":", color=BLACK, lw=1)
+            place = {"xytext": (0, 2 if side == "bottom" else -3), "textcoords": "offset points"}
+            ax.annotate(f"peak {peak:.0f} kB", (edges[-1], peak), ha="right", va=side, **place)
+        ax.set(title=title, xlabel="layer", xlim=(edges[0], edges[-1]))
         ax.grid(visible=False, axis="x")
-    for colour, hatch, name in ((SKY, "", "all tensors"), (VERMILLION, "////", "bottlenecks only")):
+    for colour, hatch, _, name in looks:
         panels[0].fill_between([], [], [], fc=colour, ec="white", hatch=hatch, lw=0, label=name)
-    tallest = max(max(network.tensors) for network in networks)
+    tallest = max(max(tensors) for tensors, *_ in networks.values())
     panels[0].set(ylabel="activations, 16 bits each (kB)", ylim=(0, 1.12 * tallest))
     axes.legend_above(figure)
     return figure

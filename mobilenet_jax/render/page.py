@@ -1,11 +1,9 @@
 """Write the pages of a report: Markdown, a self-contained HTML file of the same content, figures and CSV."""
 
-import errno
 import html
 import itertools
 import pathlib
 import re
-import shutil
 import string
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,13 +22,13 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
-    """Write the files of all pages into the directory `out`, all of them or none. It is made if missing.
+    """Write the files of all pages into the directory `out`, made if missing, once everything is drawn.
 
     Raises:
-      OSError: they cannot be written, or one of their names belongs to a directory.
+      OSError: they cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as made:
+    with tempfile.TemporaryDirectory(dir=out, prefix=".") as made:
         work = pathlib.Path(made)
         for page in pages:
             drawings = {}
@@ -41,12 +39,8 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
             text = page.markdown()
             (work / f"{page.name}.md").write_text(text, encoding="utf-8")
             (work / f"{page.name}.html").write_text(to_html(text, drawings), encoding="utf-8")
-        files = sorted(work.iterdir())
-        for path in files:
-            if (out / path.name).is_dir():
-                raise IsADirectoryError(errno.EISDIR, f"{path.name} there is a directory")
-        for path in files:
-            shutil.move(path, out / path.name)
+        for path in sorted(work.iterdir()):
+            path.replace(out / path.name)
 
 
 def to_html(markdown: str, drawings: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from matplotlib.text import Annotation
 from mobilenet_jax.papers import figures
 from mobilenet_jax.render import axes as shared
 from mobilenet_jax.render import charts
-from mobilenet_jax.render.charts import Memory, NetworkPoint
+from mobilenet_jax.render.charts import NetworkPoint
 
 COLOURS = {charts.BLACK, charts.ORANGE, charts.SKY, charts.GREEN, charts.YELLOW, charts.BLUE, charts.VERMILLION}
 COLOURS |= {charts.PURPLE, charts.GREY, charts.PALE, "#FFFFFF"}
@@ -27,7 +27,7 @@ SHARES = {
     "v1 1.0": {"conv": 2e6, "depthwise": 8e6, "pointwise": 90e6},
     "v2 1.0": {"conv": 1e6, "depthwise": 4e6, "expand": 20e6, "project": 15e6, "pointwise": 6e6, "dense": 4e6},
 }
-MEMORY = [Memory("MobileNet v1", [10, 30, 20]), Memory("MobileNet v2", [12, 40, 40, 8], [12, 16, 16, 4])]
+MEMORY = {"MobileNet v1": [[10, 30, 20]], "MobileNet v2": [[12, 40, 40, 8], [12, 16, 16, 4]]}
 TIMINGS = {
     ("v1", 1): [(0.5, 150, 22), (1, 569, 60)],
     ("v2", 1): [(1, 301, 70), (0.5, 97, 28)],
