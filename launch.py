@@ -33,12 +33,8 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the cost of each layer, or 
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Output format of --dry_run.")
 SWEEP = flags.DEFINE_string("sweep", "", "A sweep file in W&B's grammar: train each of its points once.")
 STORAGE = flags.DEFINE_string("storage", "", "--sweep: database URL for many machines. Default: SQLite in --workdir.")
-WORKERS = flags.DEFINE_integer(
-    "workers",
-    0,
-    "--sweep: number of training processes. 0: one per GPU, or one. On two CPU cores, two are fastest.",
-    0,
-)
+_WORKERS_HELP = "--sweep: number of training processes. 0: one per GPU, or one. On two CPU cores, two are fastest."
+WORKERS = flags.DEFINE_integer("workers", 0, _WORKERS_HELP, 0)
 FUSE = flags.DEFINE_integer("fuse", 1, "--sweep: train up to this many points as one program.", 1)
 MIN_MULT_ADDS = flags.DEFINE_integer("min_mult_adds", None, "--sweep: skip points with fewer mult-adds.", 0)
 MAX_MULT_ADDS = flags.DEFINE_integer("max_mult_adds", None, "--sweep: skip points with more mult-adds.", 0)

@@ -154,11 +154,7 @@ def check_keys(keys: Iterable[str]) -> None:
 
 
 def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
-    """Check every key of `config` and derive the run.
-
-    Args:
-      config: a ConfigDict with the keys of `configs/default.py`.
-      name: of the config; run names start with it.
+    """Check every key of `config` (see `configs/default.py`) and derive the run, whose name starts with `name`.
 
     Raises:
       InputError: a key is unknown, or has a value that is not allowed; the message names all three.
@@ -232,7 +228,7 @@ def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
 
 
 def _typed(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys in the order of `RULES`, each of its type; a whole number becomes a float where needed."""
+    """Return the keys in the order of `RULES`, each of its type. A whole number becomes a float where needed."""
     check_keys(flat)
     typed = {}
     for key, rule in RULES.items():

@@ -28,11 +28,9 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def lock(path: pathlib.Path, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock file `path`, created if missing. The kernel releases it when the process ends.
+    """Hold the lock file `path`, which the kernel releases when the process ends.
 
-    Args:
-      path: the lock file.
-      timeout: seconds to wait for another holder; -1 waits without limit.
+    Another holder is waited for, `timeout` seconds or, by default, without limit.
 
     Raises:
       TimeoutError: another process still holds the lock.

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -39,14 +40,10 @@ class Split:
 
 
 def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, Split]:
-    """Load the splits 'train' and 'test' of a set.
+    """Load the splits 'train' and 'test' of a set that is prepared in `data_dir` (see `datasets.data_root`).
 
-    CIFAR-10 is prepared first if it is missing. Decoded arrays are cached in the directory of the prepared set.
-
-    Args:
-      dataset: a description from `datasets.describe`.
-      data_dir: the directory of the prepared sets (see `datasets.data_root`).
-      archive: path of CIFAR-10's published binary archive, which replaces the download.
+    Decoded arrays are cached in the directory of the prepared set. CIFAR-10 is prepared first if it is missing, from a
+    download or from `archive`, the path of the published binary archive.
 
     Raises:
       InputError: the set does not fit in memory, is not prepared, is damaged, or differs from its description.
@@ -64,7 +61,16 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
     if not directory and name != "cifar10":
         command = datasets.build_command(name, root)
         raise InputError(f"data set {name!r} is not prepared in {root}: `{command}` does it (it needs TensorFlow)")
-    return _load_prepared(dataset, directory or _prepare_cifar10(dataset, root, archive), root)
+    directory = directory or _prepare_cifar10(dataset, root, archive)
+    splits = _read_cache(directory)
+    if not splits:
+        splits = _decode(dataset, directory, root)
+        try:
+            _write_cache(splits, directory)
+        except OSError as error:
+            problem = f"its cache cannot be written ({error})"
+            console.warn(f"data set {name!r} will be decoded again at each start: {problem}")
+    return splits
 
 
 def holdout(split: Split, fraction: float) -> tuple[Split, Split]:
@@ -113,23 +119,7 @@ def _digits(dataset: Dataset) -> dict[str, Split]:
     return {"train": Split(images[~test], labels[~test]), "test": Split(images[test], labels[test])}
 
 
-def _load_prepared(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> dict[str, Split]:
-    if splits := _read_cache(directory):
-        return splits
-    try:
-        with _one_process(root, f"decodes {dataset.name} in {directory}") as waited:
-            splits = _read_cache(directory) if waited else None
-            if not splits:
-                splits = _decode(dataset, directory, root)
-                _write_cache(splits, directory)
-    except OSError as error:
-        problem = f"its cache cannot be written ({error})"
-        console.warn(f"data set {dataset.name!r} will be decoded again at each start: {problem}")
-    return splits or _decode(dataset, directory, root)
-
-
 def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> dict[str, Split]:
-    """Decode the prepared files of a set, and check them against its description."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -166,7 +156,7 @@ def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> di
 
 def _write_cache(splits: Mapping[str, Split], directory: pathlib.Path) -> None:
     cache = directory / _CACHE
-    partial = cache.with_suffix(".partial")
+    partial = cache.with_suffix(f".{os.getpid()}.partial")  # other processes may decode the same set
     arrays = {f"{name}_{field}": array for name, split in splits.items() for field, array in vars(split).items()}
     cache.parent.mkdir(exist_ok=True)
     try:
@@ -200,27 +190,25 @@ def _fingerprint(directory: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def _one_process(root: pathlib.Path, task: str) -> Iterator[bool]:
-    """Keep other processes from preparing or decoding sets in `root`; yield whether another one did so before."""
+def _one_process(root: pathlib.Path) -> Iterator[None]:
+    """Keep other processes from preparing CIFAR-10 in `root`."""
     root.mkdir(parents=True, exist_ok=True)
     path = root / ".mobilenet_jax.lock"
-    waited = False
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(files.lock(path, timeout=0))
         except TimeoutError:
-            waited = True
-            console.warn(f"waiting for another process, which {task}")
+            console.warn(f"waiting for another process, which prepares cifar10 in {root}")
             held.enter_context(files.lock(path))
         held.callback(path.unlink, True)  # missing_ok; filelock notices that the file has lost its name
-        yield waited
+        yield
 
 
 def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> pathlib.Path:
     """Prepare CIFAR-10 and its cache in a staging directory; when it is complete, rename it and return it."""
     staging = root / ".mobilenet_jax_staging"
     try:
-        with _one_process(root, f"prepares {dataset.name} in {root}"):
+        with _one_process(root):
             if found := datasets.prepared(dataset.name, str(root)):
                 return found  # by the process that this one waited for
             for place in (root / dataset.name).glob("*.*.*"):

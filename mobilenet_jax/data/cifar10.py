@@ -95,6 +95,7 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
 def _download(dataset: Dataset) -> dict[str, Pair]:
     """Read the archive while it arrives, without a copy on disk."""
     import http.client
+    import urllib.error
     import urllib.request
 
     size = (dataset.train_size + dataset.test_size) * _RECORD
@@ -106,6 +107,8 @@ def _download(dataset: Dataset) -> dict[str, Pair]:
             return _read_stream(dataset, response, "the download", advance)
     except (OSError, http.client.HTTPException, InputError) as error:
         reason = " ".join(str(error).strip("<>").split())
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the server's response as well
         raise InputError(
             f"cifar10 is not prepared, and {URL} cannot be downloaded ({reason}): either fetch it elsewhere "
             "and give it as --config.data.archive=PATH, or name the directory that holds it prepared (TFDS_DATA_DIR or "

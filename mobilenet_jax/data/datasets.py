@@ -92,12 +92,7 @@ def prepared(name: str, data_dir: str = "") -> pathlib.Path | None:
 
 
 def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
-    """Describe a prepared set by its TFDS metadata.
-
-    Args:
-      name: the user's name of the set.
-      directory: the directory of the set (see `prepared`).
-      root: the directory of all prepared sets, for messages.
+    """Describe the set in `directory` by its TFDS metadata. The `root` of all prepared sets is for messages.
 
     Raises:
       InputError: the metadata is damaged, the files are not array_record, the images are not square uint8 images of one
@@ -136,7 +131,7 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
 
 
 def prepare_again(name: str, directory: pathlib.Path, root: pathlib.Path) -> str:
-    """Return the advice for a prepared set that cannot be read."""
+    """Return the advice for a set in `directory` that cannot be read."""
     if name == "cifar10":
         return f"move {directory} away, and the next start prepares it again"
     return f"prepare it again with `{build_command(name, root)} --overwrite`, where TensorFlow is installed"

@@ -1,7 +1,4 @@
-"""Read many run directories: the finished runs, and what is wrong with the others.
-
-What cannot be used is listed with its reason, never dropped silently.
-"""
+"""Read many run directories: the finished runs, and what is wrong with the others."""
 
 import dataclasses
 import functools
@@ -167,7 +164,6 @@ def _read_run(directory: pathlib.Path, report: Callable[[str], None]) -> Run | N
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
-    """Return the JSON object in `path` with texts that can be shown; raises DamagedFile."""
     try:
         return _plain(run_directory.load(path))
     except RecursionError:

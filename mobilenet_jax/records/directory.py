@@ -44,7 +44,6 @@ class Busy(InputError):
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[None]:
-    """Turn errors of reading a file into MissingFile and DamagedFile."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
@@ -82,19 +81,19 @@ def read_summary(directory: pathlib.Path) -> Summary | None:
     Raises:
       InputError: a file is damaged, or `metrics.jsonl` is not what the summary was written over.
     """
-    again = "and the same command makes {} again from the last checkpoint"
+    path, again = directory / SUMMARY, "again from the last checkpoint"
     try:
         summary = load_summary(directory)
     except MissingFile:
         return None
     except DamagedFile as e:
-        raise InputError(f"{directory / SUMMARY}: {e}; move it away, {again.format('it')}") from None
+        raise InputError(f"{path}: {e}; move it away, and the same command makes it {again}") from None
     try:
         metrics = load_metrics(directory)
     except DamagedFile:
         metrics = b""
     if not summaries.metrics_match(summary, metrics):
-        remedy = f"move {directory / SUMMARY} away, {again.format('both')}"
+        remedy = f"move {path} away, and the same command makes both {again}"
         raise InputError(f"{directory / METRICS} is missing or damaged; {remedy}")
     return summary
 
@@ -112,9 +111,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any] | None:
 def check(directory: pathlib.Path, named: bool = False) -> None:
     """Raise InputError unless `directory` may hold a run: it is new, empty, or holds one already.
 
-    Args:
-      directory: the run directory.
-      named: whether its name ends with the run's digest. Then any file of a run identifies it, else only the config.
+    If it is `named`, its name ends with the run's digest: any file of a run identifies it, otherwise only the config.
     """
     try:
         others = [p.name for p in directory.iterdir() if not p.name.startswith(".")] if directory.exists() else []
@@ -158,9 +155,7 @@ class RunDirectory:
 
     def check_held(self) -> None:
         """Raise InputError if the lock file was removed: another process may then work on the run."""
-        with _writing(self._lock):
-            inode = _inode(self._lock)
-        if self._held not in (None, inode):
+        if self._held not in (None, _inode(self._lock)):
             raise InputError(
                 f"{self.path}: its lock was removed while this process worked on the run; this process stops, and the "
                 "same command starts or resumes the run"
@@ -172,7 +167,8 @@ class RunDirectory:
             self._write_json(CONFIG, config)
         before = _load_or_empty(self.path / ENV)
         older = before.pop("earlier", [])
-        earlier = (older if isinstance(older, list) else []) + [before] * bool(before)
+        earlier = older if isinstance(older, list) else []
+        earlier += [before] if before else []
         self._write_json(ENV, {**_environment(), "device": device, "earlier": earlier})
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -212,13 +208,12 @@ def _load_or_empty(path: pathlib.Path) -> dict[str, Any]:
 def _inode(path: pathlib.Path) -> int | None:
     try:
         return path.stat().st_ino
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return None
 
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Turn an OSError into a sentence that names the file."""
     try:
         yield
     except OSError as e:
@@ -231,7 +226,6 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _environment() -> dict[str, Any]:
-    """Return the command, the commit of this package, versions and the host."""
     packages = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
