@@ -392,8 +392,11 @@ def test_metrics_that_lag_behind_the_checkpoint_are_written_again(tail, crashed,
     directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
     lines = (directory / "metrics.jsonl").read_text().splitlines(keepends=True)
     (directory / "metrics.jsonl").write_text(lines[0] + (lines[1][:-9] if tail == "torn" else ""))
+    with after(48, send(signal.SIGTERM)):
+        assert run(TINY, directory) == 143
+    assert [row["step"] for row in rows_of(directory)] == [22, 44]
     assert run(TINY, directory) == 0
-    assert summary_of(directory)["resumed_from"] == 44
+    assert summary_of(directory)["resumed_from"] == 50
     assert result(directory) == result(finished[1])
 
 
