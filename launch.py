@@ -90,11 +90,7 @@ def run_sweep(sweep: sweep_files.Sweep, name: str, base: ConfigDict, overridden:
 
 
 def read_sweep(argv: list[str]) -> sweep_files.Sweep | None:
-    """Return the sweep that --sweep names, None without one. Its command names the config of the other flags.
-
-    Raises:
-      InputError: flags exclude one another, or the file holds no sweep.
-    """
+    """Return the sweep that --sweep names, None without one. Its command names the config of the other flags."""
     logging.set_verbosity(logging.ERROR)  # the flag library warns before it raises
     try:
         flags.FLAGS(argv, known_only=True)
@@ -120,11 +116,7 @@ def find_config(argument: str) -> str:
 
 
 def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
-    """Return the config's name, the config with its overrides, and the keys that were overridden.
-
-    Raises:
-      InputError: a flag or key is unknown, a value has another type, or the config cannot be loaded.
-    """
+    """Return the config's name, the config with its overrides, and the keys that were overridden."""
     app.define_help_flags()
     config.check_keys(match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg)))
     default = str(ROOT / "configs" / "digits_v1.py")

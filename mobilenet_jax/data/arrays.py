@@ -74,12 +74,9 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
 
 
 def holdout(split: Split, fraction: float) -> tuple[Split, Split]:
-    """Hold out part of a split for validation.
+    """Return the rest and the held-out part of a split, each in the order of the split.
 
     The choice depends on the size of the split alone, and a larger fraction contains a smaller one.
-
-    Returns:
-      The rest and the held-out part, each in the order of the split.
     """
     size = datasets.holdout_size(len(split), fraction)
     order = np.random.default_rng(HOLDOUT_SEED).permutation(len(split))
@@ -189,26 +186,18 @@ def _fingerprint(directory: pathlib.Path) -> str:
     return json.dumps([_CACHE_FORMAT, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in found)])
 
 
-@contextlib.contextmanager
-def _one_process(root: pathlib.Path) -> Iterator[None]:
-    """Keep other processes from preparing CIFAR-10 in `root`."""
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / ".mobilenet_jax.lock"
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(files.lock(path, timeout=0))
-        except TimeoutError:
-            console.warn(f"waiting for another process, which prepares cifar10 in {root}")
-            held.enter_context(files.lock(path))
-        held.callback(path.unlink, True)  # missing_ok; filelock notices that the file has lost its name
-        yield
-
-
 def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> pathlib.Path:
     """Prepare CIFAR-10 and its cache in a staging directory; when it is complete, rename it and return it."""
-    staging = root / ".mobilenet_jax_staging"
+    staging, lock = root / ".mobilenet_jax_staging", root / ".mobilenet_jax.lock"
     try:
-        with _one_process(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(files.lock(lock, timeout=0))
+            except TimeoutError:
+                console.warn(f"waiting for another process, which prepares cifar10 in {root}")
+                held.enter_context(files.lock(lock))
+            held.callback(lock.unlink, missing_ok=True)  # filelock notices that the file has lost its name
             if found := datasets.prepared(dataset.name, str(root)):
                 return found  # by the process that this one waited for
             for place in (root / dataset.name).glob("*.*.*"):
@@ -217,13 +206,11 @@ def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> path
                     raise InputError(f"{place} holds no complete prepared set: {again}")
             published = cifar10.read(dataset, archive)
             shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
-            try:
-                complete = cifar10.write(published, staging)
-                _write_cache({name: Split(*pair) for name, pair in published.items()}, complete)
-                target = root / complete.relative_to(staging)
-                target.parent.mkdir(exist_ok=True)
-                return complete.rename(target)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+            held.callback(shutil.rmtree, staging, ignore_errors=True)
+            complete = cifar10.write(published, staging)
+            _write_cache({name: Split(*pair) for name, pair in published.items()}, complete)
+            target = root / complete.relative_to(staging)
+            target.parent.mkdir(exist_ok=True)
+            return complete.rename(target)
     except OSError as error:
         raise InputError(f"cifar10 cannot be written to {root}: {error}; --config.data.dir names another") from error

@@ -1,7 +1,4 @@
-"""Describe data sets without loading them: splits, number of images, resolution, classes.
-
-A table describes the usual sets. TFDS describes any other image-classification set that it has prepared.
-"""
+"""Describe data sets without loading them: the usual ones from a table, others from TFDS's metadata."""
 
 import contextlib
 import dataclasses
@@ -30,17 +27,15 @@ class Dataset:
     streamed: bool = False  # too large for memory
 
 
-DATASETS = {
-    dataset.name: dataset
-    for dataset in (
-        Dataset("digits", 10, 1437, 360, 32),  # scikit-learn's 8x8 digits, enlarged
-        Dataset("cifar10", 10, 50_000, 10_000, 32),
-        Dataset("cifar100", 100, 50_000, 10_000, 32),
-        Dataset("mnist", 10, 60_000, 10_000, 28),
-        Dataset("fashion_mnist", 10, 60_000, 10_000, 28),
-        Dataset("imagenet2012", 1000, 1_281_167, 50_000, 224, test_split="validation", streamed=True),
-    )
-}
+_KNOWN = (
+    Dataset("digits", 10, 1437, 360, 32),  # scikit-learn's 8x8 digits, enlarged
+    Dataset("cifar10", 10, 50_000, 10_000, 32),
+    Dataset("cifar100", 100, 50_000, 10_000, 32),
+    Dataset("mnist", 10, 60_000, 10_000, 28),
+    Dataset("fashion_mnist", 10, 60_000, 10_000, 28),
+    Dataset("imagenet2012", 1000, 1_281_167, 50_000, 224, test_split="validation", streamed=True),
+)
+DATASETS = {dataset.name: dataset for dataset in _KNOWN}
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w+.-]+))?(:(?P<version>(\d+|\*)(\.(\d+|\*)){2}))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

@@ -6,7 +6,9 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks.arch import ALIASES
@@ -18,6 +20,9 @@ from mobilenet_jax.render.tables import Table, plain
 
 T = TypeVar("T")
 
+# A row of metrics: numbers in the range of a measurement, or null for what is not finite.
+_LIMITS = Field(gt=-(10**100), lt=10**100)
+_ROW = TypeAdapter(dict[str, Annotated[int, _LIMITS] | Annotated[float, _LIMITS] | None], config={"strict": True})
 _MARKS = {CONFIG, SUMMARY, METRICS}  # any of these files makes a directory a run's
 _NOT_RUNS = (run_directory.CHECKPOINTS, "wandb")  # folders inside a run directory that hold many files and no run
 # Config keys that the summary holds too, for records whose config is lost.
@@ -195,23 +200,14 @@ def _rows(metrics: bytes) -> tuple[tuple[dict[str, Any], ...], str]:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(metrics.split(b"\n"), 1):
         if line.strip():
-            row = _row(line)
-            if row.get("epoch", 0) <= (rows[-1]["epoch"] if rows else 0):
+            try:
+                row = _ROW.validate_json(line)
+            except ValueError:
+                row = {}
+            if (row.get("epoch") or 0) <= (rows[-1]["epoch"] if rows else 0):
                 return tuple(rows), f"{METRICS} is damaged from line {number} on"
             rows.append(row)
     return tuple(rows), ""
-
-
-def _row(line: bytes) -> dict[str, Any]:
-    """Return a row of metrics, numbers or None for what is not finite; {} if the line is something else."""
-    try:
-        row = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(row, dict) or row.get("epoch") is None:
-        return {}
-    numbers = [value for value in row.values() if value is not None]
-    return row if all(type(value) in (int, float) and abs(value) < 1e100 for value in numbers) else {}
 
 
 def _progress(reached: float, epochs: Any) -> str:
