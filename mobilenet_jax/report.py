@@ -8,6 +8,7 @@ python -m mobilenet_jax.report --latency results/bench/cpu_latency.json [--out D
 
 import argparse
 import contextlib
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ def main() -> int:
     with contextlib.suppress(AttributeError):  # a stand-in for standard output may lack it
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        if args.out is not None and not (args.out and pathlib.Path(args.out).is_dir() == os.path.lexists(args.out)):
+            raise InputError(f"--out={args.out}: must name a directory, or nothing that exists")
         pages = list(_pages(args))
         written = "" if args.out is None else _write(args.out, pages)
         for section in (section for page in pages for section in page.sections):
@@ -109,8 +112,6 @@ def _latency(path: pathlib.Path) -> tuple[Section, ...]:
 
 def _write(out: str, pages: list[Page]) -> str:
     """Write the files of the pages, and return a line that names the HTML files."""
-    if not out:
-        raise InputError("--out is empty, allowed is the name of a directory")
     directory = pathlib.Path(out)
     try:
         write(directory, pages)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -59,6 +60,8 @@ def networks(record: Mapping[str, Any]) -> list[MeasuredNetwork]:
     device, launch, found = _device(record), record["device"]["launch_seconds"], []
     for row in record["networks"]:
         version, alpha, resolution, batch = row["version"], row["alpha"], row["resolution"], row["batch"]
+        if not all(0 < seconds < math.inf for seconds in (row["seconds"], *row["layers"].values())):
+            raise ValueError(f"{version} {alpha:g}: every time must be above 0 and finite")
         network = arch.mobilenet(version, alpha)
         predicted = sum(time.seconds for time in roofline(network, resolution, device, batch)) + launch
         no_shortcuts = tuple(dataclasses.replace(layer, shortcut=None) for layer in network.layers)

@@ -1,5 +1,6 @@
 """Write the pages of a report: Markdown, a self-contained HTML file of the same content, figures and CSV."""
 
+import errno
 import html
 import itertools
 import pathlib
@@ -22,10 +23,10 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
-    """Write the files of all pages into the directory `out`, made if missing, once everything is drawn.
+    """Write the files of all pages into the directory `out`, all of them or none. It is made if missing.
 
     Raises:
-      OSError: they cannot be written.
+      OSError: they cannot be written, or one of their names belongs to a directory.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".") as made:
@@ -39,7 +40,10 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
             text = page.markdown()
             (work / f"{page.name}.md").write_text(text, encoding="utf-8")
             (work / f"{page.name}.html").write_text(to_html(text, drawings), encoding="utf-8")
-        for path in sorted(work.iterdir()):
+        files = sorted(work.iterdir())
+        if directories := [path.name for path in files if (out / path.name).is_dir()]:
+            raise IsADirectoryError(errno.EISDIR, f"{directories[0]} there is a directory")
+        for path in files:
             path.replace(out / path.name)
 
 
