@@ -30,14 +30,11 @@ def batch_norm_training(
     """Normalise `x` with its own statistics, then apply the activation (Ioffe and Szegedy 2015).
 
     Statistics are over all axes but the last, in float32 or more. Under `jit` with a sharded batch they are those of
-    the global batch.
-
-    NOTE: no gradient flows through the returned statistics. They are for the running averages only.
+    the global batch. NOTE: no gradient flows through the returned statistics, which are for the running averages only.
 
     Args:
       x: `[..., C]`.
-      scale: gamma, `[C]`.
-      bias: beta, `[C]`.
+      scale, bias: gamma and beta, `[C]`.
       epsilon: added to the variance.
       activation: a key of `ACTIVATIONS`.
 
@@ -58,7 +55,6 @@ def _per_channel(values, x):
 
 
 def _rows(x):
-    """Return `x` as `[N H W, C]`, in float32 or more."""
     return x.reshape(-1, x.shape[-1]).astype(np.promote_types(x.dtype, jnp.float32))
 
 

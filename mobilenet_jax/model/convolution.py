@@ -19,7 +19,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) 
     Args:
       x: `[N, H, W, C]`.
       kernel: `[K, K, C, C']`.
-      stride: of both directions. It must be 1 if K is 1.
+      stride: 1 if K is 1.
       implementation: 'shift' (matrix products with the gradients below) or 'conv', from `depthwise.choose`.
 
     Returns:

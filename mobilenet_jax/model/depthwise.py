@@ -22,9 +22,8 @@ from mobilenet_jax.networks.arch import same_padding
 def choose(implementation: str, platform: str) -> str:
     """Return the implementation that 'auto' means on a platform. Any other implementation is returned unchanged.
 
-    'shift' was measured to be faster on a CPU. On a GPU only 'conv' was measured, for one layer of 32x32x64 at stride 1
-    (H200, bfloat16, batch 2048): 0.73 of the copy bandwidth forward, 0.45 in the gradients
-    (results/bench/h200/layers.json). NOTE: nothing was measured on a TPU.
+    'shift' was measured to be faster on a CPU. On a GPU only 'conv' was measured (docs/speed.md). NOTE: nothing was
+    measured on a TPU.
     """
     if implementation != "auto":
         return implementation
@@ -37,7 +36,6 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str)
     Args:
       x: `[N, H, W, C]`.
       kernel: `[K, K, 1, C]`, the shape Flax gives it.
-      stride: of both directions.
       implementation: 'shift' (shifted slices) or 'conv' (`lax.conv_general_dilated` with C groups).
 
     Returns:

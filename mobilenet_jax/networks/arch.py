@@ -74,10 +74,10 @@ _V2_STAGES = ((16, 1, 1, 1), (24, 2, 2, 1), (32, 3, 2, 2), (64, 4, 2, 2), (96, 3
 _V2_HEAD = 1280
 
 
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """Round a width to the nearest multiple of `divisor`, never below 0.9 of `value`: TF-slim's rule for v2."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
+def make_divisible(value: float) -> int:
+    """Round a width to the nearest multiple of 8, never below 0.9 of `value`: TF-slim's rule for v2."""
+    rounded = max(8, int(value + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * value else rounded
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -39,6 +39,11 @@ def _pooled(row: LayerCost) -> int:
     return row.in_activations if row.layer.kind == "pool" else 0
 
 
+def _plus(normalised: int, pooled: int = 0) -> Callable[[LayerCost], int]:
+    """Return a count of mult-adds and of that many operations per normalised value and per value pooled."""
+    return lambda row: row.mult_adds + normalised * _normalised(row) + pooled * _pooled(row)
+
+
 def _inside(row: LayerCost) -> int:
     """Return the mult-adds without those on the zeros of SAME padding."""
     kernel, stride = row.layer.kernel, row.layer.stride
@@ -51,7 +56,7 @@ def _inside(row: LayerCost) -> int:
 def _ptflops(row: LayerCost) -> int:
     # ptflops counts `nn.ReLU` twice: the module, and the function that the module calls. It counts `nn.ReLU6` once.
     activation = _activated(row) * (2 if row.layer.activation == "relu" else 1)
-    return row.mult_adds + row.bias + 2 * _normalised(row) + activation + _pooled(row)
+    return _plus(2, pooled=1)(row) + activation + row.bias
 
 
 def _xla(row: LayerCost) -> int:
@@ -82,23 +87,15 @@ OPERATIONS = (
     ),
     Convention("with bias", "plus 1 per class, for the classifier's bias", lambda row: row.mult_adds + row.bias),
     Convention("inside the image", "mult-adds without those on padded zeros", _inside),
-    Convention("with batch norm, 1", "plus 1 per normalised value", lambda row: row.mult_adds + _normalised(row)),
-    Convention(
-        "with batch norm, 2",
-        "plus 2 per normalised value: a multiplication, an addition",
-        lambda row: row.mult_adds + 2 * _normalised(row),
-    ),
-    Convention(
-        "fvcore 0.1.5",
-        "plus 2 per normalised value, 1 per value pooled",
-        lambda row: row.mult_adds + 2 * _normalised(row) + _pooled(row),
-    ),
+    Convention("with batch norm, 1", "plus 1 per normalised value", _plus(1)),
+    Convention("with batch norm, 2", "plus 2 per normalised value: a multiplication, an addition", _plus(2)),
+    Convention("fvcore 0.1.5", "plus 2 per normalised value, 1 per value pooled", _plus(2, pooled=1)),
     Convention(
         "ptflops 0.7.5",
         "plus 2 per normalised value, 1 per activated value (ReLU: 2), 1 per value pooled, 1 per class, for the bias",
         _ptflops,
     ),
-    Convention("thop 0.1.1", "plus 4 per normalised value", lambda row: row.mult_adds + 4 * _normalised(row)),
+    Convention("thop 0.1.1", "plus 4 per normalised value", _plus(4)),
     Convention("FLOPs", "twice the mult-adds", lambda row: 2 * row.mult_adds),
     Convention(
         "XLA flops",

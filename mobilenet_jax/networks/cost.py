@@ -5,9 +5,9 @@ bias, activation and pooling are not counted. Both papers' tables follow this ru
 """
 
 import dataclasses
+import itertools
 import json
 import math
-import re
 from collections.abc import Iterable
 
 from mobilenet_jax.networks.arch import Architecture, Layer
@@ -74,11 +74,8 @@ def totals(arch: Architecture, resolution: int) -> Totals:
 
 def blocks(rows: Iterable[LayerCost]) -> list[list[LayerCost]]:
     """Group layers by the block they belong to, in order. Stem, head, pool and classifier belong to none."""
-    found: dict[str, list[LayerCost]] = {}
-    for row in rows:
-        if block := re.match(r"block\d+", row.layer.name):
-            found.setdefault(block[0], []).append(row)
-    return list(found.values())
+    inside = (row for row in rows if row.layer.name.startswith("block"))
+    return [list(found) for _, found in itertools.groupby(inside, lambda row: row.layer.name.partition("_")[0])]
 
 
 def held_activations(arch: Architecture, resolution: int, bottlenecks_only: bool = False) -> tuple[int, ...]:

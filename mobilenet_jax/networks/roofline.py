@@ -21,16 +21,12 @@ class Device:
     source: str  # of the constants
 
 
-PIXEL_1 = Device(
-    "Pixel 1, one large core",
-    4 * 2.15e9,
-    8 * 2 * 1.866e9,
-    0,
-    1.0,
+_PIXEL_1_SOURCE = (
     "Four float mult-adds per cycle: in LLVM's model of Kryo (AArch64SchedKryoDetails.td), multiplying four floats "
     "takes both of a core's multiplying units. 2.15 GHz; LPDDR4-1866 on 64 bits, 29.9 GB/s: specification of the "
-    "Snapdragon 821. No cache is modelled.",
+    "Snapdragon 821. No cache is modelled."
 )
+PIXEL_1 = Device("Pixel 1, one large core", 4 * 2.15e9, 8 * 2 * 1.866e9, 0, 1.0, _PIXEL_1_SOURCE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +57,7 @@ def roofline(arch: Architecture, resolution: int, device: Device, batch: int = 1
     times = []
     for row in layer_costs(arch, resolution):
         shortcut = row.out_activations if row.layer.shortcut else 0
-        values = batch * (row.in_activations + shortcut + row.out_activations) + row.weights + row.bias + row.bn
-        size = 4 * values  # float32
+        size = 4 * (batch * (row.in_activations + shortcut + row.out_activations) + row.params)  # float32
         rate = device.cache_bytes_per_second if size <= device.cache_bytes else device.bytes_per_second
         times.append(LayerTime(row, batch * row.mult_adds / device.mult_adds_per_second, size / rate))
     return tuple(times)

@@ -98,12 +98,6 @@ def network() -> Architecture:
     return arch.mobilenet_v1(num_classes=10, strides="cifar", variant="cifar28")
 
 
-def printed_rows() -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Read Tables 3 and 4, which are one file: a row per convolution, and the row of the total."""
-    *rows, total = printed.rows("cifar28_times")
-    return rows, total
-
-
 def steps(printed_maps: bool = False) -> tuple[ScratchpadStep, ...]:
     """Predict the network's convolutions on `DEVICE`, with output maps of their own sizes or of those printed.
 
@@ -111,32 +105,33 @@ def steps(printed_maps: bool = False) -> tuple[ScratchpadStep, ...]:
       ValueError: the network has another number of convolutions than the printed tables.
     """
     rows = [row for row in layer_costs(network(), 28) if row.layer.norm]
-    return scratchpad(rows, DEVICE, [int(row["out_bits"]) for row in printed_rows()[0]] if printed_maps else None)
+    maps = [int(row["out_bits"]) for row in printed.rows("cifar28_times")[:-1]]  # the last row is the total
+    return scratchpad(rows, DEVICE, maps if printed_maps else None)
 
 
 def _table3() -> Iterator[Line]:
     # The rise of memory used is compared, as one slip in the running total would be many rows. The maps are as printed.
     source = DEVICE.activation_bits * layer_costs(network(), 28)[0].in_activations
     used = ours_used = 0
-    for row, given, own in zip(printed_rows()[0], steps(printed_maps=True), steps(), strict=True):
+
+    def rise(before: int, now: int) -> int:
+        return now - before if now > before else now  # memory starts empty again after an overflow
+
+    for row, given, own in zip(printed.rows("cifar28_times")[:-1], steps(printed_maps=True), steps(), strict=True):
         memory = int(row["memory_bits"])
         cells = {
             "input map, bits": (row["in_bits"], source),
             "output map, bits": (row["out_bits"], own.out_bits),
             "memory used, bits": (row["memory_bits"], None),
-            "rise of memory used, bits": (str(_rise(used, memory)), _rise(ours_used, given.memory_bits)),
+            "rise of memory used, bits": (str(rise(used, memory)), rise(ours_used, given.memory_bits)),
             "data moved, bits": (row["moved_bits"], given.moved_bits),
         }
         yield row["layer"], cells
         source, used, ours_used = own.out_bits, memory, given.memory_bits
 
 
-def _rise(before: int, now: int) -> int:
-    return now - before if now > before else now  # memory starts empty again after an overflow
-
-
 def _table4() -> Iterator[Line]:
-    rows, total = printed_rows()
+    *rows, total = printed.rows("cifar28_times")
     found = steps(printed_maps=True)
     for row, step in zip(rows, found, strict=True):
         cells = {

@@ -48,14 +48,10 @@ class Comparison:
 def compare(
     name: str, title: str, lines: Iterable[Line], rounding: Mapping[str, str] | None = None, note: str = ""
 ) -> Comparison:
-    """Compare a printed table with ours.
+    """Compare a printed table with ours, which is None for a cell that this package does not count.
 
-    Args:
-      name: the table's name, in `data/misprints.csv` and of its CSV file.
-      title: the table's title.
-      lines: the rows; ours is None for a cell that this package does not count.
-      rounding: how the source rounds a column, if not to the nearest.
-      note: text below the table.
+    `name` is the table's name in `data/misprints.csv`. `rounding` maps a column to how the source rounds it, if not to
+    the nearest.
     """
     how = rounding or {}
     rows = []
@@ -100,11 +96,7 @@ def summary(comparisons: Sequence[Comparison]) -> Table:
     """Return the cells that differ, of all tables, with their reasons; the note counts the cells that are compared."""
     cells = [(c.title, label, cell) for c in comparisons for label, cell in c.cells()]
     compared = sum(bool(cell.ours) for *_, cell in cells)
-    rows = tuple(
-        (title, label, cell.column, cell.printed, cell.ours, cell.note)
-        for title, label, cell in cells
-        if not cell.agrees
-    )
+    rows = tuple((title, label, c.column, c.printed, c.ours, c.note) for title, label, c in cells if not c.agrees)
     note = f"{compared} cells are compared; {compared - len(rows)} agree within the rounding of what is printed."
     header = ("table", "row", "column", "printed", "ours", "note")
     return Table("differences", f"The {len(rows)} cells that differ from what is printed", header, rows, note)

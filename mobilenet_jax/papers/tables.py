@@ -145,16 +145,14 @@ def _stages() -> Iterator[Line]:
     """Compare Table 2 of the v2 paper: blocks of one width are a stage, whose first block has the stride."""
     rows = layer_costs(arch.mobilenet_v2(), 224)
     stem, (head, pool, classifier) = rows[0], rows[-3:]
-    stages: dict[int, list[list[LayerCost]]] = {}
-    for block in blocks(rows):
-        stages.setdefault(block[-1].layer.out_channels, []).append(block)
 
     def line(row: LayerCost, operator: str, *values: object) -> tuple[str, ...]:
         size = f"{row.in_size}²" if row.in_size > 1 else "1x1"
         return (f"{size}x{row.layer.in_channels}", operator, *map(str, values))
 
     ours = [line(stem, "conv2d", "-", stem.layer.out_channels, 1, stem.layer.stride)]
-    for width, stage in stages.items():
+    for width, found in itertools.groupby(blocks(rows), lambda block: block[-1].layer.out_channels):
+        stage = list(found)
         t, stride = expansion(stage[-1]).normalize(), stage[0][-2].layer.stride
         ours.append(line(stage[0][0], "bottleneck", f"{t:f}", width, len(stage), stride))
     ours.append(line(head, "conv2d 1x1", "-", head.layer.out_channels, 1, head.layer.stride))
