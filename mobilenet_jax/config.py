@@ -175,8 +175,7 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
     if resolution < 1:
         raise InputError(f"config.model.rho={flat['model.rho']:g}: leaves no pixel of {image_size}")
 
-    batch = flat["train.batch_size"]
-    train_size = dataset.train_size
+    batch, train_size = flat["train.batch_size"], dataset.train_size
     if flat["data.holdout"]:
         train_size -= datasets.holdout_size(train_size, flat["data.holdout"])
     steps_per_epoch = train_size // batch
@@ -207,11 +206,8 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
 def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
     """Return how `stored`, a `config.json`, differs from this run's config; [] if it is this run's."""
     there = identities.renamed(identities.flatten(stored))
-    return [
-        f"config.{key} is {there.get(key, 'absent')!r} there and {value!r} here"
-        for key, value in spec.identity.items()
-        if there.get(key, "absent") != value
-    ]
+    pairs = ((key, there.get(key, "absent"), value) for key, value in spec.identity.items())
+    return [f"config.{key} is {other!r} there and {value!r} here" for key, other, value in pairs if other != value]
 
 
 def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:

@@ -68,8 +68,7 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
         try:
             _write_cache(splits, directory)
         except OSError as error:
-            problem = f"its cache cannot be written ({error})"
-            console.warn(f"data set {name!r} will be decoded again at each start: {problem}")
+            console.warn(f"data set {name!r} is decoded again at each start: its cache cannot be written ({error})")
     return splits
 
 

@@ -1,7 +1,4 @@
-"""Read CIFAR-10 as published, check its sha256, and write it as TFDS does, without TensorFlow.
-
-A split is a pair: images, uint8 `[N, 32, 32, 3]`, and labels, int32 `[N]`.
-"""
+"""Read CIFAR-10 as published, check its sha256, and write it as TFDS does, without TensorFlow."""
 
 import contextlib
 import gzip
@@ -34,7 +31,7 @@ _FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_
 _RECORD = 1 + 3 * 32 * 32  # bytes per image: its label, then 1024 each of red, green and blue
 _LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-Pair = tuple[np.ndarray, np.ndarray]
+Pair = tuple[np.ndarray, np.ndarray]  # images, uint8 [N, 32, 32, 3], and labels, int32 [N]
 
 
 def read(dataset: Dataset, archive: str = "") -> dict[str, Pair]:
@@ -73,7 +70,6 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
             return info
 
         def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-            del dl_manager
             self.info.features["label"].names = _LABELS
             return {name: self._generate_examples(name) for name in splits}
 

@@ -57,12 +57,10 @@ def describe(name: str, data_dir: str = "") -> Dataset:
     if name in DATASETS:
         return DATASETS[name]
     root, directory = data_root(data_dir), prepared(name, data_dir)
-    if directory is None:
-        raise InputError(
-            f"data set {name!r} is not known, nor prepared in {root}: allowed are {', '.join(DATASETS)}, and any "
-            f"image-classification set that TFDS has prepared there as {FILE_FORMAT} (`{build_command(name, root)}`, "
-            "where TensorFlow is installed)"
-        )
+    if not directory:
+        usable = f"any image-classification set that TFDS has prepared there as {FILE_FORMAT}"
+        allowed = f"{', '.join(DATASETS)}, and {usable} (`{build_command(name, root)}`, where TensorFlow is installed)"
+        raise InputError(f"data set {name!r} is not known, nor prepared in {root}: allowed are {allowed}")
     return describe_prepared(name, directory, root)
 
 

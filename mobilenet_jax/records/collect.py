@@ -19,7 +19,6 @@ from mobilenet_jax.records.summary import Summary, metrics_match
 from mobilenet_jax.render.tables import Table, plain
 
 T = TypeVar("T")
-
 # A row of metrics: numbers in the range of a measurement, or null for what is not finite.
 _LIMITS = Field(gt=-(10**100), lt=10**100)
 _ROW = TypeAdapter(dict[str, Annotated[int, _LIMITS] | Annotated[float, _LIMITS] | None], config={"strict": True})
@@ -127,7 +126,7 @@ def _walk(directories: Iterable[pathlib.Path], problems: list[Problem]) -> Itera
 
 
 def _attempt(read: Callable[[], T], default: T) -> tuple[T, str]:
-    """Return what `read` returns and '', or the default and what is wrong with the file."""
+    """Return what `read` returns and '', or the default and the fault of the file."""
     try:
         return read(), ""
     except DamagedFile as e:

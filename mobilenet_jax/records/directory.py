@@ -156,10 +156,8 @@ class RunDirectory:
     def check_held(self) -> None:
         """Raise InputError if the lock file was removed: another process may then work on the run."""
         if self._held not in (None, _inode(self._lock)):
-            raise InputError(
-                f"{self.path}: its lock was removed while this process worked on the run; this process stops, and the "
-                "same command starts or resumes the run"
-            )
+            remedy = "this process stops, and the same command starts or resumes the run"
+            raise InputError(f"{self.path}: its lock was removed while this process worked on the run; {remedy}")
 
     def begin(self, config: dict[str, Any], device: str, same: Callable[[dict[str, Any]], bool]) -> None:
         """Write `config.json` unless it holds the `same` run's, and add this process to `env.json`."""

@@ -76,8 +76,7 @@ class Summary(BaseModel):
 
 def seal(summary: Summary, metrics: bytes) -> dict[str, Any]:
     """Return what `summary.json` holds: the fields, the schema, and digests of `metrics.jsonl` and of all of this."""
-    digest = hashlib.sha256(metrics).hexdigest()
-    stored = {"schema": SCHEMA, **summary.model_dump(), "metrics_sha256": digest}
+    stored = {"schema": SCHEMA, **summary.model_dump(), "metrics_sha256": hashlib.sha256(metrics).hexdigest()}
     return stored | {"sha256": _digest(stored)}
 
 
