@@ -103,28 +103,22 @@ def prepare(spec: RunSpec) -> Inputs:
 
 
 def train(program: Program, runs: Sequence[TrainingRun], asked: list[int]) -> None:
-    """Train runs to their ends, those of one program at the same time.
-
-    Args:
-      program: compiled for exactly these runs.
-      runs: in the program's order, each with its directory locked.
-      asked: numbers of signals, as `console.signals` collects them.
+    """Train the runs that `program` was compiled for to their ends, each with its directory locked.
 
     Raises:
       Interrupted: a signal came.
       InputError: files of the runs cannot be written, or another version wrote them.
     """
+
+    def close(run: TrainingRun) -> None:
+        with contextlib.suppress(InputError):  # during error handling, a second error must not hide the first
+            run.close()
+
     with contextlib.ExitStack() as opened:
         for each in runs:
             each.open()
-            opened.callback(_close_quietly, each)
+            opened.callback(close, each)
         _Loop(program, runs, asked).train()
-
-
-def _close_quietly(run: TrainingRun) -> None:
-    """Close a run during error handling; a second error must not hide the first."""
-    with contextlib.suppress(InputError):
-        run.close()
 
 
 def _report(directory: pathlib.Path, prefix: str) -> int:

@@ -24,10 +24,7 @@ class TrainingRun:
     """A run that the loop takes from step to step. It is over when it has a `status`.
 
     Args:
-      spec: the run.
       record: its directory, locked by the caller.
-      display: shows its progress.
-      device: name of the device, for the summary.
       elapsed: returns the seconds that this process has spent on the run so far.
       compile_seconds: this run's share of the time for compiling in this process.
       fused: number of runs that the program trains at the same time.
@@ -155,11 +152,7 @@ class TrainingRun:
             self.saved = self.step
 
     def finish(self, status: str, state: TrainState | None = None) -> None:
-        """Write the summary, last.
-
-        Args:
-          status: 'finished' or 'diverged'.
-          state: of a finished run; a diverged one has no result worth a digest.
+        """Write the summary, last. `status` is 'finished' or 'diverged'; only a finished run has a `state` to digest.
 
         Raises:
           InputError: the summary, or the checkpoint before it, cannot be written.
