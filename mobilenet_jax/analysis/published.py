@@ -54,28 +54,19 @@ def released() -> Section:
     }
     networks = sorted(zip(points, of_params, strict=True), key=lambda pair: pair[0].cost)
     note = f"A doubling of mult-adds buys {' and '.join(gains)} (log-linear least squares)."
-    pictures = (
-        Picture(
-            "accuracy_mult_adds",
-            "ImageNet top-1 of the 38 released checkpoints against mult-adds",
-            lambda: charts.accuracy(points, front),
-        ),
-        Picture(
-            "accuracy_params",
-            "The same against trainable params",
-            lambda: charts.accuracy(of_params, _front(of_params), "trainable params (millions)"),
-        ),
-        Picture(
-            "mult_adds_by_kind",
-            "Where the mult-adds are, at 224 pixels",
-            lambda: charts.mult_adds_by_kind(figures.mult_adds_by_kind()),
-        ),
-        Picture(
-            "activation_memory",
-            "Activations held at each layer: its input, its output, a waiting shortcut; or the ends of each block",
-            lambda: charts.activation_memory(figures.activation_memory()),
-        ),
+    drawn = {
+        "accuracy_mult_adds": lambda: charts.accuracy(points, front),
+        "accuracy_params": lambda: charts.accuracy(of_params, _front(of_params), "trainable params (millions)"),
+        "mult_adds_by_kind": lambda: charts.mult_adds_by_kind(figures.mult_adds_by_kind()),
+        "activation_memory": lambda: charts.activation_memory(figures.activation_memory()),
+    }
+    captions = (
+        "ImageNet top-1 of the 38 released checkpoints against mult-adds",
+        "The same against trainable params",
+        "Where the mult-adds are, at 224 pixels",
+        "Activations held at each layer: its input, its output, a waiting shortcut; or the ends of each block",
     )
+    pictures = tuple(Picture(name, text, draw) for (name, draw), text in zip(drawn.items(), captions, strict=True))
     table = Table.of("released", "TF-slim's 38 networks by mult-adds", networks, columns, note)
     return Section("Released networks", pictures=pictures, tables=(table,))
 

@@ -158,8 +158,7 @@ def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
     The standard error of the slope is s / √(Σ n_i (x_i - x̄)²), where x_i = log2(mult_adds) and s is the `pooled_sd`.
     MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4 the same way: "log linear".
 
-    Args:
-      points: (mult-adds, results) of each configuration.
+    `points` has (mult-adds, results) of each configuration.
     """
     if len({mult_adds for mult_adds, _ in points}) < 3:
         return None

@@ -215,14 +215,9 @@ def knobs(spec: RunSpec) -> dict[str, Any]:
     """Return what is varied and what it costs, under the flat names that summaries, tables and W&B plots use."""
     m, sums = spec.config.model, cost.totals(spec.arch, spec.resolution)
     return {
-        "version": m.version,
-        "variant": m.variant,
-        "alpha": m.alpha,
-        "rho": m.rho,
+        **{key: m[key] for key in ("version", "variant", "alpha", "rho")},
         "expansion": m.expansion if m.version == "v2" else None,
         "resolution": spec.resolution,
-        "dataset": spec.dataset.name,
-        "num_classes": spec.dataset.num_classes,
-        "params": sums.params,
-        "mult_adds": sums.mult_adds,
+        **{"dataset": spec.dataset.name, "num_classes": spec.dataset.num_classes},
+        **{"params": sums.params, "mult_adds": sums.mult_adds},
     }
