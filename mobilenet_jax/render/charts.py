@@ -241,8 +241,7 @@ def activation_memory(networks: Mapping[str, Sequence[Sequence[float]]]) -> "Fig
 
 @axes.styled()
 def latency(
-    lines: Mapping[tuple[str, int], Sequence[tuple[float, float, float]]],
-    y_label: str = "measured time per image (ms)",
+    lines: Mapping[tuple[str, int], Sequence[tuple[float, float, float]]], y_label: str = "measured time per image (ms)"
 ) -> "Figure":
     """Draw milliseconds per image over mult-adds (both log): one line per version and batch, labelled with alpha.
 

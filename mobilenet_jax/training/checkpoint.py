@@ -103,11 +103,7 @@ class Checkpoints:
         return serialization.from_state_dict(template, state), restored.notes
 
     def close(self) -> None:
-        """Wait until the last checkpoint is written.
-
-        Raises:
-          InputError: it cannot be written.
-        """
+        """Wait until the last checkpoint is written; raise InputError if it cannot be."""
         with self._writing():
             self._manager.wait_until_finished()
             self._manager.close()

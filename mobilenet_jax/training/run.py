@@ -54,11 +54,7 @@ class TrainingRun:
         self._order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
 
     def open(self) -> None:
-        """Write the config and the environment, open the checkpoints, start the W&B run.
-
-        Raises:
-          InputError: something cannot be written.
-        """
+        """Write config and environment, open the checkpoints, start the W&B run; InputError if that is impossible."""
         spec = self.spec
         self.record.begin(spec.config.to_dict(), self.device, lambda stored: not config.differences(spec, stored))
         self.checkpoints = Checkpoints(self.record.path / CHECKPOINTS)
@@ -166,11 +162,7 @@ class TrainingRun:
         self.status, self.closed = status, True
 
     def close(self) -> None:
-        """Wait for the last checkpoint of a run that is not over, and end its W&B run.
-
-        Raises:
-          InputError: the checkpoint cannot be written.
-        """
+        """Wait for the last checkpoint of a run that is not over, and end its W&B run; InputError if it is lost."""
         if not self.closed:
             self.closed = True
             try:
