@@ -33,12 +33,8 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the cost of each layer, or 
 FORMAT = flags.DEFINE_enum("format", "text", ["text", "json"], "Output format of --dry_run.")
 SWEEP = flags.DEFINE_string("sweep", "", "A sweep file in W&B's grammar: train each of its points once.")
 STORAGE = flags.DEFINE_string("storage", "", "--sweep: database URL for many machines. Default: SQLite in --workdir.")
-WORKERS = flags.DEFINE_integer(
-    "workers",
-    0,
-    "--sweep: number of training processes. 0: one per GPU, or one. On two CPU cores, two are fastest.",
-    0,
-)
+_WORKERS_HELP = "--sweep: number of training processes. 0: one per GPU, or one. On two CPU cores, two are fastest."
+WORKERS = flags.DEFINE_integer("workers", 0, _WORKERS_HELP, 0)
 FUSE = flags.DEFINE_integer("fuse", 1, "--sweep: train up to this many points as one program.", 1)
 MIN_MULT_ADDS = flags.DEFINE_integer("min_mult_adds", None, "--sweep: skip points with fewer mult-adds.", 0)
 MAX_MULT_ADDS = flags.DEFINE_integer("max_mult_adds", None, "--sweep: skip points with more mult-adds.", 0)
@@ -95,11 +91,7 @@ def run_sweep(sweep: sweep_files.Sweep, name: str, base: ConfigDict, overridden:
 
 
 def read_sweep(argv: list[str]) -> sweep_files.Sweep | None:
-    """Return the sweep that --sweep names, None without one. Its command names the config of the other flags.
-
-    Raises:
-      InputError: flags exclude one another, or the file holds no sweep.
-    """
+    """Return the sweep that --sweep names, None without one. Its command names the config of the other flags."""
     logging.set_verbosity(logging.ERROR)  # the flag library warns before it raises
     try:
         flags.FLAGS(argv, known_only=True)
@@ -125,11 +117,7 @@ def find_config(argument: str) -> str:
 
 
 def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
-    """Return the config's name, the config with its overrides, and the keys that were overridden.
-
-    Raises:
-      InputError: a flag or key is unknown, a value has another type, or the config cannot be loaded.
-    """
+    """Return the config's name, the config with its overrides, and the keys that were overridden."""
     app.define_help_flags()
     config.check_keys(match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg)))
     default = str(ROOT / "configs" / "digits_v1.py")

@@ -19,7 +19,7 @@ from mobilenet_jax.records import identity as identities
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A constraint on the value of a key."""
+    """A constraint on the value of a key. Numbers must be finite, too."""
 
     kind: type
     allowed: str  # in words, for messages
@@ -30,10 +30,6 @@ def _one_of(*values: str) -> Rule:
     return Rule(str, "one of " + ", ".join(map(repr, values)), lambda v: v in values)
 
 
-def _number(kind: type, allowed: str, test: Callable[[Any], bool]) -> Rule:
-    return Rule(kind, allowed, lambda v: finite(v) and test(v))
-
-
 def finite(value: float) -> bool:
     """Return whether a number is finite, and fits into 64 bits if it is whole."""
     return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
@@ -41,17 +37,18 @@ def finite(value: float) -> bool:
 
 _FLAG = Rule(bool, "True or False", lambda v: True)
 _TEXT = Rule(str, "text", lambda v: True)
-_BELOW_ONE = _number(float, "at least 0 and below 1", lambda v: 0 <= v < 1)
-_POSITIVE = _number(float, "above 0", lambda v: v > 0)
-_NOT_NEGATIVE = _number(float, "0 or more", lambda v: v >= 0)
-_COUNT = _number(int, "a whole number from 1", lambda v: v >= 1)
-_COUNT_OR_ZERO = _number(int, "a whole number from 0", lambda v: v >= 0)
+_BELOW_ONE = Rule(float, "at least 0 and below 1", lambda v: 0 <= v < 1)
+_UP_TO_ONE = Rule(float, "above 0 and at most 1", lambda v: 0 < v <= 1)
+_POSITIVE = Rule(float, "above 0", lambda v: v > 0)
+_NOT_NEGATIVE = Rule(float, "0 or more", lambda v: v >= 0)
+_COUNT = Rule(int, "a whole number from 1", lambda v: v >= 1)
+_COUNT_OR_ZERO = Rule(int, "a whole number from 0", lambda v: v >= 0)
 
 # Every key of a config. Limits of the keys that describe layers are those of `networks/arch.py`.
 RULES: dict[str, Rule] = {
     "model.version": _one_of(*arch.VERSIONS),
     "model.alpha": _POSITIVE,
-    "model.rho": _number(float, "above 0 and at most 1", lambda v: 0 < v <= 1),
+    "model.rho": _UP_TO_ONE,
     "model.expansion": _POSITIVE,
     "model.strides": _one_of(*arch.STRIDES),
     "model.variant": _one_of(*arch.VARIANTS),
@@ -77,7 +74,7 @@ RULES: dict[str, Rule] = {
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.decay_depthwise": _FLAG,
     "optim.schedule": _one_of("constant", "cosine", "exponential", "one_cycle"),
-    "optim.lr_decay": _number(float, "above 0 and at most 1", lambda v: 0 < v <= 1),
+    "optim.lr_decay": _UP_TO_ONE,
     "optim.lr_decay_epochs": _POSITIVE,
     "optim.warmup_epochs": _NOT_NEGATIVE,
     "optim.clip_norm": _NOT_NEGATIVE,
@@ -91,7 +88,7 @@ RULES: dict[str, Rule] = {
     "point": _TEXT,
     "wandb.mode": _one_of("auto", "online", "offline", "disabled"),
     "wandb.project": _TEXT,
-    "seed": _number(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32),
+    "seed": Rule(int, "a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32),
 }
 
 # The training step takes these as traced scalars (`Hyper` in `training/step.py`): runs that differ only in them share
@@ -157,11 +154,7 @@ def check_keys(keys: Iterable[str]) -> None:
 
 
 def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
-    """Check every key of `config` and derive the run.
-
-    Args:
-      config: a ConfigDict with the keys of `configs/default.py`.
-      name: of the config; run names start with it.
+    """Check every key of `config` (see `configs/default.py`) and derive the run, whose name starts with `name`.
 
     Raises:
       InputError: a key is unknown, or has a value that is not allowed; the message names all three.
@@ -169,26 +162,22 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
     flat = _typed(identities.renamed(identities.flatten(config.to_dict())))
     _apply_point(flat)
     for key, value in flat.items():
-        if not RULES[key].test(value):
+        if not RULES[key].test(value) or (isinstance(value, int | float) and not finite(value)):
             raise InputError(f"config.{key}={value!r}: allowed is {RULES[key].allowed}")
 
     dataset = datasets.describe(flat["data.name"], flat["data.dir"])
     network = _architecture(flat, dataset.num_classes)
-    crop = flat["augment.crop"]
-    if crop > dataset.resolution:
-        raise InputError(f"config.augment.crop={crop}: {dataset.name} images have {dataset.resolution} pixels a side")
-    image_size = crop or dataset.resolution
+    crop, side = flat["augment.crop"], dataset.resolution
+    if crop > side:
+        raise InputError(f"config.augment.crop={crop}: {dataset.name} images have {side} pixels a side")
+    image_size = crop or side
     resolution = round(flat["model.rho"] * image_size)
     if resolution < 1:
         raise InputError(f"config.model.rho={flat['model.rho']:g}: leaves no pixel of {image_size}")
 
-    batch = flat["train.batch_size"]
-    train_size = dataset.train_size
+    batch, train_size = flat["train.batch_size"], dataset.train_size
     if flat["data.holdout"]:
-        try:
-            train_size -= datasets.holdout_size(train_size, flat["data.holdout"])
-        except InputError as e:
-            raise InputError(f"config.data.{e}") from None
+        train_size -= datasets.holdout_size(train_size, flat["data.holdout"])
     steps_per_epoch = train_size // batch
     if not steps_per_epoch:
         raise InputError(f"config.train.batch_size={batch}: {dataset.name} has {train_size} training images")
@@ -217,11 +206,8 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
 def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
     """Return how `stored`, a `config.json`, differs from this run's config; [] if it is this run's."""
     there = identities.renamed(identities.flatten(stored))
-    return [
-        f"config.{key} is {there.get(key, 'absent')!r} there and {value!r} here"
-        for key, value in spec.identity.items()
-        if there.get(key, "absent") != value
-    ]
+    pairs = ((key, there.get(key, "absent"), value) for key, value in spec.identity.items())
+    return [f"config.{key} is {other!r} there and {value!r} here" for key, other, value in pairs if other != value]
 
 
 def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
@@ -229,48 +215,40 @@ def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
     for key, default in (_ONLY_V2 if version == "v1" else _ONLY_V1).items():
         if flat[key] != default:
             raise InputError(f"config.{key}={flat[key]!r}: has no meaning for {version}; allowed is {default!r}")
-    common = ("alpha", "strides", "activation", "bn_epsilon")
-    own = ("variant",) if version == "v1" else ("expansion", "bottleneck", "shortcut")
-    build = arch.mobilenet_v1 if version == "v1" else arch.mobilenet_v2
+    build, own = (arch.mobilenet_v1, _ONLY_V1) if version == "v1" else (arch.mobilenet_v2, _ONLY_V2)
+    keys = ("model.alpha", "model.strides", "model.activation", "model.bn_epsilon", *own)
     try:
-        return build(num_classes=num_classes, **{key: flat[f"model.{key}"] for key in common + own})
+        return build(num_classes=num_classes, **{key.removeprefix("model."): flat[key] for key in keys})
     except InputError as e:
         raise InputError(f"config.model.{e}") from None
 
 
 def _typed(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys in the order of `RULES`, each of its type; a whole number becomes a float where needed."""
+    """Return the keys in the order of `RULES`, each of its type. A whole number becomes a float where needed."""
     check_keys(flat)
-    for key in RULES:
+    typed = {}
+    for key, rule in RULES.items():
         if key not in flat:
             raise InputError(f"the config has no key config.{key} (configs/default.py lists every key)")
-    return {key: _coerce(key, flat[key]) for key in RULES}
-
-
-def _coerce(key: str, value: Any) -> Any:
-    rule = RULES[key]
-    if rule.kind is float and type(value) is int and finite(value):
-        return float(value)
-    if type(value) is not rule.kind:
-        raise InputError(f"config.{key}={value!r}: is of type {type(value).__name__}; allowed is {rule.allowed}")
-    return value
+        value = flat[key]
+        if rule.kind is float and type(value) is int and finite(value):
+            value = float(value)
+        if type(value) is not rule.kind:
+            raise InputError(f"config.{key}={value!r}: is of type {type(value).__name__}; allowed is {rule.allowed}")
+        typed[key] = value
+    return typed
 
 
 def _apply_point(flat: dict[str, Any]) -> None:
     """Apply `point`, 'alpha=0.75,rho=0.714', to the model keys and empty it: the run equals one with the keys set."""
-    known = ", ".join(k.removeprefix("model.") for k in RULES if k.startswith("model."))
-    try:
-        values = identities.parse_point(flat["point"])
-        if not values.keys() <= RULES.keys():
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"config.point={flat['point']!r}: allowed is 'key=value,...' with keys among {known}"
-        ) from None
-    for key, text in values.items():
+    where = f"config.point={flat['point']!r}"
+    rules = {key.removeprefix("model."): rule for key, rule in RULES.items() if key.startswith("model.")}
+    for part in filter(None, flat["point"].split(",")):
+        name, equals, text = map(str.strip, part.partition("="))
+        if not equals or name not in rules:
+            raise InputError(f"{where}: allowed is 'key=value,...' with keys among {', '.join(rules)}")
         try:
-            flat[key] = RULES[key].kind(text)
+            flat[f"model.{name}"] = rules[name].kind(text)
         except ValueError:
-            name = key.removeprefix("model.")
-            raise InputError(f"config.point={flat['point']!r}: {name}={text!r} must be {RULES[key].allowed}") from None
+            raise InputError(f"{where}: {name}={text!r} must be {rules[name].allowed}") from None
     flat.update(identities.renamed(flat), point="")

@@ -14,8 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def signals(again: bool = False) -> Iterator[list[int]]:
     """Collect SIGINT, SIGTERM and SIGHUP in the list that this yields, except those that are ignored (by nohup, say).
 
-    Args:
-      again: collect every signal. By default, signals act as usual after the first one.
+    After the first signal, they act as usual, unless `again` is set.
     """
     asked: list[int] = []
     before = {n: handler for n in SIGNALS if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
@@ -37,22 +36,19 @@ def signals(again: bool = False) -> Iterator[list[int]]:
         restore()
 
 
-def say(text: str) -> None:
-    """Print a line. If nobody reads standard output any more, or its disk is full, later output is dropped."""
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line on standard output or on `stream`. Once that is closed or full, later output is dropped."""
     try:
-        print(text, flush=True)
+        print(text, file=stream, flush=True)
     except UnicodeEncodeError:  # a path that this locale cannot show
-        print(ascii(text)[1:-1], flush=True)
+        print(ascii(text)[1:-1], file=stream, flush=True)
     except OSError:
-        mute()
+        mute(stream)  # else Python would fail to flush it at the end, and exit with 120
 
 
 def warn(text: str) -> None:
     """Print a line to standard error, if that is possible."""
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        mute(sys.stderr)  # else Python would fail to flush it at the end, and exit with 120
+    say(text, sys.stderr)
 
 
 def mute(stream: TextIO | None = None) -> None:

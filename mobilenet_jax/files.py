@@ -30,9 +30,7 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 def lock(path: pathlib.Path, timeout: float = -1) -> Iterator[None]:
     """Hold the lock file `path`, which the kernel releases when the process ends.
 
-    Args:
-      path: the lock file; created if missing.
-      timeout: seconds to wait for another holder; -1 waits without limit.
+    Another holder is waited for, `timeout` seconds or, by default, without limit.
 
     Raises:
       TimeoutError: another process still holds the lock.
@@ -40,12 +38,8 @@ def lock(path: pathlib.Path, timeout: float = -1) -> Iterator[None]:
     """
     import filelock  # late: listing a sweep or counting a network needs no lock
 
-    held = filelock.FileLock(path)
-    held.acquire(timeout=timeout)  # filelock.Timeout is a TimeoutError
-    try:
+    with filelock.FileLock(path, timeout):  # filelock.Timeout is a TimeoutError
         yield
-    finally:
-        held.release()
 
 
 def read_json_object(path: pathlib.Path) -> dict[str, Any]:
@@ -55,9 +49,9 @@ def read_json_object(path: pathlib.Path) -> dict[str, Any]:
       OSError: there is no such file, or it cannot be read, or it is no regular file.
       ValueError: it holds no JSON object, or a whole number that no float holds; the message says which.
     """
-    text = read_regular_file(path)
+    content = read_regular_file(path)
     try:
-        value = json.loads(text.decode(), parse_int=_parse_int)
+        value = json.loads(content.decode(), parse_int=_parse_int)
     except (ValueError, RecursionError):  # the latter of deep nesting
         raise ValueError("it is no JSON") from None
     if not isinstance(value, dict):

@@ -11,8 +11,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from mobilenet_jax import console
 from mobilenet_jax.analysis import latency, published, tradeoffs
@@ -22,6 +21,7 @@ from mobilenet_jax.errors import InputError
 from mobilenet_jax.files import read_json_object
 from mobilenet_jax.networks import conventions
 from mobilenet_jax.records import collect
+from mobilenet_jax.render.page import write
 from mobilenet_jax.render.tables import Page, Section, plain
 
 
@@ -31,16 +31,16 @@ def main() -> int:
     with contextlib.suppress(AttributeError):  # a stand-in for standard output may lack it
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        out = None if args.out is None else _directory(args.out)
+        if args.out is not None and not (args.out and pathlib.Path(args.out).is_dir() == os.path.lexists(args.out)):
+            raise InputError(f"--out={args.out}: must name a directory, or nothing that exists")
         pages = list(_pages(args))
-        if out:
-            _write(out, pages)
-        _print(pages)
-        if out:
-            print(plain(f"written: {' '.join(str(out / f'{page.name}.html') for page in pages)}"))
-        sys.stdout.flush()
+        written = "" if args.out is None else _write(args.out, pages)
+        for section in (section for page in pages for section in page.sections):
+            for text in (*map(plain, section.text), *(table.section() for table in section.tables)):
+                print(text, end="\n\n")
+        print(written, end="", flush=True)
     except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
+        console.warn(f"error: {e}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -48,7 +48,7 @@ def main() -> int:
         console.mute()
     except OSError as e:
         console.mute()
-        print(f"error: {e}", file=sys.stderr)
+        console.warn(f"error: {e}")
         return 1
     return 0
 
@@ -88,16 +88,7 @@ def _pages(args: argparse.Namespace) -> Iterator[Page]:
         sections = [Section("Conventions", tables=conventions.tables())]
         yield Page("conventions", "Counting conventions: where a foreign figure comes from", sections)
     if args.latency:
-        sections = latency.sections(_latency_record(args.latency))
-        yield Page("latency", "Inference time, measured and predicted", sections)
-
-
-def _directory(text: str) -> pathlib.Path:
-    """Return the directory to write to, which exists or can be made."""
-    out = pathlib.Path(text)
-    if not text or (os.path.lexists(out) and not out.is_dir()):
-        raise InputError(f"--out={text}: is not a directory")
-    return out
+        yield Page("latency", "Inference time, measured and predicted", _latency(args.latency))
 
 
 def _one_run(directory: pathlib.Path) -> collect.Run:
@@ -108,38 +99,25 @@ def _one_run(directory: pathlib.Path) -> collect.Run:
     return found[0]
 
 
-def _latency_record(path: pathlib.Path) -> dict[str, Any]:
-    """Return a record of inference times.
-
-    Raises:
-      InputError: it cannot be read, or holds something else.
-    """
+def _latency(path: pathlib.Path) -> tuple[Section, ...]:
+    """Return the sections on a record of inference times, which may be something else."""
     try:
-        record = read_json_object(path)
-        latency.networks(record)
+        return latency.sections(read_json_object(path))
     except OSError as e:
         raise InputError(f"--latency={path}: {e.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as e:
         reason = f" ({e})" if type(e) is ValueError else ""
         raise InputError(f"--latency={path}: not a record of benchmarks/layer_latency.py{reason}") from None
-    return record
 
 
-def _write(out: pathlib.Path, pages: Sequence[Page]) -> None:
-    from mobilenet_jax.render import page  # late: matplotlib takes a second to import
-
+def _write(out: str, pages: list[Page]) -> str:
+    """Write the files of the pages, and return a line that names the HTML files."""
+    directory = pathlib.Path(out)
     try:
-        page.write(out, pages)
+        write(directory, pages)
     except OSError as e:
         raise InputError(f"--out={out}: {e.strerror}") from None
-
-
-def _print(pages: Sequence[Page]) -> None:
-    for section in (section for page in pages for section in page.sections):
-        for paragraph in section.text:
-            print(plain(paragraph), end="\n\n")
-        for table in section.tables:
-            print(table.section(), end="\n\n")
+    return plain(f"written: {' '.join(str(directory / f'{page.name}.html') for page in pages)}\n")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,16 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from mobilenet_jax.config import RunSpec
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.arch import Architecture, Layer
 
 
 class Crash(BaseException):
-    """Stands for anything that ends a process at once."""
+    """Ends a run as a crash ends its process: at once."""
 
 
 def crash() -> None:
@@ -49,6 +50,30 @@ def one_block() -> Iterator[None]:
         yield
     finally:
         arch.mobilenet_v1 = whole
+
+
+@contextlib.contextmanager
+def compile_once() -> Iterator[None]:
+    """Let this process compile and trace each run's program once. A run gets its own copy of the first states."""
+    import jax
+    import numpy as np
+
+    from mobilenet_jax.training import loop
+
+    real, kept = loop.compile_runs, {}
+
+    def compile_runs(specs: Sequence[RunSpec], inputs: Any) -> Any:
+        key = tuple(spec.digest for spec in specs)
+        if key not in kept:
+            program = real(specs, inputs)
+            kept[key] = dataclasses.replace(program, states=jax.device_get(program.states))
+        return dataclasses.replace(kept[key], states=jax.tree.map(np.array, kept[key].states))
+
+    loop.compile_runs = compile_runs
+    try:
+        yield
+    finally:
+        loop.compile_runs = real
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ class Case(NamedTuple):
     px: int = 32
     batch: int = 512
     dtype: str = "bfloat16"
-    depthwise: str = "conv"
+    variant: str = "conv"  # of the depthwise convolution
     runs: int = 1  # vmapped
     steps: int = 1  # per call
     autotuning: str = "default"
@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
 def compile_case(case: Case) -> tuple[Any, Callable[[], tuple[Any, Any, Any]]]:
     """Return the compiled program and a function that makes its arguments."""
-    t = adapter.training(case.network, case.px, case.dtype, case.depthwise)
+    t = adapter.training(case.network, case.px, case.dtype, case.variant)
     init, step = t.init, t.step
     keys = jax.random.split(jax.random.key(0), case.runs)
     if case.runs > 1:
@@ -83,7 +83,7 @@ def rates() -> list[Case]:
         *(Case(network, dtype="float32") for network in ("v1-1", "v1-0.25")),
         *(Case(network, batch=128) for network in ("v1-1", "v2-1")),
         *(Case(network, batch=2048) for network in ("v1-0.25", "v1-1")),
-        SMALL._replace(depthwise="shift"),
+        SMALL._replace(variant="shift"),
     ]
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     record = measure.record_for(args)
     cases = SECTIONS[args.section]()
     if TINY:
-        tiny = Case("v1-0.25", batch=4, dtype="float32", depthwise="shift")
+        tiny = Case("v1-0.25", batch=4, dtype="float32", variant="shift")
         cases = [tiny._replace(runs=2) if args.section == "fuse" else tiny._replace(autotuning=OFF)]
     rows = [case._asdict() for case in cases]
     record.plan(rows)

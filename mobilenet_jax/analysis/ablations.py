@@ -1,17 +1,15 @@
 """Compare configurations that differ in one knob (a number) or one switch (true or false, or a name)."""
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mobilenet_jax.analysis.configurations import PAPER_CHOICES, Series
 from mobilenet_jax.analysis.statistics import Difference, difference, paired_sd, seeds_needed
 from mobilenet_jax.records.identity import KNOB_NAMES
+from mobilenet_jax.render import charts
 from mobilenet_jax.render.tables import Picture, Section, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _LINES = 6  # in a figure: more are hard to distinguish
 _RESOLVE = 0.002  # the difference, a fraction, for which the seeds needed are given
@@ -25,7 +23,13 @@ def sections(all_series: Sequence[Series]) -> list[Section]:
         file = "over_" + re.sub(r"[^\w-]", "-", key.rpartition(".")[2])[:80]
         tables = tuple(_series_table(s, f"{file}_{i}") for i, s in enumerate(several, 1))
         caption = f"Test top-1 over the {name}; bars: standard deviation over seeds"
-        picture = Picture(file, caption, lambda several=several, name=name: _draw(several, name))
+        lines = {
+            f"{s.label}, {s.configurations[0].summary.epochs} epochs": [
+                (c.identity[s.key], 100 * c.mean, None if c.sd is None else 100 * c.sd) for c in s.configurations
+            ]
+            for s in several[:_LINES]
+        }
+        picture = Picture(file, caption, functools.partial(charts.over_knob, lines, name))
         found.append(Section(f"Over {name}", pictures=(picture,) if key in KNOB_NAMES else (), tables=tables))
     return found
 
@@ -40,7 +44,7 @@ def changes_table(all_series: Sequence[Series]) -> Table | None:
         reference = _reference(s)
         for value in s.by_value:
             if reference not in (None, value):
-                d = _difference(s, reference, value)
+                d = difference(s.accuracies, reference, value)
                 change = f"{s.key.rpartition('.')[2]}: {reference} → {value}"
                 rows.append((change, s.title, str(d.n), *difference_cells(d), _seeds_needed(s)))
     if not rows:
@@ -68,7 +72,7 @@ def _series_table(s: Series, name: str) -> Table:
     rows = []
     before = reference = _reference(s)
     for value, c in s.by_value.items():
-        cells = ("", "") if before in (None, value) else difference_cells(_difference(s, before, value))
+        cells = ("", "") if before in (None, value) else difference_cells(difference(s.accuracies, before, value))
         rows.append((value, c.percent, str(c.n), f"{c.mult_adds / 1e6:.2f}", *cells))
         before = reference or value
     header = (s.key, "top-1, %", "n", "mult-adds, M", f"vs {reference or 'the row above'}, points", "verdict")
@@ -76,7 +80,7 @@ def _series_table(s: Series, name: str) -> Table:
         "95 % confidence intervals, each by itself, paired by seed unless marked; the noise is estimated from the "
         "whole series."
     )
-    if spread := paired_sd(c.accuracies for c in s.configurations):
+    if spread := paired_sd(s.accuracies.values()):
         note += (
             f" Noise of a difference between two runs: {100 * spread.sd:.2f} points ({spread.df} degrees of freedom). "
             f"To resolve {100 * _RESOLVE:g} points: {_seeds_needed(s)} seeds each (in brackets: for both ends of the "
@@ -93,26 +97,10 @@ def _reference(s: Series) -> str | None:
     return choice if choice in s.by_value else max(s.by_value, key=lambda value: s.by_value[value].n)
 
 
-def _difference(s: Series, a: str, b: str) -> Difference:
-    return difference({value: c.accuracies for value, c in s.by_value.items()}, a, b)
-
-
 def _seeds_needed(s: Series) -> str:
     """Return '91 (26 to 3,482)', or '' without a repeated seed."""
-    spread = paired_sd(c.accuracies for c in s.configurations)
+    spread = paired_sd(s.accuracies.values())
     if spread is None:
         return ""
     best, low, high = (seeds_needed(sd, _RESOLVE) for sd in (spread.sd, *spread.interval()))
     return f"{best:,} ({low:,} to {high:,})"
-
-
-def _draw(several: Sequence[Series], name: str) -> "Figure":
-    from mobilenet_jax.render import charts  # late: matplotlib takes a second to import
-
-    lines = {
-        f"{s.label}, {s.configurations[0].summary.epochs} epochs": [
-            (c.identity[s.key], 100 * c.mean, None if c.sd is None else 100 * c.sd) for c in s.configurations
-        ]
-        for s in several[:_LINES]
-    }
-    return charts.over_knob(lines, name)

@@ -32,15 +32,13 @@ def compare(a: Run, b: Run) -> Table:
 
 def _differences(prefix: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Return one row for each key whose values differ."""
+
     # The W&B settings change no result. `earlier` lists the other processes of a resumed run.
-    x, y = (
-        {k: _text(v) for k, v in flatten(each).items() if k != "earlier" and not k.startswith("wandb.")}
-        for each in (a, b)
-    )
+    def texts(tree: Mapping[str, Any]) -> dict[str, str]:
+        """Return each value as a config file spells it; quotes only around an empty string."""
+        found = {k: v for k, v in flatten(tree).items() if k != "earlier" and not k.startswith("wandb.")}
+        return {k: v if isinstance(v, str) and v else repr(v) for k, v in found.items()}
+
+    x, y = texts(a), texts(b)
     pairs = ((key, x.get(key, "absent"), y.get(key, "absent")) for key in sorted({*x, *y}))
     return [(f"{prefix}{key}", of_a, of_b, "") for key, of_a, of_b in pairs if of_a != of_b]
-
-
-def _text(value: Any) -> str:
-    """Return a value as a config file spells it; quotes only around an empty string."""
-    return value if isinstance(value, str) and value else repr(value)

@@ -72,6 +72,11 @@ class Series:
         """The configurations by the value of the key, as text."""
         return {str(c.identity[self.key]): c for c in self.configurations}
 
+    @property
+    def accuracies(self) -> dict[str, dict[int, float]]:
+        """The accuracies by value of the key and by seed."""
+        return {value: c.accuracies for value, c in self.by_value.items()}
+
 
 def group_runs(runs: Iterable[Run]) -> list[Configuration]:
     """Return the configurations of the runs, by data set, then by mult-adds.
@@ -113,29 +118,24 @@ def find_series(configurations: Sequence[Configuration]) -> list[Series]:
 
 def configurations_table(configurations: Iterable[Configuration]) -> Table:
     """Return a table with one row per configuration: accuracy in percent, costs in millions, speed per device."""
-    rows = [
-        (
-            c.label,
-            f"{c.summary.dataset} {c.summary.resolution}x{c.summary.resolution}",
-            c.percent,
-            str(c.n),
-            f"{c.mult_adds / 1e6:.2f}",
-            f"{c.summary.params / 1e6:.2f}",
-            str(c.summary.epochs),
-            _device_means(c, lambda run: run.summary.train_images_per_second, "{:,.0f}"),
-            _device_means(c, lambda run: run.summary.wall_seconds / 60, "{:.1f}"),
-            "; ".join(_devices(c)),
-        )
-        for c in configurations
-    ]
-    header = ("configuration", "data", "test top-1, %", "n", "mult-adds, M", "params, M", "epochs", "images/s")
+    columns = {
+        "configuration": lambda c: c.label,
+        "data": lambda c: f"{c.summary.dataset} {c.summary.resolution}x{c.summary.resolution}",
+        "test top-1, %": lambda c: c.percent,
+        "n": lambda c: str(c.n),
+        "mult-adds, M": lambda c: f"{c.mult_adds / 1e6:.2f}",
+        "params, M": lambda c: f"{c.summary.params / 1e6:.2f}",
+        "epochs": lambda c: str(c.summary.epochs),
+        "images/s": lambda c: _device_means(c, lambda run: run.summary.train_images_per_second, "{:,.0f}"),
+        "minutes per run": lambda c: _device_means(c, lambda run: run.summary.wall_seconds / 60, "{:.1f}"),
+        "device": lambda c: "; ".join(_devices(c)),
+    }
     note = (
         "Test top-1 of the last epoch: mean ± sample standard deviation over n seeds, always on the same test images. "
         "Another test set would move every accuracy p, by a standard deviation of √(p (1 - p) / images): 0.4 points at "
         "80 % of 10,000."
     )
-    title = "Mean and spread over seeds"
-    return Table("configurations", title, (*header, "minutes per run", "device"), tuple(rows), note)
+    return Table.of("configurations", "Mean and spread over seeds", configurations, columns, note)
 
 
 def recipes_table(configurations: Sequence[Configuration]) -> Table:
@@ -175,7 +175,6 @@ def _devices(c: Configuration) -> list[str]:
 
 
 def _device_means(c: Configuration, value: Callable[[Run], float], form: str) -> str:
-    """Return the mean over the runs on each device, as text."""
     means = (statistics.mean(value(run) for run in c.runs if run.device == device) for device in _devices(c))
     return "; ".join(map(form.format, means))
 
@@ -196,11 +195,10 @@ def _family(identity: Mapping[str, Any]) -> _Family:
 
 def _usual_values(identities: Iterable[Mapping[str, Any]]) -> dict[_Family, dict[str, Any]]:
     """Return family -> key -> the most common value, the lowest of equally common ones."""
-    counts: dict[_Family, dict[str, collections.Counter[Any]]] = {}
+    counts = collections.defaultdict(lambda: collections.defaultdict(collections.Counter))
     for identity in identities:
-        of_family = counts.setdefault(_family(identity), {})
         for key, value in identity.items():
-            of_family.setdefault(key, collections.Counter())[value] += 1
+            counts[_family(identity)][key][value] += 1
     return {
         family: {key: min(n, key=lambda value, n=n: (-n[value], _sort_key(value))) for key, n in keys.items()}
         for family, keys in counts.items()

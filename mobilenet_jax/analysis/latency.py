@@ -1,22 +1,21 @@
 """Inference times compared with a roofline: measured (a record of `benchmarks/layer_latency.py`) or printed."""
 
 import dataclasses
+import functools
 import itertools
+import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import totals
 from mobilenet_jax.networks.roofline import PIXEL_1, Device, LayerTime, roofline
 from mobilenet_jax.papers import printed
-from mobilenet_jax.render.tables import Picture, Section, Table, plain
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from mobilenet_jax.render import charts
+from mobilenet_jax.render.tables import Picture, Section, Table
 
 _KINDS = ("conv", "depthwise", "pointwise", "pool", "dense")
-_LARGEST = 1_000_000  # resolution or batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,61 +51,52 @@ class MeasuredNetwork:
         return self.batch * self.mult_adds / self.measured
 
 
-def networks(record: dict[str, Any]) -> list[MeasuredNetwork]:
+def networks(record: Mapping[str, Any]) -> list[MeasuredNetwork]:
     """Return the networks of a record. Costs and predictions are computed, not read.
 
     Raises:
-      KeyError, TypeError, ValueError: the record lacks a field, has a wrong value, or lists a network twice.
+      KeyError, TypeError, ValueError, ArithmeticError: it is not what `benchmarks/layer_latency.py` writes.
     """
-    device, launch = _device(record), _positive(record["device"]["launch_seconds"])
-    found: dict[tuple[str, float, int, int], MeasuredNetwork] = {}
+    device, launch, found = _device(record), record["device"]["launch_seconds"], []
     for row in record["networks"]:
-        key = version, alpha, resolution, batch = row["version"], row["alpha"], row["resolution"], row["batch"]
-        if version not in ("v1", "v2"):
-            raise ValueError(f"version is {str(version)[:40]!r}, allowed is 'v1' or 'v2'")
-        for name, count in (("resolution", resolution), ("batch", batch)):
-            if type(count) is not int or not 1 <= count <= _LARGEST:
-                raise ValueError(f"{name} is {str(count)[:40]}, allowed is a whole number from 1 to {_LARGEST:,}")
-        if key in found:
-            raise ValueError(f"{key} is listed twice")
-        network = arch.mobilenet(version, _positive(alpha))
-        no_shortcuts = tuple(dataclasses.replace(layer, shortcut=None) for layer in network.layers)
-        layers = [
-            MeasuredLayer(time, time.seconds + launch, _positive(row["layers"][time.row.layer.name]))
-            for time in roofline(dataclasses.replace(network, layers=no_shortcuts), resolution, device, batch)
-        ]
+        version, alpha, resolution, batch = row["version"], row["alpha"], row["resolution"], row["batch"]
+        if not all(0 < seconds < math.inf for seconds in (row["seconds"], *row["layers"].values())):
+            raise ValueError(f"{version} {alpha:g}: every time must be above 0 and finite")
+        network = arch.mobilenet(version, alpha)
         predicted = sum(time.seconds for time in roofline(network, resolution, device, batch)) + launch
+        no_shortcuts = tuple(dataclasses.replace(layer, shortcut=None) for layer in network.layers)
+        layers = tuple(
+            MeasuredLayer(time, time.seconds + launch, row["layers"][time.row.layer.name])
+            for time in roofline(dataclasses.replace(network, layers=no_shortcuts), resolution, device, batch)
+        )
         count = totals(network, resolution).mult_adds
-        found[key] = MeasuredNetwork(*key, count, predicted, _positive(row["seconds"]), tuple(layers))
-    if not found:
-        raise ValueError("the record has no networks")
-    return list(found.values())
+        found.append(MeasuredNetwork(version, alpha, resolution, batch, count, predicted, row["seconds"], layers))
+    return found
 
 
-def sections(record: dict[str, Any]) -> tuple[Section, ...]:
+def sections(record: Mapping[str, Any]) -> tuple[Section, ...]:
     """Return tables and figures of whole networks, of kinds of layers, and of the layers of each network of alpha 1.
 
     Raises:
-      KeyError, TypeError, ValueError: as `networks`.
+      KeyError, TypeError, ValueError, ArithmeticError: as `networks`.
     """
     found = networks(record)
-    by_batch = {batch: [n for n in found if n.batch == batch] for batch in sorted({n.batch for n in found})}
-
-    def pictures(name: str, caption: str, draw: Callable[[Sequence[MeasuredNetwork]], "Figure"]) -> tuple[Picture, ...]:
-        """Return one picture per batch size."""
-        return tuple(
-            Picture(f"{name}_{batch}", f"{caption}, batch {batch}", lambda chosen=chosen: draw(chosen))
-            for batch, chosen in by_batch.items()
-        )
-
     whole = _networks_table(found, _device(record), record["device"]["launch_seconds"])
-    kinds = [_kinds_table(chosen, batch) for batch, chosen in by_batch.items()]
+    of_networks, of_layers, kinds = [], [], []
+    for batch in sorted({n.batch for n in found}):
+        chosen = [n for n in found if n.batch == batch]
+        kinds.append(_kinds_table(chosen, batch))
+        caption = f"Measured time per image against mult-adds, batch {batch}"
+        of_networks.append(Picture(f"latency_{batch}", caption, functools.partial(charts.latency, _lines(chosen))))
+        times: dict[str, list[tuple[float, float]]] = {}
+        for x in distinct(chosen):
+            times.setdefault(x.time.row.layer.kind, []).append((1e6 * x.measured, 1e6 * x.predicted))
+        caption = f"Predicted against measured time of each layer, batch {batch}"
+        of_layers.append(Picture(f"latency_layers_{batch}", caption, functools.partial(charts.predicted, times)))
     layers = [_layers_table(n) for n in found if n.alpha == 1 and n.batch == 1]
-    of_networks = pictures("latency", "Measured time per image against mult-adds", _draw_networks)
-    of_layers = pictures("latency_layers", "Predicted against measured time of each layer", _draw_layers)
     return (
-        Section("Networks", pictures=of_networks, tables=(whole,)),
-        Section("Layers", pictures=of_layers, tables=(*kinds, *layers)),
+        Section("Networks", pictures=tuple(of_networks), tables=(whole,)),
+        Section("Layers", pictures=tuple(of_layers), tables=(*kinds, *layers)),
     )
 
 
@@ -157,50 +147,41 @@ def pixel_1() -> Section:
     picture = Picture(
         "pixel_1",
         "Printed time per image on a Pixel 1 against mult-adds, 224 pixels: v2 from TF-slim, v1 from the v2 paper",
-        lambda: _draw_networks(drawn, "printed time per image (ms)"),
+        functools.partial(charts.latency, _lines(drawn), "printed time per image (ms)"),
     )
     table = Table("pixel_1", f"{PIXEL_1.name}: printed and predicted", header, tuple(rows), note)
     return Section("Time on a phone", pictures=(picture,), tables=(table,))
 
 
-def _device(record: dict[str, Any]) -> Device:
+def _device(record: Mapping[str, Any]) -> Device:
     """Return the limits of the machine that made a record, as measured there."""
-    limits = record["device"]
-    return Device(
-        name=plain(str(limits["name"])),
-        mult_adds_per_second=_positive(limits["mult_adds_per_second"]),
-        bytes_per_second=_positive(limits["bytes_per_second"]),
-        cache_bytes=int(limits["cache_bytes"] and _positive(limits["cache_bytes"])),
-        cache_bytes_per_second=_positive(limits["cache_bytes_per_second"]),
-        source="measured with the record",
-    )
+    names = ("name", "mult_adds_per_second", "bytes_per_second", "cache_bytes", "cache_bytes_per_second")
+    return Device(*(record["device"][name] for name in names), source="measured with the record")
 
 
-def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
-        raise ValueError(f"a time or rate is {str(value)[:40]}, allowed is a number above 0")
-    return value
+def _lines(found: Iterable[MeasuredNetwork]) -> dict[tuple[str, int], list[tuple[float, float, float]]]:
+    """Return the networks as `charts.latency` takes them."""
+    lines: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    for n in found:
+        point = (n.alpha, n.mult_adds / 1e6, 1e3 * n.measured / n.batch)
+        lines.setdefault((n.version, n.batch), []).append(point)
+    return lines
 
 
 def _networks_table(found: Sequence[MeasuredNetwork], device: Device, launch: float) -> Table:
     fastest = {batch: max(n.rate for n in found if n.batch == batch) for batch in {n.batch for n in found}}
-    rows = tuple(
-        (
-            n.name,
-            str(n.resolution),
-            str(n.batch),
-            f"{n.mult_adds / 1e6:.2f}",
-            f"{1e3 * n.measured:.2f}",
-            f"{1e3 * sum(layer.measured for layer in n.layers):.2f}",
-            f"{1e3 * n.predicted:.2f}",
-            f"{n.measured / n.predicted:.2f}",
-            f"{n.rate / 1e9:.1f}",
-            f"{fastest[n.batch] / n.rate:.2f}",
-        )
-        for n in sorted(found, key=lambda n: (n.batch, n.mult_adds))
-    )
-    header = ("network", "pixels", "batch", "mult-adds, M", "measured, ms", "layers alone, ms", "predicted, ms")
-    header += ("measured / predicted", "G mult-adds/s", "time per mult-add / least")
+    columns = {
+        "network": lambda n: n.name,
+        "pixels": lambda n: str(n.resolution),
+        "batch": lambda n: str(n.batch),
+        "mult-adds, M": lambda n: f"{n.mult_adds / 1e6:.2f}",
+        "measured, ms": lambda n: f"{1e3 * n.measured:.2f}",
+        "layers alone, ms": lambda n: f"{1e3 * sum(layer.measured for layer in n.layers):.2f}",
+        "predicted, ms": lambda n: f"{1e3 * n.predicted:.2f}",
+        "measured / predicted": lambda n: f"{n.measured / n.predicted:.2f}",
+        "G mult-adds/s": lambda n: f"{n.rate / 1e9:.1f}",
+        "time per mult-add / least": lambda n: f"{fastest[n.batch] / n.rate:.2f}",
+    }
     note = (
         f"Roofline of {device.name}, {device.source}: {device.mult_adds_per_second / 1e9:.1f} G mult-adds/s; GB/s: "
         f"{device.bytes_per_second / 1e9:.1f} from memory, {device.cache_bytes_per_second / 1e9:.1f} from "
@@ -208,23 +189,19 @@ def _networks_table(found: Sequence[MeasuredNetwork], device: Device, launch: fl
         f"of its own. Predicted: the sum of the layers' rooflines and {1e6 * launch:.0f} µs to start a program. Last "
         "column: the time per mult-add, relative to the network of the same batch with the least."
     )
-    if reversal := _largest_reversal(found):
-        few, many = reversal
-        note += (
-            f" Largest reversal: {few.name} has {few.mult_adds / many.mult_adds:.2f} of the mult-adds of {many.name}, "
-            f"but takes {few.measured / many.measured:.2f} of its time (batch {few.batch})."
-        )
-    return Table("latency", "Inference: measured and predicted", header, rows, note)
-
-
-def _largest_reversal(found: Iterable[MeasuredNetwork]) -> tuple[MeasuredNetwork, MeasuredNetwork] | None:
-    """Return two networks of one batch size: the one with fewer mult-adds takes longer, by the largest factor."""
-    pairs = [
+    reversals = [
         (few, many)
         for few, many in itertools.permutations(found, 2)
         if few.batch == many.batch and few.mult_adds < many.mult_adds and few.measured > many.measured
     ]
-    return max(pairs, key=lambda pair: pair[0].measured / pair[1].measured, default=None)
+    if reversals:
+        few, many = max(reversals, key=lambda pair: pair[0].measured / pair[1].measured)
+        note += (
+            f" Largest reversal: {few.name} has {few.mult_adds / many.mult_adds:.2f} of the mult-adds of {many.name}, "
+            f"but takes {few.measured / many.measured:.2f} of its time (batch {few.batch})."
+        )
+    networks = sorted(found, key=lambda n: (n.batch, n.mult_adds))
+    return Table.of("latency", "Inference: measured and predicted", networks, columns, note)
 
 
 def _kinds_table(found: Sequence[MeasuredNetwork], batch: int) -> Table:
@@ -256,35 +233,15 @@ def _kinds_table(found: Sequence[MeasuredNetwork], batch: int) -> Table:
 
 
 def _layers_table(network: MeasuredNetwork) -> Table:
-    rows = tuple(
-        (
-            layer.time.row.layer.name,
-            f"{layer.time.row.in_size}x{layer.time.row.in_size}x{layer.time.row.layer.in_channels}",
-            f"{layer.time.row.mult_adds / 1e6:.2f}",
-            layer.time.bound,
-            f"{1e6 * layer.predicted:.0f}",
-            f"{1e6 * layer.measured:.0f}",
-            f"{layer.measured / layer.predicted:.2f}",
-        )
-        for layer in network.layers
-    )
-    header = ("layer", "input", "mult-adds, M", "bound by", "predicted, µs", "measured, µs", "measured / predicted")
+    columns = {
+        "layer": lambda x: x.time.row.layer.name,
+        "input": lambda x: f"{x.time.row.in_size}x{x.time.row.in_size}x{x.time.row.layer.in_channels}",
+        "mult-adds, M": lambda x: f"{x.time.row.mult_adds / 1e6:.2f}",
+        "bound by": lambda x: x.time.bound,
+        "predicted, µs": lambda x: f"{1e6 * x.predicted:.0f}",
+        "measured, µs": lambda x: f"{1e6 * x.measured:.0f}",
+        "measured / predicted": lambda x: f"{x.measured / x.predicted:.2f}",
+    }
     name = f"{network.version}, alpha {network.alpha:g}, {network.resolution} pixels"
     title = f"Layer by layer: {name}, batch {network.batch}"
-    return Table(f"latency_{network.version}_{network.resolution}", title, header, rows)
-
-
-def _draw_networks(found: Sequence[MeasuredNetwork], label: str = "measured time per image (ms)") -> "Figure":
-    from mobilenet_jax.render import charts  # late, as below: matplotlib takes a second to import
-
-    timings = [charts.Timing(n.version, n.batch, n.alpha, n.mult_adds / 1e6, 1e3 * n.measured / n.batch) for n in found]
-    return charts.latency(timings, label)
-
-
-def _draw_layers(found: Sequence[MeasuredNetwork]) -> "Figure":
-    from mobilenet_jax.render import charts
-
-    layers = distinct(found)
-    return charts.predicted(
-        [charts.LayerTiming(x.time.row.layer.kind, 1e6 * x.measured, 1e6 * x.predicted) for x in layers]
-    )
+    return Table.of(f"latency_{network.version}_{network.resolution}", title, network.layers, columns)

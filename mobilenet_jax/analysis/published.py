@@ -1,16 +1,11 @@
 """Assemble the page of published costs: every printed cost next to ours, and what the released networks show."""
 
-from typing import TYPE_CHECKING, Literal
-
 from mobilenet_jax.analysis import latency
 from mobilenet_jax.analysis.statistics import fit, pareto
-from mobilenet_jax.networks import arch
-from mobilenet_jax.networks.cost import totals
-from mobilenet_jax.papers import cifar28, compare, printed, tables
+from mobilenet_jax.papers import cifar28, compare, figures, tables
+from mobilenet_jax.render import charts
+from mobilenet_jax.render.charts import NetworkPoint
 from mobilenet_jax.render.tables import Picture, Section, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def sections() -> list[Section]:
@@ -32,7 +27,7 @@ def sections() -> list[Section]:
         "'cifar28'). This project grew from them."
     )
     return [
-        Section("Released networks", pictures=_pictures(), tables=(released(),)),
+        released(),
         Section("What differs", (how,), tables=(compare.summary([*from_papers, *from_documents]),)),
         Section("The papers and TF-slim", tables=tuple(map(compare.as_table, from_papers))),
         Section("Documents", (which,), tables=tuple(map(compare.as_table, from_documents))),
@@ -40,76 +35,41 @@ def sections() -> list[Section]:
     ]
 
 
-def released() -> Table:
-    """Return TF-slim's 38 networks by mult-adds: printed top-1, the Pareto front, points per doubling of mult-adds."""
-    networks, gains = [], []
+def released() -> Section:
+    """Return TF-slim's 38 networks: printed top-1, Pareto fronts, points per doubling; where their costs lie."""
+    points, of_params = figures.checkpoints("mult_adds"), figures.checkpoints("params")
+    front, gains = _front(points), []
     for version in ("v1", "v2"):
-        rows = []
-        for row in printed.rows(f"slim_{version}"):
-            alpha, resolution = float(row["alpha"]), int(row["resolution"])
-            sums = totals(arch.mobilenet(version, alpha), resolution)
-            rows.append((f"{version} {alpha:g}", str(resolution), float(row["top1"]), sums))
-        line = fit([(sums.mult_adds, {0: top1 / 100}) for *_, top1, sums in rows])
+        of_version = [p for p in points if p.version == version]
+        line = fit([(p.cost, {0: p.top1 / 100}) for p in of_version])
         assert line  # each version has more than three networks
-        gains.append(f"{line.points_per_doubling:.1f} points among the {len(rows)} {version} networks")
-        networks += rows
-    front = pareto(networks, lambda row: row[3].mult_adds, lambda row: row[2])
-    cells = tuple(
-        (
-            *row[:2],
-            f"{row[2]:.1f}",
-            f"{row[3].mult_adds / 1e6:.2f}",
-            f"{row[3].params / 1e6:.2f}",
-            "yes" if row in front else "",
-        )
-        for row in sorted(networks, key=lambda row: row[3].mult_adds)
-    )
-    header = ("network", "pixels", "ImageNet top-1, %, printed", "mult-adds, M", "params, M", "on the Pareto front")
+        gains.append(f"{100 * line.slope:.1f} points among the {len(of_version)} {version} networks")
+    columns = {
+        "network": lambda pair: f"{pair[0].version} {pair[0].alpha:g}",
+        "pixels": lambda pair: str(pair[0].resolution),
+        "ImageNet top-1, %, printed": lambda pair: f"{pair[0].top1:.1f}",
+        "mult-adds, M": lambda pair: f"{pair[0].cost:.2f}",
+        "params, M": lambda pair: f"{pair[1].cost:.2f}",
+        "on the Pareto front": lambda pair: "yes" if pair[0] in front else "",
+    }
+    networks = sorted(zip(points, of_params, strict=True), key=lambda pair: pair[0].cost)
     note = f"A doubling of mult-adds buys {' and '.join(gains)} (log-linear least squares)."
-    return Table("released", "TF-slim's 38 networks by mult-adds", header, cells, note)
-
-
-def _pictures() -> tuple[Picture, ...]:
-    return (
-        Picture(
-            "accuracy_mult_adds",
-            "ImageNet top-1 of the 38 released checkpoints against mult-adds",
-            lambda: _draw_accuracy("mult_adds", "mult-adds (millions)"),
-        ),
-        Picture(
-            "accuracy_params",
-            "The same against trainable params",
-            lambda: _draw_accuracy("params", "trainable params (millions)"),
-        ),
-        Picture("mult_adds_by_kind", "Where the mult-adds are, at 224 pixels", _draw_kinds),
-        Picture(
-            "activation_memory",
-            "Activations held at each layer: its input, its output, a waiting shortcut; or the ends of each block",
-            _draw_memory,
-        ),
+    drawn = {
+        "accuracy_mult_adds": lambda: charts.accuracy(points, front),
+        "accuracy_params": lambda: charts.accuracy(of_params, _front(of_params), "trainable params (millions)"),
+        "mult_adds_by_kind": lambda: charts.mult_adds_by_kind(figures.mult_adds_by_kind()),
+        "activation_memory": lambda: charts.activation_memory(figures.activation_memory()),
+    }
+    captions = (
+        "ImageNet top-1 of the 38 released checkpoints against mult-adds",
+        "The same against trainable params",
+        "Where the mult-adds are, at 224 pixels",
+        "Activations held at each layer: its input, its output, a waiting shortcut; or the ends of each block",
     )
+    pictures = tuple(Picture(name, text, draw) for (name, draw), text in zip(drawn.items(), captions, strict=True))
+    table = Table.of("released", "TF-slim's 38 networks by mult-adds", networks, columns, note)
+    return Section("Released networks", pictures=pictures, tables=(table,))
 
 
-# matplotlib takes a second to import: the functions that draw import it when they are called.
-
-
-def _draw_accuracy(count: Literal["mult_adds", "params"], label: str) -> "Figure":
-    from mobilenet_jax.papers import figures
-    from mobilenet_jax.render import charts
-
-    points = figures.checkpoints(count)
-    return charts.accuracy(points, pareto(points, lambda p: p.cost, lambda p: p.top1), label)
-
-
-def _draw_kinds() -> "Figure":
-    from mobilenet_jax.papers import figures
-    from mobilenet_jax.render import charts
-
-    return charts.mult_adds_by_kind(figures.mult_adds_by_kind())
-
-
-def _draw_memory() -> "Figure":
-    from mobilenet_jax.papers import figures
-    from mobilenet_jax.render import charts
-
-    return charts.activation_memory(figures.activation_memory())
+def _front(points: list[NetworkPoint]) -> list[NetworkPoint]:
+    return pareto(points, lambda p: p.cost, lambda p: p.top1)

@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
+
 Results = Mapping[int, float]  # seed -> accuracy
 Name = TypeVar("Name", bound=Hashable)
 Item = TypeVar("Item")
@@ -26,11 +28,11 @@ class Spread:
     sd: float
     df: int
 
-    def interval(self, level: float = 0.05) -> tuple[float, float]:
-        """Return the confidence interval of `sd`: sd · √(df / χ²(1 - level / 2)) to sd · √(df / χ²(level / 2))."""
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % confidence interval of `sd`: sd · √(df / χ²(0.975)) to sd · √(df / χ²(0.025))."""
         from scipy.special import chdtri
 
-        low, high = (self.sd * math.sqrt(self.df / float(chdtri(self.df, p))) for p in (level / 2, 1 - level / 2))
+        low, high = (self.sd * math.sqrt(self.df / float(chdtri(self.df, p))) for p in (0.025, 0.975))
         return low, high
 
 
@@ -60,8 +62,8 @@ def pooled_sd(groups: Iterable[Results]) -> Spread | None:
     degrees of freedom. Assumes equal variances and independent runs. Source: Box, Hunter and Hunter, Statistics for
     Experimenters, 2nd ed. (2005), section 4.1: within treatments.
     """
-    runs = [list(_checked(group).values()) for group in groups]
-    return _spread(sum(map(_squares, runs)), sum(len(values) - 1 for values in runs if values))
+    runs = [list(group.values()) for group in groups if group]
+    return _spread(sum(map(_squares, runs)), sum(len(values) - 1 for values in runs))
 
 
 def paired_sd(series: Iterable[Results]) -> Spread | None:
@@ -73,11 +75,9 @@ def paired_sd(series: Iterable[Results]) -> Spread | None:
     differences, with (k - 1)(n - 1) degrees of freedom. Source: Box, Hunter and Hunter, Statistics for Experimenters,
     2nd ed. (2005), section 4.2: randomized blocks (the seeds).
     """
-    rows = [row for row in map(_checked, series) if len(row) > 1]  # a single run has no residual
+    rows = [row for row in series if len(row) > 1]  # a single run has no residual
     if not rows:
         return None
-    import numpy as np
-
     seeds = sorted({seed for row in rows for seed in row})
     runs = [(i, seed) for i, row in enumerate(rows) for seed in row]
     design = np.array([[*(i == j for j in range(len(rows))), *(seed == s for s in seeds)] for i, seed in runs], float)
@@ -102,27 +102,16 @@ def difference(series: Mapping[Name, Results], a: Name, b: Name, level: float = 
         train on other data or for other epochs do not belong here.
       a, b: two keys of `series`.
       level: probability that the interval misses the true difference.
-
-    Raises:
-      ValueError: a or b has no results, an accuracy is not a fraction, or `level` is not between 0 and 1.
     """
-    if not (series[a] and series[b]):
-        raise ValueError("cannot compare a configuration without results")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1; got {level}")
-    first, second = _checked(series[a]), _checked(series[b])
+    first, second = series[a], series[b]
     n = len(first.keys() & second.keys())
     mean = statistics.mean(second.values()) - statistics.mean(first.values())
-    error = math.sqrt(1 / len(first) + 1 / len(second))
     spread = paired_sd(series.values()) if first.keys() == second.keys() else None
-    if paired := spread is not None:
-        mean = statistics.mean(second[seed] - first[seed] for seed in first)
-        error = 1 / math.sqrt(n)
-    elif not (spread := pooled_sd(series.values())):
+    paired = spread is not None
+    if spread is None and (spread := pooled_sd(series.values())) is None:
         return Difference(mean, None, n, 0, paired)
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(spread.df, 1 - level / 2)) * spread.sd * error
+    error = 1 / math.sqrt(n) if paired else math.sqrt(1 / len(first) + 1 / len(second))
+    half = _t(spread.df, level) * spread.sd * error
     return Difference(mean, (mean - half, mean + half), n, spread.df, paired)
 
 
@@ -139,14 +128,7 @@ def seeds_needed(sd: float, resolve: float = 0.002, power: float = 0.8, level: f
       resolve: the true difference.
       power: probability of an interval that lies on the correct side of 0.
       level: as in `difference`.
-
-    Raises:
-      ValueError: an argument is out of range.
     """
-    if not (sd >= 0 and math.isfinite(sd) and resolve > 0 and math.isfinite(resolve)):
-        raise ValueError(f"sd must be at least 0 and resolve above 0, both finite; got {sd} and {resolve}")
-    if not (0 < power < 1 and 0 < level < 1):
-        raise ValueError(f"power and level must lie between 0 and 1; got {power} and {level}")
     if sd < _ROUNDING:
         return 2
     from scipy.stats import nct, norm, t
@@ -160,59 +142,36 @@ def seeds_needed(sd: float, resolve: float = 0.002, power: float = 0.8, level: f
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A line, accuracy = intercept + slope · log2(mult_adds), over k configurations of n_i runs at x_i = log2(cost)."""
+    """A line, accuracy = intercept + slope · log2(mult_adds), over k configurations of n_i runs."""
 
-    slope: float
-    slope_error: float | None  # standard error s / √(Σ n_i (x_i - x̄)²) over seeds, s being `spread`
-    spread: Spread | None  # of the seeds (`pooled_sd`); None without a repeated seed
+    slope: float  # per doubling of mult-adds
+    interval: tuple[float, float] | None  # of the slope, 95 %, over seeds; None without a repeated seed
     intercept: float
     residuals: tuple[float, ...]  # mean accuracy minus the line, by configuration
     residual_sd: float  # √(Σ residual² / (k - 2)): how far the configurations lie from the line
     r_squared: float  # of the means, weighted by n_i; 0 if all means are equal
 
-    @property
-    def points_per_doubling(self) -> float:
-        """The slope in points of top-1 (hundredths) per doubling of mult-adds."""
-        return 100 * self.slope
-
-    def interval(self, level: float = 0.05) -> tuple[float, float] | None:
-        """Return the interval of `points_per_doubling` over seeds: ± t(1 - level / 2, df) standard errors."""
-        if self.spread is None or self.slope_error is None:
-            return None
-        from scipy.special import stdtrit
-
-        half = 100 * float(stdtrit(self.spread.df, 1 - level / 2)) * self.slope_error
-        return self.points_per_doubling - half, self.points_per_doubling + half
-
-    def at(self, mult_adds: float) -> float:
-        """Return the accuracy on the line."""
-        return self.intercept + self.slope * math.log2(mult_adds)
-
 
 def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
     """Return the least-squares line over all runs; None with fewer than three different mult-adds.
 
+    The standard error of the slope is s / √(Σ n_i (x_i - x̄)²), where x_i = log2(mult_adds) and s is the `pooled_sd`.
     MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4 the same way: "log linear".
 
-    Args:
-      points: (mult-adds, results) of each configuration.
-
-    Raises:
-      ValueError: a cost is not positive and finite, or an accuracy is not a fraction.
+    `points` has (mult-adds, results) of each configuration.
     """
-    _check_costs(mult_adds for mult_adds, _ in points)
-    results = [_checked(each) for _, each in points]
     if len({mult_adds for mult_adds, _ in points}) < 3:
         return None
-    means = [(math.log2(cost), statistics.mean(row.values())) for (cost, _), row in zip(points, results, strict=True)]
-    x, y = zip(*(mean for mean, row in zip(means, results, strict=True) for _ in row), strict=True)  # one per run
+    means = [(math.log2(mult_adds), statistics.mean(results.values())) for mult_adds, results in points]
+    runs = [mean for mean, (_, results) in zip(means, points, strict=True) for _ in results]
+    x, y = zip(*runs, strict=True)
     slope, intercept = statistics.linear_regression(x, y)
     residuals = tuple(v - intercept - slope * u for u, v in means)
-    spread = pooled_sd(results)
+    spread = pooled_sd(results for _, results in points)
+    half = spread and _t(spread.df, 0.05) * spread.sd / math.sqrt(_squares(x))
     return Fit(
         slope=slope,
-        slope_error=spread and spread.sd / math.sqrt(_squares(x)),
-        spread=spread,
+        interval=None if half is None else (slope - half, slope + half),
         intercept=intercept,
         residuals=residuals,
         residual_sd=math.sqrt(math.fsum(r * r for r in residuals) / (len(points) - 2)),
@@ -220,39 +179,31 @@ def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
     )
 
 
-def pareto(points: Sequence[Item], cost: Callable[[Item], float], value: Callable[[Item], float]) -> list[Item]:
+def pareto(points: Iterable[Item], cost: Callable[[Item], float], value: Callable[[Item], float]) -> list[Item]:
     """Return the Pareto front by increasing cost: points such that no other is as cheap, as good, and better in one."""
-
-    def beaten(p: Item) -> bool:
-        return any(
-            cost(q) <= cost(p) and value(q) >= value(p) and (cost(q) < cost(p) or value(q) > value(p)) for q in points
-        )
-
-    return sorted((p for p in points if not beaten(p)), key=cost)
+    front: list[Item] = []
+    for p in sorted(points, key=lambda p: (cost(p), -value(p))):
+        if not front or value(p) > value(front[-1]) or (cost(p), value(p)) == (cost(front[-1]), value(front[-1])):
+            front.append(p)
+    return front
 
 
-def group_by_cost(mult_adds: Mapping[Name, float], tolerance: float = 0.03) -> list[tuple[Name, ...]]:
-    """Return groups of configurations of equal cost, cheapest first, by complete linkage on the logarithm of the cost.
+def group_by_cost(items: Iterable[Item], cost: Callable[[Item], float], tolerance: float = 0.03) -> list[list[Item]]:
+    """Return groups of items of equal cost, cheapest first, by complete linkage on the logarithm of the cost.
 
-    Within a group the largest cost is at most (1 + tolerance) times the smallest. A configuration is in one group at
-    most. Configurations without a partner are left out.
-
-    Raises:
-      ValueError: a cost is not positive and finite, or the tolerance is negative or not finite.
+    Within a group the largest cost is at most (1 + tolerance) times the smallest. An item is in one group at most.
+    Items without a partner are left out.
     """
-    if not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance must be at least 0 and finite; got {tolerance}")
-    _check_costs(mult_adds.values())
-    if len(mult_adds) < 2:
+    ordered = sorted(items, key=cost)
+    if len(ordered) < 2:
         return []
     from scipy.cluster.hierarchy import fcluster, linkage
 
-    names = sorted(mult_adds, key=lambda name: mult_adds[name])
-    tree = linkage([[math.log(mult_adds[name])] for name in names], "complete")
-    groups: dict[int, list[Name]] = {}
-    for name, label in zip(names, fcluster(tree, math.log1p(tolerance) + _ROUNDING, "distance"), strict=True):
-        groups.setdefault(label, []).append(name)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
+    tree = linkage([[math.log(cost(item))] for item in ordered], "complete")
+    groups: dict[int, list[Item]] = {}
+    for item, label in zip(ordered, fcluster(tree, math.log1p(tolerance) + _ROUNDING, "distance"), strict=True):
+        groups.setdefault(label, []).append(item)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _squares(values: Sequence[float]) -> float:
@@ -267,14 +218,8 @@ def _spread(squares: float, df: int) -> Spread | None:
     return Spread(sd if sd > _ROUNDING else 0.0, df)
 
 
-def _checked(results: Results) -> dict[int, float]:
-    for accuracy in results.values():
-        if not 0 <= accuracy <= 1:  # or NaN
-            raise ValueError(f"accuracies are fractions between 0 and 1; got {accuracy}")
-    return {seed: float(accuracy) for seed, accuracy in results.items()}
+def _t(df: int, level: float) -> float:
+    """Return the quantile of Student's t at 1 - level / 2."""
+    from scipy.special import stdtrit
 
-
-def _check_costs(mult_adds: Iterable[float]) -> None:
-    for cost in mult_adds:
-        if not 0 < cost < math.inf:
-            raise ValueError(f"mult-adds must be above 0 and finite; got {cost}")
+    return float(stdtrit(df, 1 - level / 2))

@@ -4,9 +4,10 @@ Only configurations of one data set and recipe are compared: other epochs, other
 experiment.
 """
 
+import functools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mobilenet_jax.analysis import ablations
 from mobilenet_jax.analysis.ablations import difference_cells
@@ -26,12 +27,8 @@ from mobilenet_jax.networks.cost import totals
 from mobilenet_jax.papers import printed
 from mobilenet_jax.records.collect import Problem, problems_table
 from mobilenet_jax.records.identity import KNOB_NAMES
+from mobilenet_jax.render import charts
 from mobilenet_jax.render.tables import Picture, Section, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from mobilenet_jax.render.charts import Curve
 
 _NETWORK = ("model.version", *KNOB_NAMES)  # keys that may differ among comparable configurations
 _CURVES = 6  # runs in a figure of curves: more are hard to distinguish
@@ -70,8 +67,7 @@ def comparable(configurations: Iterable[Configuration]) -> list[tuple[str, list[
     titled = [(_title(group[0]), group) for group in groups.values() if len({c.mult_adds for c in group}) > 1]
     found = []
     for title, group in titled:
-        identity = group[0].identity
-        alike = [other[0].identity for name, other in titled if name == title]
+        identity, alike = group[0].identity, [other[0].identity for name, other in titled if name == title]
         differ = [k for k in identity if k not in _NETWORK and len({other.get(k, "") for other in alike}) > 1]
         found.append((", ".join([title, *(setting_text(k, identity[k]) for k in differ)]), group))
     return found
@@ -116,61 +112,51 @@ def compare_with_best(networks: Sequence[Configuration]) -> list[Difference]:
 
 
 def _title(c: Configuration) -> str:
-    parts = [f"{c.summary.dataset}, {c.summary.epochs} epochs"]
-    parts += [f"batch {c.identity['train.batch_size']}"] if "train.batch_size" in c.identity else []
-    parts += [c.identity["model.variant"]] if c.identity["model.variant"] != "paper" else []
-    return ", ".join(parts)
+    batch, variant = c.identity.get("train.batch_size"), c.identity["model.variant"]
+    parts = [f"{c.summary.dataset}, {c.summary.epochs} epochs", batch and f"batch {batch}"]
+    return ", ".join(filter(None, [*parts, variant if variant != "paper" else ""]))
 
 
 def _accuracy_against_cost(group: Sequence[Configuration], title: str, number: int) -> Section:
     seeds = "bars: standard deviation over seeds" if any(c.n > 1 for c in group) else "one seed each"
-    pictures = [
-        Picture(
-            f"accuracy_{name}_{number}",
-            f"Test top-1 against {name.replace('_', '-')}: {title}; {seeds}",
-            lambda name=name: _draw_accuracy(group, name),
-        )
-        for name in ("mult_adds", "params")
-    ]
+    pictures = []
+    for count, label in (("mult_adds", "mult-adds (millions)"), ("params", "trainable params (millions)")):
+        points = [
+            charts.NetworkPoint(
+                version=c.identity["model.version"],
+                alpha=c.identity["model.alpha"],
+                resolution=c.summary.resolution,
+                cost=getattr(c.summary, count) / 1e6,
+                top1=100 * c.mean,
+                sd=None if c.sd is None else 100 * c.sd,
+                expansion=c.identity["model.expansion"],
+            )
+            for c in group
+        ]
+        draw = functools.partial(charts.accuracy, points, pareto(points, lambda p: p.cost, lambda p: p.top1), label)
+        caption = f"Test top-1 against {count.replace('_', '-')}: {title}; {seeds}"
+        pictures.append(Picture(f"accuracy_{count}_{number}", caption, draw))
     tables = _fit_tables(group, title, number)
-    if equal := _equal_cost(group):
+    equal = [sorted(rivals, key=lambda c: -c.mean) for rivals in group_by_cost(group, lambda c: c.mult_adds)]
+    if equal:
         tables.append(_equal_cost_table(equal, title, number))
-        if sum(map(len, equal)) <= _DRAWN:
-            caption = f"At equal cost, top-1 of every seed: {title}"
-            pictures.append(Picture(f"equal_cost_{number}", caption, lambda: _draw_equal_cost(equal)))
+    if 0 < sum(map(len, equal)) <= _DRAWN:
+        networks = [[_every_seed(c) for c in rivals] for rivals in equal]
+        caption = f"At equal cost, top-1 of every seed: {title}"
+        pictures.append(Picture(f"equal_cost_{number}", caption, functools.partial(charts.equal_cost, networks)))
     return Section(f"Accuracy against cost: {title}", pictures=tuple(pictures), tables=tuple(tables))
-
-
-def _draw_accuracy(group: Sequence[Configuration], count: str) -> "Figure":
-    from mobilenet_jax.render import charts  # late, as below: matplotlib takes a second to import
-
-    points = [
-        charts.NetworkPoint(
-            version=c.identity["model.version"],
-            alpha=c.identity["model.alpha"],
-            resolution=c.summary.resolution,
-            cost=getattr(c.summary, count) / 1e6,
-            top1=100 * c.mean,
-            sd=None if c.sd is None else 100 * c.sd,
-            expansion=c.identity["model.expansion"],
-        )
-        for c in group
-    ]
-    front = pareto(points, lambda p: p.cost, lambda p: p.top1)
-    label = "mult-adds (millions)" if count == "mult_adds" else "trainable params (millions)"
-    return charts.accuracy(points, front, label)
 
 
 def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list[Table]:
     """Return a log-linear fit of each version with at least three costs."""
     found = []
+    header = ("configuration", "mult-adds, M", "top-1, %", "on the line, %", "residual, points")
     for version in sorted({c.identity["model.version"] for c in group}):
         fitted = [c for c in group if c.identity["model.version"] == version]
-        line = _fit(fitted)
-        if line is None:
+        if not (line := _fit(fitted)):
             continue
         rows = tuple(
-            (c.label, f"{c.mult_adds / 1e6:.2f}", c.percent, f"{100 * line.at(c.mult_adds):.2f}", f"{100 * r:+.2f}")
+            (c.label, f"{c.mult_adds / 1e6:.2f}", c.percent, f"{100 * (c.mean - r):.2f}", f"{100 * r:+.2f}")
             for c, r in zip(fitted, line.residuals, strict=True)
         )
         note = (
@@ -179,7 +165,6 @@ def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list
             "off the line (standard deviation). Residuals of one sign at an end mean that the relation is not "
             "log-linear there."
         )
-        header = ("configuration", "mult-adds, M", "top-1, %", "on the line, %", "residual, points")
         found.append(Table(f"fit_{version}_{number}", f"Log-linear fit, {version}: {title}", header, rows, note))
     return found
 
@@ -190,15 +175,8 @@ def _fit(configurations: Sequence[Configuration]) -> Fit | None:
 
 def _slope(line: Fit) -> str:
     """Return the points per doubling with their interval: '2.13 [1.71, 2.55]'."""
-    interval = line.interval()
-    return f"{line.points_per_doubling:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
-
-
-def _equal_cost(group: Sequence[Configuration]) -> list[list[Configuration]]:
-    """Return groups of networks of equal cost, the cheapest group first; within a group the best first."""
-    by_name = {c.label: c for c in group}
-    groups = group_by_cost({name: c.mult_adds for name, c in by_name.items()})
-    return [sorted((by_name[name] for name in names), key=lambda c: -c.mean) for names in groups]
+    low_high = f" [{100 * line.interval[0]:.2f}, {100 * line.interval[1]:.2f}]" if line.interval else ""
+    return f"{100 * line.slope:.2f}{low_high}"
 
 
 def _equal_cost_table(groups: Sequence[Sequence[Configuration]], title: str, number: int) -> Table:
@@ -221,14 +199,10 @@ def _equal_cost_table(groups: Sequence[Sequence[Configuration]], title: str, num
     return Table(f"equal_cost_{number}", f"At equal cost: {title}", header, tuple(rows), " ".join([*answers, note]))
 
 
-def _draw_equal_cost(groups: Sequence[Sequence[Configuration]]) -> "Figure":
-    from mobilenet_jax.render import charts
-
-    def row(c: Configuration) -> tuple[str, str, list[float]]:
-        name = f"{c.label} ({c.mult_adds / 1e6:.1f} M)"
-        return name, c.identity["model.version"], [100 * accuracy for accuracy in c.accuracies.values()]
-
-    return charts.equal_cost([list(map(row, networks)) for networks in groups])
+def _every_seed(c: Configuration) -> tuple[str, str, list[float]]:
+    """Return name, version and top-1 of each seed, as the chart of equal cost takes them."""
+    name = f"{c.label} ({c.mult_adds / 1e6:.1f} M)"
+    return name, c.identity["model.version"], [100 * accuracy for accuracy in c.accuracies.values()]
 
 
 def _next_to_published(configurations: Sequence[Configuration]) -> list[Section]:
@@ -255,11 +229,11 @@ def _next_to_published(configurations: Sequence[Configuration]) -> list[Section]
     return [Section("Next to published accuracies", tables=(table,))]
 
 
-def _matches(identity: Mapping[str, Any], row: Mapping[str, str]) -> bool:
+def _matches(identity: dict[str, Any], row: Mapping[str, str]) -> bool:
     """Return whether a configuration builds the published network."""
-    choices = PAPER_CHOICES | {"model.version": row["version"], "model.variant": row["variant"]}
-    choices |= {"model.alpha": float(row["alpha"])}
-    return all(identity.get(key, value) == value for key, value in choices.items())
+    ours = PAPER_CHOICES | identity
+    theirs = PAPER_CHOICES | {"model.version": row["version"], "model.variant": row["variant"]}
+    return all(ours[key] == value for key, value in theirs.items()) and ours["model.alpha"] == float(row["alpha"])
 
 
 def _training_curves(configurations: Sequence[Configuration]) -> list[Section]:
@@ -269,34 +243,11 @@ def _training_curves(configurations: Sequence[Configuration]) -> list[Section]:
         if len(c.runs[0].epochs) > 1:
             alike.setdefault((c.summary.dataset, c.identity["model.variant"], c.summary.epochs), []).append(c)
     batches = [group[i : i + _CURVES] for group in alike.values() for i in range(0, len(group), _CURVES)]
-    pictures = tuple(
-        Picture(
-            f"curves_{i}",
-            "Accuracy and loss over the epochs, of the lowest seed: " + "; ".join(c.label for c in batch),
-            lambda batch=batch: _draw_curves(batch),
-        )
-        for i, batch in enumerate(batches[:_FIGURES], 1)
-    )
+    pictures = []
+    for i, batch in enumerate(batches[:_FIGURES], 1):
+        curves = {c.label: [row for row in c.runs[0].epochs if row.get("test_accuracy") is not None] for c in batch}
+        caption = f"Accuracy and loss over the epochs, of the lowest seed: {'; '.join(curves)}"
+        pictures.append(Picture(f"curves_{i}", caption, functools.partial(charts.curves, curves)))
     left = sum(map(len, batches[_FIGURES:]))
     text = (f"{left} more configurations are not drawn: name fewer run directories to see theirs.",) if left else ()
-    return [Section("Training curves", text, pictures)] if pictures else []
-
-
-def _draw_curves(batch: Iterable[Configuration]) -> "Figure":
-    from mobilenet_jax.render import charts
-
-    def curve(c: Configuration) -> "Curve":
-        rows = [row for row in c.runs[0].epochs if row.get("test_accuracy") is not None]
-
-        def column(key: str, factor: float = 1) -> list[float]:
-            return [float("nan") if row.get(key) is None else factor * row[key] for row in rows]
-
-        return charts.Curve(
-            epochs=column("epoch"),
-            train_loss=column("train_loss"),
-            test_loss=column("test_loss"),
-            train_accuracy=column("train_accuracy", 100),
-            test_accuracy=column("test_accuracy", 100),
-        )
-
-    return charts.curves({c.label: curve(c) for c in batch})
+    return [Section("Training curves", text, tuple(pictures))] if pictures else []

@@ -1,6 +1,6 @@
 """Load named data sets into memory: prepare and check them, cache the decoded arrays, order the batches.
 
-TensorFlow is not needed. Slow imports (TFDS, Pillow) wait until something has to be decoded or prepared.
+Slow imports (TFDS, Pillow) wait until something has to be decoded or prepared.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -39,14 +40,10 @@ class Split:
 
 
 def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, Split]:
-    """Load the splits 'train' and 'test' of a set.
+    """Load the splits 'train' and 'test' of a set that is prepared in `data_dir` (see `datasets.data_root`).
 
-    CIFAR-10 is prepared first if it is missing. Decoded arrays are cached in the directory of the prepared set.
-
-    Args:
-      dataset: the description of the set (see `datasets.describe`).
-      data_dir: the directory of the prepared sets (see `datasets.data_root`).
-      archive: path of CIFAR-10's published binary archive, which replaces the download.
+    Decoded arrays are cached in the directory of the prepared set. CIFAR-10 is prepared first if it is missing, from a
+    download or from `archive`, the path of the published binary archive.
 
     Raises:
       InputError: the set does not fit in memory, is not prepared, is damaged, or differs from its description.
@@ -59,23 +56,26 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
     if name == "digits":
         return _digits(dataset)
     root, directory = datasets.data_root(data_dir), datasets.prepared(name, data_dir)
-    if directory is None and name != "cifar10":
+    if directory and archive:
+        console.warn(f"{name} is already prepared in {directory}: {archive} is not read")
+    if not directory and name != "cifar10":
         command = datasets.build_command(name, root)
         raise InputError(f"data set {name!r} is not prepared in {root}: `{command}` does it (it needs TensorFlow)")
-    if directory is None:
-        directory = _prepare_cifar10(dataset, root, archive)
-    elif archive:
-        console.warn(f"{name} is already prepared in {directory}: {archive} is not read")
-    return _load_prepared(dataset, directory, root)
+    directory = directory or _prepare_cifar10(dataset, root, archive)
+    splits = _read_cache(directory)
+    if not splits:
+        splits = _decode(dataset, directory, root)
+        try:
+            _write_cache(splits, directory)
+        except OSError as error:
+            console.warn(f"data set {name!r} is decoded again at each start: its cache cannot be written ({error})")
+    return splits
 
 
 def holdout(split: Split, fraction: float) -> tuple[Split, Split]:
-    """Hold out part of a split for validation.
+    """Return the rest and the held-out part of a split, each in the order of the split.
 
     The choice depends on the size of the split alone, and a larger fraction contains a smaller one.
-
-    Returns:
-      The rest and the held-out part, each in the order of the split.
     """
     size = datasets.holdout_size(len(split), fraction)
     order = np.random.default_rng(HOLDOUT_SEED).permutation(len(split))
@@ -100,7 +100,7 @@ def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.nd
 
 
 def _digits(dataset: Dataset) -> dict[str, Split]:
-    """Load scikit-learn's digits as grey images; every fifth one is in the test split."""
+    """Load scikit-learn's digits; every fifth one is in the test split."""
     from PIL import Image
 
     # The file inside the package: importing scikit-learn to read it takes longer than everything else here.
@@ -115,24 +115,7 @@ def _digits(dataset: Dataset) -> dict[str, Split]:
     return {"train": Split(images[~test], labels[~test]), "test": Split(images[test], labels[test])}
 
 
-def _load_prepared(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> dict[str, Split]:
-    splits = _read_cache(directory)
-    try:
-        if splits is None:
-            with _one_process(root, f"decodes {dataset.name} in {directory}") as waited:
-                splits = _read_cache(directory) if waited else None
-                if splits is None:
-                    splits = _decode(dataset, directory, root)
-                    _write_cache(splits, directory)
-    except OSError as error:
-        console.warn(
-            f"data set {dataset.name!r} will be decoded again at each start: its cache cannot be written ({error})"
-        )
-    return splits or _decode(dataset, directory, root)
-
-
 def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> dict[str, Split]:
-    """Decode the prepared files of a set, and check them against its description."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -140,19 +123,16 @@ def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> di
         return InputError(f"data set {dataset.name!r} in {directory} {problem}")
 
     found = vars(datasets.describe_prepared(dataset.name, directory, root))
-    if wrong := [
-        f"{key} {found[key]} instead of {value}" for key, value in vars(dataset).items() if found[key] != value
-    ]:
+    expected = vars(dataset).items()
+    if wrong := [f"{key} {found[key]} instead of {value}" for key, value in expected if found[key] != value]:
         raise refuse(f"is another one: {', '.join(wrong)}")
     builder: Any = tfds.builder_from_directory(directory)
     skip: Any = tfds.decode.SkipDecoding  # TFDS would decode with OpenCV or Pillow, as installed
-    side, splits = dataset.resolution, {}
-    with progress(f"decoding {dataset.name} in {directory}", dataset.train_size + dataset.test_size) as advance:
-        for key, name, size in (
-            ("train", dataset.train_split, dataset.train_size),
-            ("test", dataset.test_split, dataset.test_size),
-        ):
-            images, labels = np.empty((size, side, side, 3), np.uint8), np.empty(size, np.int32)
+    sizes, splits = {"train": dataset.train_size, dataset.test_split: dataset.test_size}, {}
+    with progress(f"decoding {dataset.name} in {directory}", sum(sizes.values())) as advance:
+        for key, (name, size) in zip(("train", "test"), sizes.items(), strict=True):
+            images = np.empty((size, dataset.resolution, dataset.resolution, 3), np.uint8)
+            labels = np.empty(size, np.int32)
             try:
                 source = builder.as_data_source(name, decoders={"image": skip()}, file_format=datasets.FILE_FORMAT)
                 for i in range(size):
@@ -163,16 +143,16 @@ def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> di
             except Exception as error:  # TFDS and the readers raise many kinds over damaged files
                 again = datasets.prepare_again(dataset.name, directory, root)
                 raise refuse(f"has a split {name!r} that cannot be read ({first_line(error)}): {again}") from error
-            if labels.min() < 0 or labels.max() >= dataset.num_classes:
-                outside = f"{labels.min()}..{labels.max()} for {dataset.num_classes} classes"
-                raise refuse(f"has labels {outside} in its split {name!r}")
+            low, high = labels.min(), labels.max()
+            if low < 0 or high >= dataset.num_classes:
+                raise refuse(f"has labels {low}..{high} for {dataset.num_classes} classes in its split {name!r}")
             splits[key] = Split(images, labels)
     return splits
 
 
 def _write_cache(splits: Mapping[str, Split], directory: pathlib.Path) -> None:
     cache = directory / _CACHE
-    partial = cache.with_suffix(".partial")
+    partial = cache.with_suffix(f".{os.getpid()}.partial")  # other processes may decode the same set
     arrays = {f"{name}_{field}": array for name, split in splits.items() for field, array in vars(split).items()}
     cache.parent.mkdir(exist_ok=True)
     try:
@@ -205,28 +185,18 @@ def _fingerprint(directory: pathlib.Path) -> str:
     return json.dumps([_CACHE_FORMAT, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in found)])
 
 
-@contextlib.contextmanager
-def _one_process(root: pathlib.Path, task: str) -> Iterator[bool]:
-    """Keep other processes from preparing or decoding sets in `root`; yield whether another one did so before."""
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / ".mobilenet_jax.lock"
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(files.lock(path, timeout=0))
-            waited = False
-        except TimeoutError:
-            console.warn(f"waiting for another process, which {task}")
-            held.enter_context(files.lock(path))
-            waited = True
-        held.callback(path.unlink, True)  # missing_ok; filelock notices that the file has lost its name
-        yield waited
-
-
 def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> pathlib.Path:
-    """Prepare CIFAR-10 and its cache in a staging directory, rename it when it is complete, and return it."""
-    staging = root / ".mobilenet_jax_staging"
+    """Prepare CIFAR-10 and its cache in a staging directory; when it is complete, rename it and return it."""
+    staging, lock = root / ".mobilenet_jax_staging", root / ".mobilenet_jax.lock"
     try:
-        with _one_process(root, f"prepares {dataset.name} in {root}"):
+        root.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(files.lock(lock, timeout=0))
+            except TimeoutError:
+                console.warn(f"waiting for another process, which prepares cifar10 in {root}")
+                held.enter_context(files.lock(lock))
+            held.callback(lock.unlink, missing_ok=True)  # filelock notices that the file has lost its name
             if found := datasets.prepared(dataset.name, str(root)):
                 return found  # by the process that this one waited for
             for place in (root / dataset.name).glob("*.*.*"):
@@ -235,13 +205,11 @@ def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> path
                     raise InputError(f"{place} holds no complete prepared set: {again}")
             published = cifar10.read(dataset, archive)
             shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
-            try:
-                complete = cifar10.write(published, staging)
-                _write_cache({name: Split(*pair) for name, pair in published.items()}, complete)
-                target = root / complete.relative_to(staging)
-                target.parent.mkdir(exist_ok=True)
-                return complete.rename(target)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+            held.callback(shutil.rmtree, staging, ignore_errors=True)
+            complete = cifar10.write(published, staging)
+            _write_cache({name: Split(*pair) for name, pair in published.items()}, complete)
+            target = root / complete.relative_to(staging)
+            target.parent.mkdir(exist_ok=True)
+            return complete.rename(target)
     except OSError as error:
         raise InputError(f"cifar10 cannot be written to {root}: {error}; --config.data.dir names another") from error

@@ -13,19 +13,10 @@ def training_view(
     resolution: int,
     input_range: tuple[float, float],
 ) -> jax.Array:
-    """Crop each image at random, flip it, resize it and normalise it.
+    """Return random views of `images`, uint8 `[B, H, W, 3]`, as float32 `[B, resolution, resolution, 3]`.
 
-    Args:
-      images: uint8 `[B, H, W, 3]`.
-      key: decides the crops and flips.
-      pad: black pixels added on each side before the crop.
-      crop: side of the random crop in pixels.
-      flip: whether to mirror left and right with probability 1/2.
-      resolution: side after resizing.
-      input_range: the values that 0 and 255 become.
-
-    Returns:
-      float32 `[B, resolution, resolution, 3]`.
+    Pad each image with `pad` black pixels on each side, crop a square of `crop` pixels at random, mirror it with
+    probability 1/2 if `flip` is set, resize it, and map 0 to 255 to `input_range`. `key` decides the crops and flips.
     """
     crop_key, flip_key = jax.random.split(key)
     b, h, w, _ = images.shape
@@ -40,7 +31,7 @@ def training_view(
 
 
 def evaluation_view(images: jax.Array, crop: int, resolution: int, input_range: tuple[float, float]) -> jax.Array:
-    """Crop the centre of each image, resize it and normalise it; arguments and result as in `training_view`."""
+    """Return views of the centres of `images`; arguments and result as in `training_view`."""
     top, left = (images.shape[1] - crop) // 2, (images.shape[2] - crop) // 2
     return _finish(images[:, top : top + crop, left : left + crop], resolution, input_range)
 

@@ -1,7 +1,4 @@
-"""Read CIFAR-10 as published, check its sha256 (`check_content`), and write it as TFDS does.
-
-TensorFlow is not needed. A split is a pair: images, uint8 `[N, 32, 32, 3]`, and labels, int32 `[N]`.
-"""
+"""Read CIFAR-10 as published, check its sha256, and write it as TFDS does, without TensorFlow."""
 
 import contextlib
 import gzip
@@ -22,7 +19,7 @@ from mobilenet_jax.data.progress import progress
 from mobilenet_jax.errors import InputError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-NETWORK_SECONDS = 10  # longest silence of the server, name resolution included
+NETWORK_SECONDS = 10  # longest silence of the server
 
 # sha256 of the published pixels (uint8 [N, H, W, 3]) followed by the labels (uint8 [N]).
 SHA256 = {
@@ -30,23 +27,11 @@ SHA256 = {
     "test": "8193b3fbce55bec361cd1b8fd4880cb1649832dc4d6de6da1e7a21847a4843aa",
 }
 
-_PUBLISHED = "the published CIFAR-10 binary archive"
 _FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 _RECORD = 1 + 3 * 32 * 32  # bytes per image: its label, then 1024 each of red, green and blue
 _LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-Pair = tuple[np.ndarray, np.ndarray]
-
-
-def check_content(splits: Mapping[str, Pair], where: str) -> None:
-    """Compare the sha256 of each split with the published one (`SHA256`).
-
-    Raises:
-      InputError: a split has other content; the message begins with `where`.
-    """
-    for name, (images, labels) in splits.items():
-        if hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() != SHA256[name]:
-            raise InputError(f"{where} is not {_PUBLISHED}: its {name} split has other content")
+Pair = tuple[np.ndarray, np.ndarray]  # images, uint8 [N, 32, 32, 3], and labels, int32 [N]
 
 
 def read(dataset: Dataset, archive: str = "") -> dict[str, Pair]:
@@ -58,14 +43,14 @@ def read(dataset: Dataset, archive: str = "") -> dict[str, Pair]:
     if not archive:
         return _download(dataset)
     path = os.path.expanduser(archive)
+    where = f"config.data.archive={path!r}"
     try:
         with open(path, "rb") as file:
-            return _read_stream(dataset, file, f"config.data.archive={path!r}", lambda amount: None)
+            return _read_stream(dataset, file, where, lambda amount: None)
     except InputError:
         raise
     except (OSError, ValueError) as error:  # ValueError: the path contains a null character
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"config.data.archive={path!r} cannot be read: {reason}") from error
+        raise InputError(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
@@ -85,7 +70,6 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
             return info
 
         def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-            del dl_manager
             self.info.features["label"].names = _LABELS
             return {name: self._generate_examples(name) for name in splits}
 
@@ -98,11 +82,8 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
 
     tfds.disable_progress_bar()
     builder = Builder(data_dir=root, file_format=datasets.FILE_FORMAT)
-    images = sum(len(labels) for _, labels in splits.values())
-    with (
-        progress("preparing cifar10: once, in about 15 seconds", images) as advance,
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
+    images, silence = sum(len(labels) for _, labels in splits.values()), contextlib.redirect_stdout(io.StringIO())
+    with progress("preparing cifar10: once, in about 15 seconds", images) as advance, silence:
         builder.download_and_prepare()
     return pathlib.Path(builder.data_dir)
 
@@ -110,13 +91,20 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
 def _download(dataset: Dataset) -> dict[str, Pair]:
     """Read the archive while it arrives, without a copy on disk."""
     import http.client
+    import urllib.error
+    import urllib.request
 
     size = (dataset.train_size + dataset.test_size) * _RECORD
     try:
-        with progress(f"downloading cifar10 from {URL}", size) as advance, _open_url(URL) as response:
+        with (
+            progress(f"downloading cifar10 from {URL}", size) as advance,
+            urllib.request.urlopen(URL, timeout=NETWORK_SECONDS) as response,
+        ):
             return _read_stream(dataset, response, "the download", advance)
     except (OSError, http.client.HTTPException, InputError) as error:
-        reason = " ".join(str(error).strip("<>").split()) or f"no answer in {NETWORK_SECONDS} seconds"
+        reason = " ".join(str(error).strip("<>").split())
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the server's response as well
         raise InputError(
             f"cifar10 is not prepared, and {URL} cannot be downloaded ({reason}): either fetch it elsewhere "
             "and give it as --config.data.archive=PATH, or name the directory that holds it prepared (TFDS_DATA_DIR or "
@@ -124,35 +112,12 @@ def _download(dataset: Dataset) -> dict[str, Pair]:
         ) from error
 
 
-def _open_url(url: str) -> Any:
-    """Open `url`: the response, and each later piece of it, must arrive within NETWORK_SECONDS."""
-    import concurrent.futures
-    import threading
-    import urllib.error
-    import urllib.request
-
-    answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    def connect() -> None:
-        try:
-            answer.set_result(urllib.request.urlopen(url, timeout=NETWORK_SECONDS))
-        except Exception as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is the server's response as well
-            answer.set_exception(error)
-
-    threading.Thread(target=connect, daemon=True).start()  # a socket's time-out does not cover name resolution
-    return answer.result(NETWORK_SECONDS)
-
-
 def _read_stream(dataset: Dataset, stream: IO[bytes], where: str, advance: Callable[[int], None]) -> dict[str, Pair]:
     """Unpack and check the binary archive, and report the number of unpacked bytes to `advance`."""
     size = dataset.train_size // len(_FILES["train"]) * _RECORD
     limit = 6 * size + 2**20
-    found: dict[str, bytes] = {}
-    problem = ""
+    found, unpacked, problem = {}, io.BytesIO(), ""
     try:
-        unpacked = io.BytesIO()
         with gzip.GzipFile(fileobj=stream) as packed:
             while chunk := packed.read(2**18):
                 advance(unpacked.write(chunk))
@@ -169,15 +134,14 @@ def _read_stream(dataset: Dataset, stream: IO[bytes], where: str, advance: Calla
     except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as error:  # tarfile's over odd headers
         problem = f" ({error})"
 
-    splits = {}
+    splits, refusal = {}, f"{where} is not the published CIFAR-10 binary archive"
     for split, names in _FILES.items():
         if missing := [name for name in names if name not in found]:
-            raise InputError(
-                f"{where} is not {_PUBLISHED}: of its {split} split, no {missing[0]} of {size:,} bytes could be read"
-                f"{problem}"
-            )
+            lost = f"no {missing[0]} of {size:,} bytes could be read{problem}"
+            raise InputError(f"{refusal}: of its {split} split, {lost}")
         records = np.frombuffer(b"".join(found[name] for name in names), np.uint8).reshape(-1, _RECORD)
-        images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        splits[split] = images, records[:, 0].astype(np.int32)
-    check_content(splits, where)
+        images, labels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
+        if hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest() != SHA256[split]:
+            raise InputError(f"{refusal}: its {split} split has other content")
+        splits[split] = np.ascontiguousarray(images), labels.astype(np.int32)
     return splits

@@ -1,7 +1,4 @@
-"""Describe data sets without loading them: splits, number of images, resolution, classes.
-
-A table describes the usual sets. TFDS describes any other image-classification set that it has prepared.
-"""
+"""Describe data sets without loading them: the usual ones from a table, others from TFDS's metadata."""
 
 import contextlib
 import dataclasses
@@ -26,22 +23,19 @@ class Dataset:
     train_size: int  # images
     test_size: int
     resolution: int  # side of the images in pixels
-    train_split: str = "train"  # TFDS's names of the splits
-    test_split: str = "test"
+    test_split: str = "test"  # TFDS's name
     streamed: bool = False  # too large for memory
 
 
-DATASETS = {
-    dataset.name: dataset
-    for dataset in (
-        Dataset("digits", 10, 1437, 360, 32),  # scikit-learn's 8x8 digits, enlarged
-        Dataset("cifar10", 10, 50_000, 10_000, 32),
-        Dataset("cifar100", 100, 50_000, 10_000, 32),
-        Dataset("mnist", 10, 60_000, 10_000, 28),
-        Dataset("fashion_mnist", 10, 60_000, 10_000, 28),
-        Dataset("imagenet2012", 1000, 1_281_167, 50_000, 224, test_split="validation", streamed=True),
-    )
-}
+_KNOWN = (
+    Dataset("digits", 10, 1437, 360, 32),  # scikit-learn's 8x8 digits, enlarged
+    Dataset("cifar10", 10, 50_000, 10_000, 32),
+    Dataset("cifar100", 100, 50_000, 10_000, 32),
+    Dataset("mnist", 10, 60_000, 10_000, 28),
+    Dataset("fashion_mnist", 10, 60_000, 10_000, 28),
+    Dataset("imagenet2012", 1000, 1_281_167, 50_000, 224, test_split="validation", streamed=True),
+)
+DATASETS = {dataset.name: dataset for dataset in _KNOWN}
 
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w+.-]+))?(:(?P<version>(\d+|\*)(\.(\d+|\*)){2}))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -63,12 +57,10 @@ def describe(name: str, data_dir: str = "") -> Dataset:
     if name in DATASETS:
         return DATASETS[name]
     root, directory = data_root(data_dir), prepared(name, data_dir)
-    if directory is None:
-        raise InputError(
-            f"data set {name!r} is not known, nor prepared in {root}: allowed are {', '.join(DATASETS)}, and any "
-            f"image-classification set that TFDS has prepared there as {FILE_FORMAT} (`{build_command(name, root)}`, "
-            "where TensorFlow is installed)"
-        )
+    if not directory:
+        usable = f"any image-classification set that TFDS has prepared there as {FILE_FORMAT}"
+        allowed = f"{', '.join(DATASETS)}, and {usable} (`{build_command(name, root)}`, where TensorFlow is installed)"
+        raise InputError(f"data set {name!r} is not known, nor prepared in {root}: allowed are {allowed}")
     return describe_prepared(name, directory, root)
 
 
@@ -82,11 +74,10 @@ def prepared(name: str, data_dir: str = "") -> pathlib.Path | None:
     if parts is None:
         return None
     home, version = data_root(data_dir) / parts["set"] / (parts["config"] or ""), parts["version"] or "*.*.*"
-    found: list[pathlib.Path] = []
     for pattern in (version, f"*/{version}"):  # without and with a config
-        if not found:
-            found = [path.parent for path in home.glob(f"{pattern}/dataset_info.json")]
-            found = [path for path in found if _VERSION.fullmatch(path.name)]
+        paths = [path.parent for path in home.glob(f"{pattern}/dataset_info.json")]
+        if found := [path for path in paths if _VERSION.fullmatch(path.name)]:
+            break
     if len(configs := sorted({path.parent.name for path in found})) > 1:
         names = ", ".join(f"{parts['set']}/{config}" for config in configs)
         raise InputError(f"data set {name!r} is prepared in several configs in {home}: name one of {names}")
@@ -94,12 +85,7 @@ def prepared(name: str, data_dir: str = "") -> pathlib.Path | None:
 
 
 def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
-    """Describe a prepared set by its TFDS metadata.
-
-    Args:
-      name: the user's name of the set.
-      directory: the directory of the set (see `prepared`).
-      root: the directory of all prepared sets, for the command in messages.
+    """Describe the set in `directory` by its TFDS metadata. The `root` of all prepared sets is for messages.
 
     Raises:
       InputError: the metadata is damaged, the files are not array_record, the images are not square uint8 images of one
@@ -138,7 +124,7 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
 
 
 def prepare_again(name: str, directory: pathlib.Path, root: pathlib.Path) -> str:
-    """Return the advice for a prepared set that cannot be read."""
+    """Return the advice for a set in `directory` that cannot be read."""
     if name == "cifar10":
         return f"move {directory} away, and the next start prepares it again"
     return f"prepare it again with `{build_command(name, root)} --overwrite`, where TensorFlow is installed"
@@ -157,7 +143,8 @@ def holdout_size(size: int, fraction: float) -> int:
     """
     held_out = round(size * fraction) if 0 < fraction < 1 else 0
     if not 0 < held_out < size:
-        raise InputError(f"holdout={fraction:g}: must lie between 0 and 1, and leave images on both sides of {size:,}")
+        allowed = f"must lie between 0 and 1, and leave images on both sides of {size:,}"
+        raise InputError(f"config.data.holdout={fraction:g}: {allowed}")
     return held_out
 
 

@@ -14,16 +14,13 @@ _REFRESH_SECONDS = 0.1
 def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
     """Print the task on standard error and, on a terminal, show a bar until the block ends.
 
-    Args:
-      task: what is being done, in one line.
-      total: the amount of work, such as a number of images or bytes.
-
     Yields:
-      A function that adds an amount to the work done.
+      A function that adds an amount to the work done, of `total` images or bytes.
     """
     from rich.console import Console  # late: most runs find their data cached
     from rich.progress import Progress
 
+    quietly = contextlib.suppress(OSError)  # if the terminal is closed, the work goes on
     console.warn(task)
     bar = Progress(console=Console(stderr=True), auto_refresh=False, transient=True, disable=not sys.stderr.isatty())
     work, shown = bar.add_task("", total=total), 0.0
@@ -33,13 +30,13 @@ def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
         bar.advance(work, amount)
         if time.monotonic() - shown > _REFRESH_SECONDS:
             shown = time.monotonic()
-            with contextlib.suppress(OSError):  # the terminal was closed: the work goes on
+            with quietly:
                 bar.refresh()
 
-    with contextlib.suppress(OSError):
+    with quietly:
         bar.start()
     try:
         yield advance
     finally:
-        with contextlib.suppress(OSError):
+        with quietly:
             bar.stop()

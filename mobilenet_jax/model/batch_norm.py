@@ -2,9 +2,6 @@
 
 The gradient that JAX derives reads and writes the map many times. The gradient here takes two passes: one for the two
 sums over the batch, one for the result. It recomputes the pre-activation from the input instead of storing it.
-
-On two CPU cores (26 GB/s), 128 maps of 32x32 and 48 channels (0.97 ms to read or write once) take, in ms: statistics
-1.0, normalisation and activation 1.0, sums of the gradient 3.1 (XLA stores the masked gradient first), its result 1.5.
 """
 
 import functools
@@ -12,20 +9,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 # Each activation is a clip to [low, high]. Its gradient is 1 strictly between them, and 0 elsewhere.
 ACTIVATIONS = {None: (-jnp.inf, jnp.inf), "relu": (0.0, jnp.inf), "relu6": (0.0, 6.0)}
 
 
 def batch_norm_inference(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    epsilon: float,
-    activation: str | None,
-) -> jax.Array:
+    x: Array, scale: Array, bias: Array, mean: Array, var: Array, epsilon: float, activation: str | None
+) -> Array:
     """Normalise `x` `[..., C]` with given statistics `[C]`, then apply the activation."""
     a, b = _affine(scale, bias, mean, var, epsilon)
     y = x * _per_channel(a, x) + _per_channel(b, x)
@@ -33,19 +25,16 @@ def batch_norm_inference(
 
 
 def batch_norm_training(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activation: str | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x: Array, scale: Array, bias: Array, epsilon: float, activation: str | None
+) -> tuple[Array, Array, Array]:
     """Normalise `x` with its own statistics, then apply the activation (Ioffe and Szegedy 2015).
 
     Statistics are over all axes but the last, in float32 or more. Under `jit` with a sharded batch they are those of
-    the global batch.
-
-    NOTE: no gradient flows through the returned statistics. They are for the running averages only.
+    the global batch. NOTE: no gradient flows through the returned statistics, which are for the running averages only.
 
     Args:
       x: `[..., C]`.
-      scale: gamma, `[C]`.
-      bias: beta, `[C]`.
+      scale, bias: gamma and beta, `[C]`.
       epsilon: added to the variance.
       activation: a key of `ACTIVATIONS`.
 
@@ -66,7 +55,6 @@ def _per_channel(values, x):
 
 
 def _rows(x):
-    """Return `x` as `[N H W, C]`, in float32 or more."""
     return x.reshape(-1, x.shape[-1]).astype(np.promote_types(x.dtype, jnp.float32))
 
 

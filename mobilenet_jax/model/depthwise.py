@@ -2,17 +2,8 @@
 
 On a CPU, XLA computes `lax.conv` with one group per channel one channel at a time, and turns its kernel gradient into a
 dense C x C one. Here the forward pass and the input gradient are sums of shifted slices, which XLA fuses into one
-vectorised loop. The kernel gradient accumulates over the batch, so that each map is read once from memory.
-
-Milliseconds on two cores for 128 images. The limit is each array read or written once at 27 GB/s. The kernel gradient
-takes about two thirds of both gradients, because it reads both maps from cache once per tap:
-
-    map, channels, stride    forward    limit    both gradients    limit
-    32x32,  32, 1                1.9      1.3               8.6      1.9
-    32x32,  64, 2                3.4      1.6               9.9      2.8
-    16x16, 128, 1                2.5      1.3               8.0      1.9
-      8x8, 256, 1                1.1      0.6               5.1      0.9
-      4x4, 512, 1                0.8      0.3               2.3      0.5
+vectorised loop. On two cores with 128 images (`benchmarks/parts.py`), the forward pass takes 1.5 to 2.7 times as long
+as to read or write each array once. Both gradients take 3.5 to 5.7 times as long.
 """
 
 import functools
@@ -24,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mobilenet_jax.model.convolution import lax_convolution, same_padding
+from mobilenet_jax.model.convolution import lax_convolution
+from mobilenet_jax.networks.arch import same_padding
 
 
 def choose(implementation: str, platform: str) -> str:
     """Return the implementation that 'auto' means on a platform. Any other implementation is returned unchanged.
 
-    'shift' was measured to be faster on a CPU. On a GPU only 'conv' was measured, for one layer of 32x32x64 at stride 1
-    (H200, bfloat16, batch 2048): 0.73 of the copy bandwidth forward, 0.45 in the gradients
-    (results/bench/h200/layers.json). NOTE: nothing was measured on a TPU.
+    'shift' was measured to be faster on a CPU. On a GPU only 'conv' was measured (docs/speed.md). NOTE: nothing was
+    measured on a TPU.
     """
     if implementation != "auto":
         return implementation
@@ -45,7 +36,6 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str)
     Args:
       x: `[N, H, W, C]`.
       kernel: `[K, K, 1, C]`, the shape Flax gives it.
-      stride: of both directions.
       implementation: 'shift' (shifted slices) or 'conv' (`lax.conv_general_dilated` with C groups).
 
     Returns:
@@ -60,18 +50,13 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 @functools.partial(jax.jit, static_argnums=2)
 def _shift(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    n, h, w, c = x.shape
-    k = kernel.shape[0]
+    (n, h, w, c), k = x.shape, kernel.shape[0]
     padded = jnp.pad(x, ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0)))
-    rows, columns = (-(-h // stride) - 1) * stride + 1, (-(-w // stride) - 1) * stride + 1
+    rows, columns = ((-(-size // stride) - 1) * stride + 1 for size in (h, w))
     return sum(  # type: ignore[return-value]
         lax.slice(padded, (0, i, j, 0), (n, i + rows, j + columns, c), (1, stride, stride, 1)) * kernel[i, j]
         for i, j in itertools.product(range(k), range(k))
     )
-
-
-def _shift_fwd(x, kernel, stride):
-    return _shift(x, kernel, stride), (x, kernel)
 
 
 def _shift_bwd(stride, residuals, g):
@@ -79,34 +64,26 @@ def _shift_bwd(stride, residuals, g):
     return _input_gradient(g, kernel, stride, x.shape), _kernel_gradient(x, g, kernel.shape[0], stride)
 
 
-_shift.defvjp(_shift_fwd, _shift_bwd)
+_shift.defvjp(lambda x, kernel, stride: (_shift(x, kernel, stride), (x, kernel)), _shift_bwd)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _input_gradient(g, kernel, stride, shape):
     """Compute the stride^2 phases of the gradient, each from its own taps and of the output's size. Interleave them."""
-    n, h, w, c = shape
-    k = kernel.shape[0]
+    (n, h, w, c), k = shape, kernel.shape[0]
     top, left = same_padding(h, k, stride)[0], same_padding(w, k, stride)[0]
     reach = (k - 1) // stride
     rows, columns = -(-(h + top) // stride), -(-(w + left) // stride)
-    padded = lax.pad(
-        g,
-        jnp.zeros((), g.dtype),
-        ((0, 0, 0), (reach, max(rows - g.shape[1], 0), 0), (reach, max(columns - g.shape[2], 0), 0), (0, 0, 0)),
-    )
+    below, after = max(rows - g.shape[1], 0), max(columns - g.shape[2], 0)
+    padded = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (reach, below, 0), (reach, after, 0), (0, 0, 0)))
+
+    def shifted(i, j):
+        start, side = reach - i // stride, reach - j // stride
+        return lax.slice(padded, (0, start, side, 0), (n, start + rows, side + columns, c))
 
     def phase(a, b):
-        terms = [
-            lax.slice(
-                padded,
-                (0, reach - i // stride, reach - j // stride, 0),
-                (n, reach - i // stride + rows, reach - j // stride + columns, c),
-            )
-            * kernel[i, j]
-            for i in range(a, k, stride)
-            for j in range(b, k, stride)
-        ]
+        taps = itertools.product(range(a, k, stride), range(b, k, stride))
+        terms = [shifted(i, j) * kernel[i, j] for i, j in taps]
         return sum(terms) if terms else jnp.zeros((n, rows, columns, c), g.dtype)
 
     if stride == 1:
@@ -134,24 +111,22 @@ def _kernel_gradient(x, g, k, stride):
         x, g = (array.astype(exact) for array in both)
         x = lax.optimization_barrier(jnp.pad(x, padding))  # pad once, not once per tap
 
-        g_of = {
-            (image, row, column): lax.slice(
-                g[image],
-                (0, row * height, column * width, 0),
-                (halves, (row + 1) * height, (column + 1) * width, c),
-            )
-            for image, row, column in itertools.product(range(images), range(rows), range(columns))
-        }
+        def patch(image, row, column):
+            limits = halves, (row + 1) * height, (column + 1) * width, c
+            return lax.slice(g[image], (0, row * height, column * width, 0), limits)
+
+        grid = itertools.product(range(images), range(rows), range(columns))
+        g_of = {place: patch(*place) for place in grid}
         x_of = [x[image] for image in range(images)]
 
-        def product(i, j, patch):
-            image, top, left = patch[0], patch[1] * height * stride + i, patch[2] * width * stride + j
+        def product(i, j, place):
+            image, top, left = place[0], place[1] * height * stride + i, place[2] * width * stride + j
             limits = (halves, top + (height - 1) * stride + 1, left + (width - 1) * stride + 1, c)
-            return lax.mul(lax.slice(x_of[image], (0, top, left, 0), limits, (1, stride, stride, 1)), g_of[patch])
+            return lax.mul(lax.slice(x_of[image], (0, top, left, 0), limits, (1, stride, stride, 1)), g_of[place])
 
         taps = itertools.product(range(k), range(k))
         add = functools.partial(functools.reduce, lax.add)  # operators of arrays are slower to trace
-        return [add([product(*tap, patch) for patch in g_of], s) for s, tap in zip(sums, taps, strict=True)], None
+        return [add([product(*tap, place) for place in g_of], s) for s, tap in zip(sums, taps, strict=True)], None
 
     zeros = [jnp.zeros((halves, height, width, c), exact)] * (k * k)
     groups = [array.reshape(-1, images, halves, *array.shape[1:]) for array in (x, g)]

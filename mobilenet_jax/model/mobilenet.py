@@ -17,17 +17,11 @@ _CLASSIFIER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "truncated_
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over the last axis and an activation. Its running statistics are in the `batch_stats` collection.
+    """Batch norm over the last axis and an activation. Its running statistics are in the `batch_stats` collection."""
 
-    Attributes:
-      epsilon: added to the variance.
-      decay: share of the old running value that a step keeps (TensorFlow's `decay`, Flax's `momentum`).
-      activation: a key of `batch_norm.ACTIVATIONS`.
-    """
-
-    epsilon: float
-    decay: float
-    activation: str | None
+    epsilon: float  # added to the variance
+    decay: float  # share of the old running value that a step keeps (TensorFlow's `decay`, Flax's `momentum`)
+    activation: str | None  # a key of `batch_norm.ACTIVATIONS`
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -68,20 +62,13 @@ class MobileNet(nn.Module):
 
     The variables are float32: `params/<layer name>/kernel`, `params/<layer name>/bn/{scale,bias}`,
     `params/classifier/{kernel,bias}`, and `batch_stats/<layer name>/bn/{mean,var}`.
-
-    Attributes:
-      arch: the layers.
-      dropout: rate before the classifier. Training draws from the 'dropout' stream.
-      bn_decay: share of the running statistics that a step keeps.
-      dtype: of activations and products, jnp.float32 or jnp.bfloat16.
-      depthwise: implementation of the convolutions, 'shift' or 'conv', from `depthwise.choose`.
     """
 
     arch: Architecture
-    dropout: float = 0.0
-    bn_decay: float = 0.99
-    dtype: DTypeLike = jnp.float32
-    depthwise: str = "shift"
+    dropout: float = 0.0  # rate before the classifier; training draws from the 'dropout' stream
+    bn_decay: float = 0.99  # share of the running statistics that a step keeps
+    dtype: DTypeLike = jnp.float32  # of activations and products: jnp.float32 or jnp.bfloat16
+    depthwise: str = "shift"  # implementation of the convolutions: 'shift' or 'conv', from `depthwise.choose`
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -1,8 +1,5 @@
 """Build every network as a frozen list of layers, which both the model (`model/`) and the cost (`cost.py`) walk.
 
-A new block type goes here, as a function that returns the layers of one block, like `_inverted_residual`. A new kind
-of layer also goes into `model/mobilenet.py`, a new activation into `model/batch_norm.py`.
-
 Sources: Howard et al. 2017, "MobileNets" (arXiv:1704.04861), Table 1. Sandler et al. 2018, "MobileNetV2"
 (arXiv:1801.04381), Tables 1 and 2. Their TF-slim release for the rounding of widths.
 """
@@ -19,6 +16,13 @@ STRIDES = ("imagenet", "cifar")
 ACTIVATIONS = ("auto", "relu", "relu6")
 BOTTLENECKS = ("linear", "relu6")
 SHORTCUTS = ("bottleneck", "expansion", "none")
+_CHOICES = {
+    "variant": VARIANTS,
+    "strides": STRIDES,
+    "activation": ACTIVATIONS,
+    "bottleneck": BOTTLENECKS,
+    "shortcut": SHORTCUTS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Architecture:
 
     version: str
     layers: tuple[Layer, ...]
-    bn_epsilon: float = 1e-3
+    bn_epsilon: float = 1e-3  # added to the variance in batch norm
     input_range: tuple[float, float] = (-1.0, 1.0)
 
     @property
@@ -70,15 +74,16 @@ _V2_STAGES = ((16, 1, 1, 1), (24, 2, 2, 1), (32, 3, 2, 2), (64, 4, 2, 2), (96, 3
 _V2_HEAD = 1280
 
 
-def _v1_width(channels: int, alpha: float) -> int:
-    """Truncate a width, but keep at least 8 channels: TF-slim's rule for v1."""
-    return max(8, int(channels * alpha))
+def make_divisible(value: float) -> int:
+    """Round a width to the nearest multiple of 8, never below 0.9 of `value`: TF-slim's rule for v2."""
+    rounded = max(8, int(value + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * value else rounded
 
 
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """Round a width to the nearest multiple of `divisor`, never below 0.9 of `value`: TF-slim's rule for v2."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Return the zeros before and after one axis under TensorFlow's SAME rule."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
 
 
 def mobilenet_v1(
@@ -92,21 +97,18 @@ def mobilenet_v1(
     """Build MobileNet v1 (paper, Table 1).
 
     Args:
-      alpha: width multiplier. Each width c becomes max(8, int(c * alpha)).
-      num_classes: outputs of the classifier.
+      alpha: width multiplier. Each width c becomes max(8, int(c * alpha)): TF-slim's rule.
       strides: 'imagenet' (stem 2) or 'cifar' (stem 1).
       variant: 'paper'. 'standard_conv': each separable pair as one standard 3x3 convolution (paper, Table 4).
         'shallow': without the five 14x14x512 blocks (paper, Table 5). 'cifar28': a 28x28 CIFAR-10 network of 27
         convolutions from a course report, with 'cifar' strides only. 'seed004' is its former name.
       activation: 'relu', 'relu6', or 'auto' (ReLU, as in the paper; TF-slim released it with ReLU6).
-      bn_epsilon: added to the variance in batch norm.
 
     Raises:
       InputError: an argument is outside its allowed values.
     """
     variant = ALIASES.get(variant, variant)
-    choices = {"strides": (strides, STRIDES), "variant": (variant, VARIANTS), "activation": (activation, ACTIVATIONS)}
-    _check(alpha, num_classes, **choices)
+    _check(alpha, num_classes, strides=strides, variant=variant, activation=activation)
     if variant == "cifar28" and strides != "cifar":
         raise InputError(f"strides={strides!r}: variant 'cifar28' has 'cifar' strides only")
     act = "relu" if activation == "auto" else activation
@@ -114,9 +116,9 @@ def mobilenet_v1(
     if variant == "shallow":
         blocks = blocks[:6] + blocks[11:]
 
-    layers = [Layer("stem", "conv", 3, _v1_width(32, alpha), 3, 2 if strides == "imagenet" else 1, act)]
+    layers = [Layer("stem", "conv", 3, max(8, int(32 * alpha)), 3, 2 if strides == "imagenet" else 1, act)]
     for i, (channels, stride) in enumerate(blocks, 1):
-        width, out = layers[-1].out_channels, _v1_width(channels, alpha)
+        width, out = layers[-1].out_channels, max(8, int(channels * alpha))
         if variant == "standard_conv":
             layers.append(Layer(f"block{i:02d}_conv", "conv", width, out, 3, stride, act))
         else:
@@ -143,19 +145,16 @@ def mobilenet_v2(
     Args:
       alpha: width multiplier.
       expansion: expansion ratio t of every stage but the first, which is never expanded.
-      num_classes: outputs of the classifier.
       strides: 'imagenet' (224 -> 7) or 'cifar' (32 -> 4: stem 1, stages 1, 1, 2, 2, 1, 2, 1).
       activation: 'relu', 'relu6', or 'auto' (ReLU6, as in the paper).
       bottleneck: 'linear', or 'relu6' after the projection as well (paper, Figure 6a).
       shortcut: 'bottleneck', between the projections, at stride 1 and equal widths. 'expansion', between the expanded
         layers of consecutive blocks under the same condition. 'none' (paper, Figure 6b).
-      bn_epsilon: added to the variance in batch norm.
 
     Raises:
       InputError: an argument is outside its allowed values.
     """
-    choices = {"strides": (strides, STRIDES), "activation": (activation, ACTIVATIONS)}
-    _check(alpha, num_classes, **choices, bottleneck=(bottleneck, BOTTLENECKS), shortcut=(shortcut, SHORTCUTS))
+    _check(alpha, num_classes, strides=strides, activation=activation, bottleneck=bottleneck, shortcut=shortcut)
     if not 1 <= expansion <= 64:
         raise InputError(f"expansion={expansion:g}: the expansion ratio must be from 1 to 64")
     act = "relu6" if activation == "auto" else activation
@@ -168,11 +167,17 @@ def mobilenet_v2(
         for repeat in range(repeats)
     ]
     for i, (channels, ratio, stride) in enumerate(blocks, 1):
-        source, out = layers[-1], make_divisible(channels * alpha)
-        joined = shortcut == "bottleneck" and stride == 1 and source.out_channels == out
-        layers += _inverted_residual(f"block{i:02d}", source, ratio, out, stride, act, projection_act, joined)
-    if shortcut == "expansion":
-        _join_expansions(layers)
+        name, width, out = f"block{i:02d}", layers[-1].out_channels, make_divisible(channels * alpha)
+        expanded = make_divisible(width * ratio)
+        if expanded != width:
+            layers.append(Layer(f"{name}_expand", "pointwise", width, expanded, activation=act))
+        layers.append(Layer(f"{name}_depthwise", "depthwise", expanded, expanded, 3, stride, act))
+        layers.append(Layer(f"{name}_project", "pointwise", expanded, out, activation=projection_act))
+    depthwise = [i for i, layer in enumerate(layers) if layer.kind == "depthwise"]
+    if shortcut == "bottleneck":
+        _add_shortcuts(layers, [0, *(i + 1 for i in depthwise)])  # the stem and the projections
+    elif shortcut == "expansion":
+        _add_shortcuts(layers, [i - 1 for i in depthwise])
     head = make_divisible(_V2_HEAD * max(1.0, alpha))
     layers.append(Layer("head", "pointwise", layers[-1].out_channels, head, activation=act))
     return Architecture("v2", (*layers, *_top(head, num_classes)), bn_epsilon)
@@ -188,40 +193,23 @@ def mobilenet(version: str, *args: float | str, **options: float | str) -> Archi
     return VERSIONS[version](*args, **options)
 
 
-def _inverted_residual(
-    name: str, source: Layer, ratio: float, out: int, stride: int, act: str, projection_act: str | None, joined: bool
-) -> list[Layer]:
-    """Return expansion, depthwise convolution and projection, with a shortcut from `source` if `joined`."""
-    width, expanded = source.out_channels, make_divisible(source.out_channels * ratio)
-    shortcut = source.name if joined else None
-    layers = [
-        Layer(f"{name}_expand", "pointwise", width, expanded, activation=act),
-        Layer(f"{name}_depthwise", "depthwise", expanded, expanded, 3, stride, act),
-        Layer(f"{name}_project", "pointwise", expanded, out, activation=projection_act, shortcut=shortcut),
-    ]
-    return layers if expanded != width else layers[1:]
-
-
-def _join_expansions(layers: list[Layer]) -> None:
-    """Add shortcuts, in place, between the inputs of consecutive depthwise layers, at stride 1 and equal widths."""
-    depthwise = [i for i, layer in enumerate(layers) if layer.kind == "depthwise"]
-    for before, after in itertools.pairwise(depthwise):
-        source, target = layers[before - 1], layers[after - 1]
-        if layers[before].stride == 1 and source.out_channels == target.out_channels:
-            layers[after - 1] = dataclasses.replace(target, shortcut=source.name)
+def _add_shortcuts(layers: list[Layer], ends: list[int]) -> None:
+    """Add shortcuts, in place, between consecutive `ends` of equal width with no stride between them."""
+    for start, end in itertools.pairwise(ends):
+        equal = layers[start].out_channels == layers[end].out_channels
+        if equal and all(layer.stride == 1 for layer in layers[start + 1 : end + 1]):
+            layers[end] = dataclasses.replace(layers[end], shortcut=layers[start].name)
 
 
 def _top(width: int, num_classes: int) -> tuple[Layer, Layer]:
-    """Return global average pooling and the classifier."""
     return Layer("pool", "pool", width, width), Layer("classifier", "dense", width, num_classes)
 
 
-def _check(alpha: float, num_classes: int, **choices: tuple[str, tuple[str, ...]]) -> None:
-    """Raise InputError if an argument is outside its allowed values. `choices` maps a name to (value, allowed)."""
+def _check(alpha: float, num_classes: int, **choices: str) -> None:
     if not 0 < alpha <= 8:
         raise InputError(f"alpha={alpha:g}: the width multiplier must be above 0 and at most 8")
     if num_classes < 2:
         raise InputError(f"num_classes={num_classes}: a classifier needs at least 2")
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise InputError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+    for name, value in choices.items():
+        if value not in _CHOICES[name]:
+            raise InputError(f"{name}={value!r}: allowed are {', '.join(map(repr, _CHOICES[name]))}")

@@ -1,17 +1,15 @@
 """Count one network under the counting conventions in use, to find out which one gives a published figure.
 
-Each count is for one image and computed from the layers. Sources of the rules:
-  thop 0.1.1: `vision/basic_hooks.py` and `calc_func.py`.
-  ptflops 0.7.5: `pytorch_ops.py` and `pytorch_engine.py` (its default backend).
-  fvcore 0.1.5: `nn/flop_count.py` and `jit_handles.py`.
-  XLA: `hlo_cost_analysis.cc`.
-All four tools gave the same counts when run on PyTorch 2.13 and JAX 0.10.2.
+Each count is for one image and computed from the layers. All four tools gave the same counts when run on PyTorch 2.13
+and JAX 0.10.2. Sources of their rules: thop 0.1.1, `vision/basic_hooks.py` and `calc_func.py`. ptflops 0.7.5,
+`pytorch_ops.py` and `pytorch_engine.py` (its default backend). fvcore 0.1.5, `nn/flop_count.py` and `jit_handles.py`.
+XLA, `hlo_cost_analysis.cc`.
 """
 
 import dataclasses
 from collections.abc import Callable
 
-from mobilenet_jax.networks.arch import Architecture, mobilenet_v1, mobilenet_v2
+from mobilenet_jax.networks.arch import Architecture, mobilenet_v1, mobilenet_v2, same_padding
 from mobilenet_jax.networks.cost import LayerCost, layer_costs
 from mobilenet_jax.render.tables import Table
 
@@ -30,25 +28,27 @@ class Convention:
 
 
 def _normalised(row: LayerCost) -> int:
-    """Return the values that batch norm writes."""
     return row.out_activations if row.layer.norm else 0
 
 
 def _activated(row: LayerCost) -> int:
-    """Return the values that an activation writes."""
     return row.out_activations if row.layer.activation else 0
 
 
 def _pooled(row: LayerCost) -> int:
-    """Return the values that pooling reads."""
     return row.in_activations if row.layer.kind == "pool" else 0
+
+
+def _plus(normalised: int, pooled: int = 0) -> Callable[[LayerCost], int]:
+    """Return a count of mult-adds and of that many operations per normalised value and per value pooled."""
+    return lambda row: row.mult_adds + normalised * _normalised(row) + pooled * _pooled(row)
 
 
 def _inside(row: LayerCost) -> int:
     """Return the mult-adds without those on the zeros of SAME padding."""
-    kernel, reach = row.layer.kernel, row.out_size * row.layer.stride
-    before = max(reach - row.layer.stride + kernel - row.in_size, 0) // 2  # TensorFlow's rule
-    starts = range(-before, reach - before, row.layer.stride)
+    kernel, stride = row.layer.kernel, row.layer.stride
+    first = -same_padding(row.in_size, kernel, stride)[0]
+    starts = range(first, first + row.out_size * stride, stride)
     pairs = sum(0 <= start + tap < row.in_size for start in starts for tap in range(kernel))  # along one axis
     return row.weights // kernel**2 * pairs**2
 
@@ -56,7 +56,7 @@ def _inside(row: LayerCost) -> int:
 def _ptflops(row: LayerCost) -> int:
     # ptflops counts `nn.ReLU` twice: the module, and the function that the module calls. It counts `nn.ReLU6` once.
     activation = _activated(row) * (2 if row.layer.activation == "relu" else 1)
-    return row.mult_adds + row.bias + 2 * _normalised(row) + activation + _pooled(row)
+    return _plus(2, pooled=1)(row) + activation + row.bias
 
 
 def _xla(row: LayerCost) -> int:
@@ -66,6 +66,11 @@ def _xla(row: LayerCost) -> int:
     # A clip is a maximum and a minimum, also for ReLU. A mean of n values is n - 1 additions and one division.
     shortcut = row.out_activations if row.layer.shortcut else 0
     return 2 * _inside(row) + row.bias + norm + 2 * _activated(row) + _pooled(row) + shortcut
+
+
+def _slim_v1(row: LayerCost) -> int:
+    background = row.layer.in_channels + 1 if row.layer.kind == "dense" else 0
+    return row.weights + row.bias + row.bn * 3 // 2 + background
 
 
 OPERATIONS = (
@@ -82,23 +87,15 @@ OPERATIONS = (
     ),
     Convention("with bias", "plus 1 per class, for the classifier's bias", lambda row: row.mult_adds + row.bias),
     Convention("inside the image", "mult-adds without those on padded zeros", _inside),
-    Convention("with batch norm, 1", "plus 1 per normalised value", lambda row: row.mult_adds + _normalised(row)),
-    Convention(
-        "with batch norm, 2",
-        "plus 2 per normalised value: a multiplication, an addition",
-        lambda row: row.mult_adds + 2 * _normalised(row),
-    ),
-    Convention(
-        "fvcore 0.1.5",
-        "plus 2 per normalised value, 1 per value pooled",
-        lambda row: row.mult_adds + 2 * _normalised(row) + _pooled(row),
-    ),
+    Convention("with batch norm, 1", "plus 1 per normalised value", _plus(1)),
+    Convention("with batch norm, 2", "plus 2 per normalised value: a multiplication, an addition", _plus(2)),
+    Convention("fvcore 0.1.5", "plus 2 per normalised value, 1 per value pooled", _plus(2, pooled=1)),
     Convention(
         "ptflops 0.7.5",
         "plus 2 per normalised value, 1 per activated value (ReLU: 2), 1 per value pooled, 1 per class, for the bias",
         _ptflops,
     ),
-    Convention("thop 0.1.1", "plus 4 per normalised value", lambda row: row.mult_adds + 4 * _normalised(row)),
+    Convention("thop 0.1.1", "plus 4 per normalised value", _plus(4)),
     Convention("FLOPs", "twice the mult-adds", lambda row: 2 * row.mult_adds),
     Convention(
         "XLA flops",
@@ -120,9 +117,7 @@ PARAMS = (
     Convention(
         "TF-slim v1",
         "one more class, for the background, and three values per batch-norm channel (inferred; gives all 16 rows)",
-        lambda row: (
-            row.weights + row.bias + row.bn * 3 // 2 + (row.layer.in_channels + 1 if row.layer.kind == "dense" else 0)
-        ),
+        _slim_v1,
     ),
 )
 
@@ -130,13 +125,9 @@ NAMED = {convention.name: convention for convention in (*OPERATIONS, *PARAMS)}
 
 
 def explain(figure: float, arch: Architecture, resolution: int = 224, tolerance: float = 0.5e6) -> list[Convention]:
-    """Return the conventions that give `figure` within `tolerance`, the nearest first.
+    """Return the conventions that give `figure` within `tolerance` (inclusive), the nearest first.
 
-    Args:
-      figure: operations or parameters, such as 569e6 for a printed 569 M.
-      arch: the network.
-      resolution: side of the image in pixels.
-      tolerance: largest difference, inclusive, in the unit of `figure`.
+    `figure` is a number of operations or parameters, such as 569e6 for a printed 569 M. `resolution` is in pixels.
     """
     off = {c: abs(c.count(arch, resolution) - figure) for c in NAMED.values()}
     return sorted((c for c in off if off[c] <= tolerance), key=off.__getitem__)
@@ -160,20 +151,14 @@ def tables() -> tuple[Table, Table]:
         )
         return Table(name, title, header, rows, note)
 
+    operations = (
+        "One image. 'plus': added to the mult-adds. Profilers: a PyTorch model in evaluation mode, built like "
+        "torchvision's v2 (pooling by `functional.adaptive_avg_pool2d`, shortcuts by `+`). XLA: "
+        "`jax.jit(f).lower(x).cost_analysis()['flops']` of the model with `depthwise='conv'`. XLA sums in float32, "
+        "so its own count is off by about 1e-7."
+    )
+    params = "TF-slim's v1 networks have 1001 classes, so its rule counts one more class than the network has."
     return (
-        table(
-            "conventions_operations",
-            "Operations under other conventions",
-            OPERATIONS,
-            "One image. 'plus': added to the mult-adds. Profilers: a PyTorch model in evaluation mode, built like "
-            "torchvision's v2 (pooling by `functional.adaptive_avg_pool2d`, shortcuts by `+`). XLA: "
-            "`jax.jit(f).lower(x).cost_analysis()['flops']` of the model with `depthwise='conv'`. XLA sums in float32, "
-            "so its own count is off by about 1e-7.",
-        ),
-        table(
-            "conventions_params",
-            "Parameters under other conventions",
-            PARAMS,
-            "TF-slim's v1 networks have 1001 classes, so its rule counts one more class than the network has.",
-        ),
+        table("conventions_operations", "Operations under other conventions", OPERATIONS, operations),
+        table("conventions_params", "Parameters under other conventions", PARAMS, params),
     )

@@ -5,9 +5,9 @@ bias, activation and pooling are not counted. Both papers' tables follow this ru
 """
 
 import dataclasses
+import itertools
 import json
 import math
-import re
 from collections.abc import Iterable
 
 from mobilenet_jax.networks.arch import Architecture, Layer
@@ -53,8 +53,7 @@ class Totals:
 
 def layer_costs(arch: Architecture, resolution: int) -> tuple[LayerCost, ...]:
     """Return the cost of each layer of `arch`, in order, for square images of `resolution` pixels."""
-    rows = []
-    size = resolution
+    rows, size = [], resolution
     for layer in arch.layers:
         out_size = 1 if layer.kind in ("pool", "dense") else -(-size // layer.stride)
         # D_K^2 M for depthwise, D_K^2 M N for the others (v1 paper, section 3.1, equations 2 to 5).
@@ -75,24 +74,15 @@ def totals(arch: Architecture, resolution: int) -> Totals:
 
 def blocks(rows: Iterable[LayerCost]) -> list[list[LayerCost]]:
     """Group layers by the block they belong to, in order. Stem, head, pool and classifier belong to none."""
-    found: dict[str, list[LayerCost]] = {}
-    for row in rows:
-        if block := re.match(r"block\d+", row.layer.name):
-            found.setdefault(block[0], []).append(row)
-    return list(found.values())
+    inside = (row for row in rows if row.layer.name.startswith("block"))
+    return [list(found) for _, found in itertools.groupby(inside, lambda row: row.layer.name.partition("_")[0])]
 
 
 def held_activations(arch: Architecture, resolution: int, bottlenecks_only: bool = False) -> tuple[int, ...]:
     """Return the values of one image in memory while each layer runs: its input and output, and maps for shortcuts.
 
-    Args:
-      arch: the layers.
-      resolution: side of the image in pixels.
-      bottlenecks_only: count only the input and output of a block. The maps between them can be computed and used
-        piece by piece (v2 paper, section 5.1).
-
-    Returns:
-      One count per layer.
+    `bottlenecks_only` counts only the input and output of a block. The maps between them can be computed and used piece
+    by piece (v2 paper, section 5.1).
     """
     rows = layer_costs(arch, resolution)
     held = [row.in_activations + row.out_activations for row in rows]

@@ -19,19 +19,14 @@ class Device:
     cache_bytes: int  # if maps and kernels of a layer fit, the rate of the cache applies
     cache_bytes_per_second: float
     source: str  # of the constants
-    value_bytes: int = 4
 
 
-PIXEL_1 = Device(
-    "Pixel 1, one large core",
-    4 * 2.15e9,
-    8 * 2 * 1.866e9,
-    0,
-    1.0,
+_PIXEL_1_SOURCE = (
     "Four float mult-adds per cycle: in LLVM's model of Kryo (AArch64SchedKryoDetails.td), multiplying four floats "
     "takes both of a core's multiplying units. 2.15 GHz; LPDDR4-1866 on 64 bits, 29.9 GB/s: specification of the "
-    "Snapdragon 821. No cache is modelled.",
+    "Snapdragon 821. No cache is modelled."
 )
+PIXEL_1 = Device("Pixel 1, one large core", 4 * 2.15e9, 8 * 2 * 1.866e9, 0, 1.0, _PIXEL_1_SOURCE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,19 +53,11 @@ def roofline(arch: Architecture, resolution: int, device: Device, batch: int = 1
 
     A layer reads its input, its kernel and the map of its shortcut once, and writes its output once. Batch norm and
     activation are fused into the convolution, as in an inference engine.
-
-    Args:
-      arch: the layers.
-      resolution: side of the images in pixels.
-      device: the limits of the device.
-      batch: images per batch.
     """
     times = []
     for row in layer_costs(arch, resolution):
         shortcut = row.out_activations if row.layer.shortcut else 0
-        values = batch * (row.in_activations + shortcut + row.out_activations) + row.weights + row.bias + row.bn
-        size = values * device.value_bytes
+        size = 4 * (batch * (row.in_activations + shortcut + row.out_activations) + row.params)  # float32
         rate = device.cache_bytes_per_second if size <= device.cache_bytes else device.bytes_per_second
-        compute = batch * row.mult_adds / device.mult_adds_per_second
-        times.append(LayerTime(row, compute, size / rate))
+        times.append(LayerTime(row, batch * row.mult_adds / device.mult_adds_per_second, size / rate))
     return tuple(times)

@@ -5,7 +5,6 @@ The report predicts the time of each layer on a device whose on-chip memory fill
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.arch import Architecture
@@ -57,11 +56,7 @@ def scratchpad(
 
     The first layer fetches the image. Each layer fetches its kernels, and leaves them and its output map in memory. A
     layer that overflows the memory moves out everything that is held. The next one starts again from its input map.
-
-    Args:
-      rows: the layers, from `cost.layer_costs`.
-      device: rates and sizes.
-      out_bits: sizes of the output maps to assume instead of the layers' own, in bits.
+    `out_bits` are sizes of the output maps to assume instead of the layers' own.
     """
     sizes = out_bits or [device.activation_bits * row.out_activations for row in rows]
     steps = []
@@ -103,12 +98,6 @@ def network() -> Architecture:
     return arch.mobilenet_v1(num_classes=10, strides="cifar", variant="cifar28")
 
 
-def printed_rows() -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Read Tables 3 and 4, which are one file: a row per convolution, and the row of the total."""
-    *rows, total = printed.rows("cifar28_times")
-    return rows, total
-
-
 def steps(printed_maps: bool = False) -> tuple[ScratchpadStep, ...]:
     """Predict the network's convolutions on `DEVICE`, with output maps of their own sizes or of those printed.
 
@@ -116,42 +105,39 @@ def steps(printed_maps: bool = False) -> tuple[ScratchpadStep, ...]:
       ValueError: the network has another number of convolutions than the printed tables.
     """
     rows = [row for row in layer_costs(network(), 28) if row.layer.norm]
-    return scratchpad(rows, DEVICE, [int(row["out_bits"]) for row in printed_rows()[0]] if printed_maps else None)
+    maps = [int(row["out_bits"]) for row in printed.rows("cifar28_times")[:-1]]  # the last row is the total
+    return scratchpad(rows, DEVICE, maps if printed_maps else None)
 
 
 def _table3() -> Iterator[Line]:
     # The rise of memory used is compared, as one slip in the running total would be many rows. The maps are as printed.
     source = DEVICE.activation_bits * layer_costs(network(), 28)[0].in_activations
     used = ours_used = 0
-    for row, given, own in zip(printed_rows()[0], steps(printed_maps=True), steps(), strict=True):
-        rise, ours_rise = _rise(used, int(row["memory_bits"])), _rise(ours_used, given.memory_bits)
-        yield (
-            row["layer"],
-            {
-                "input map, bits": (row["in_bits"], source),
-                "output map, bits": (row["out_bits"], own.out_bits),
-                "memory used, bits": (row["memory_bits"], None),
-                "rise of memory used, bits": (str(rise), ours_rise),
-                "data moved, bits": (row["moved_bits"], given.moved_bits),
-            },
-        )
-        source, used, ours_used = own.out_bits, int(row["memory_bits"]), given.memory_bits
 
+    def rise(before: int, now: int) -> int:
+        return now - before if now > before else now  # memory starts empty again after an overflow
 
-def _rise(before: int, now: int) -> int:
-    return now - before if now > before else now  # memory starts empty again after an overflow
+    for row, given, own in zip(printed.rows("cifar28_times")[:-1], steps(printed_maps=True), steps(), strict=True):
+        memory = int(row["memory_bits"])
+        cells = {
+            "input map, bits": (row["in_bits"], source),
+            "output map, bits": (row["out_bits"], own.out_bits),
+            "memory used, bits": (row["memory_bits"], None),
+            "rise of memory used, bits": (str(rise(used, memory)), rise(ours_used, given.memory_bits)),
+            "data moved, bits": (row["moved_bits"], given.moved_bits),
+        }
+        yield row["layer"], cells
+        source, used, ours_used = own.out_bits, memory, given.memory_bits
 
 
 def _table4() -> Iterator[Line]:
-    rows, total = printed_rows()
+    *rows, total = printed.rows("cifar28_times")
     found = steps(printed_maps=True)
     for row, step in zip(rows, found, strict=True):
-        yield (
-            row["layer"],
-            {
-                "data movement, s": (row["move_seconds"], Decimal(str(step.move_seconds))),
-                "compute, s": (row["compute_seconds"], Decimal(str(step.compute_seconds))),
-                "total, s": (row["total_seconds"], Decimal(str(step.seconds))),
-            },
-        )
-    yield "total", {"total, s": (total["total_seconds"], Decimal(str(sum(step.seconds for step in found))))}
+        cells = {
+            "data movement, s": (row["move_seconds"], step.move_seconds),
+            "compute, s": (row["compute_seconds"], step.compute_seconds),
+            "total, s": (row["total_seconds"], step.seconds),
+        }
+        yield row["layer"], cells
+    yield "total", {"total, s": (total["total_seconds"], sum(step.seconds for step in found))}

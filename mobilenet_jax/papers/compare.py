@@ -8,14 +8,15 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
-from mobilenet_jax.papers import misprints
+from mobilenet_jax.papers.printed import Key, misprints
 from mobilenet_jax.render.tables import Table
 
 UNEXPLAINED = "differs, and nothing explains it"
 NEAREST, DOWN, TWO_DIGITS = "nearest", "down", "two digits"  # how a source rounds; the last cuts to two, and to whole
 
-Value = Decimal | int | str  # a count, or a word
-Line = tuple[str, Mapping[str, tuple[str, Value | None]]]  # label; column -> printed, ours
+Value = Decimal | float | str  # a count, or a word
+Columns = Mapping[str, tuple[str, Value | None]]  # column -> printed, ours
+Line = tuple[str, Columns]  # label and columns of a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +33,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One printed table next to ours: the label and the cells of each row.
-
-    A row of a network that this package does not build has cells without ours.
-    """
+    """One printed table next to ours: label and cells of each row. A cell that is not ours to count has no `ours`."""
 
     name: str
     title: str
@@ -48,70 +46,57 @@ class Comparison:
 
 
 def compare(
-    name: str, title: str, lines: Iterable[Line], rounding: str | Mapping[str, str] = NEAREST, note: str = ""
+    name: str, title: str, lines: Iterable[Line], rounding: Mapping[str, str] | None = None, note: str = ""
 ) -> Comparison:
-    """Compare a printed table with ours.
+    """Compare a printed table with ours, which is None for a cell that this package does not count.
 
-    Args:
-      name: the table's name, in `data/misprints.csv` and of its CSV file.
-      title: the table's title.
-      lines: the rows; ours is None for a cell that this package does not count.
-      rounding: how the source rounds, or how it rounds each column (NEAREST where a column is missing).
-      note: text below the table.
+    `name` is the table's name in `data/misprints.csv`. `rounding` maps a column to how the source rounds it, if not to
+    the nearest.
     """
+    how = rounding or {}
+    rows = []
+    for label, columns in lines:
+        cells = (cell((name, label, c), *values, how.get(c, NEAREST)) for c, values in columns.items())
+        rows.append((label, tuple(cells)))
+    return Comparison(name, title, tuple(rows), note)
 
-    def cells(label: str, columns: Mapping[str, tuple[str, Value | None]]) -> Iterator[Cell]:
-        for column, (printed, ours) in columns.items():
-            how = rounding if isinstance(rounding, str) else rounding.get(column, NEAREST)
-            yield Cell(column, printed) if ours is None else cell((name, label, column), printed, ours, how)
 
-    return Comparison(name, title, tuple((label, tuple(cells(label, columns))) for label, columns in lines), note)
-
-
-def cell(key: misprints.Key, printed: str, ours: Value, rounding: str = NEAREST) -> Cell:
-    """Compare one printed cell with ours; where they differ, the note of the known misprint says why."""
+def cell(key: Key, printed: str, ours: Value | None, rounding: str = NEAREST) -> Cell:
+    """Compare one printed cell with ours. Where they differ, the note of the known misprint says why."""
+    if ours is None:
+        return Cell(key[-1], printed)
     if isinstance(ours, str):
         shown, difference, agrees = ours, "", ours == printed
     else:
-        exact = Decimal(ours)
+        exact = Decimal(str(ours))
         shown, difference = _show(exact, printed), _difference(exact, printed)
         agrees = _rounded(exact, printed, rounding) == Decimal(printed)
-    note = ""
-    if not agrees:
-        misprint = misprints.known().get(key)
-        if misprint is None:
-            note = UNEXPLAINED
-        else:
-            note = misprint.note if misprint.ours == shown else f"{UNEXPLAINED}: ours was {misprint.ours}"
+    note, misprint = "", misprints().get(key)
+    if not agrees and misprint:
+        note = misprint["note"] if misprint["ours"] == shown else f"{UNEXPLAINED}: ours was {misprint['ours']}"
+    elif not agrees:
+        note = UNEXPLAINED
     return Cell(key[-1], printed, shown, difference, agrees, note)
 
 
 def as_table(comparison: Comparison) -> Table:
     """Return a wide table: printed, ours and difference for each column, then the notes."""
-    numeric = {cell.column: False for _, cell in comparison.cells()}  # in the order of the columns
-    numeric |= {cell.column: True for _, cell in comparison.cells() if cell.difference}
-    header = ["row"]
-    for column, has_difference in numeric.items():
-        header += [f"{column}, printed", "ours", *(["difference"] if has_difference else [])]
+    texts = {cell.column: 2 for _, cell in comparison.cells()}  # printed and ours, in the order of the columns
+    texts |= {cell.column: 3 for _, cell in comparison.cells() if cell.difference}
+    header = [text for column, n in texts.items() for text in (f"{column}, printed", "ours", "difference")[:n]]
     rows = []
     for label, cells in comparison.rows:
-        line, by_column = [label], {cell.column: cell for cell in cells}
-        for column, has_difference in numeric.items():
-            found = by_column.get(column, Cell(column, ""))
-            line += [found.printed, found.ours, *([found.difference] if has_difference else [])]
-        rows.append((*line, "; ".join(f"{cell.column}: {cell.note}" for cell in cells if cell.note)))
-    return Table(comparison.name, comparison.title, (*header, "note"), tuple(rows), comparison.note)
+        found = {cell.column: (cell.printed, cell.ours, cell.difference) for cell in cells}
+        line = [text for column, n in texts.items() for text in found.get(column, ("", "", ""))[:n]]
+        rows.append((label, *line, "; ".join(f"{cell.column}: {cell.note}" for cell in cells if cell.note)))
+    return Table(comparison.name, comparison.title, ("row", *header, "note"), tuple(rows), comparison.note)
 
 
 def summary(comparisons: Sequence[Comparison]) -> Table:
     """Return the cells that differ, of all tables, with their reasons; the note counts the cells that are compared."""
     cells = [(c.title, label, cell) for c in comparisons for label, cell in c.cells()]
     compared = sum(bool(cell.ours) for *_, cell in cells)
-    rows = tuple(
-        (title, label, cell.column, cell.printed, cell.ours, cell.note)
-        for title, label, cell in cells
-        if not cell.agrees
-    )
+    rows = tuple((title, label, c.column, c.printed, c.ours, c.note) for title, label, c in cells if not c.agrees)
     note = f"{compared} cells are compared; {compared - len(rows)} agree within the rounding of what is printed."
     header = ("table", "row", "column", "printed", "ours", "note")
     return Table("differences", f"The {len(rows)} cells that differ from what is printed", header, rows, note)
@@ -121,7 +106,7 @@ def unexplained(comparisons: Iterable[Comparison]) -> list[str]:
     """Return the cells that differ without a reason, and the misprints whose cell is missing or agrees."""
     cells = {(c.name, label, cell.column): cell for c in comparisons for label, cell in c.cells()}
     wrong = [key for key, cell in cells.items() if cell.note.startswith(UNEXPLAINED)]
-    unused = [key for key in misprints.known() if key not in cells or cells[key].agrees]
+    unused = [key for key in misprints() if key not in cells or cells[key].agrees]
     return [", ".join(key) for key in (*wrong, *unused)]
 
 

@@ -1,14 +1,11 @@
-"""Compute the points of the figures of published networks: released checkpoints, mult-adds by layer kind, memory.
-
-NOTE: This module imports matplotlib, which takes a second. Import it only when something is drawn.
-"""
+"""Compute the points of the figures of published networks: released checkpoints, mult-adds by layer kind, memory."""
 
 from typing import Literal
 
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import held_activations, layer_costs, totals
 from mobilenet_jax.papers import printed
-from mobilenet_jax.render.charts import Memory, NetworkPoint
+from mobilenet_jax.render.charts import NetworkPoint
 
 _WIDTHS = {"v1": (0.25, 0.5, 0.75, 1.0), "v2": (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)}
 
@@ -40,17 +37,13 @@ def mult_adds_by_kind() -> dict[str, dict[str, int]]:
     return found
 
 
-def activation_memory() -> list[Memory]:
+def activation_memory() -> dict[str, list[list[float]]]:
     """Return the memory held at each layer of v1 and v2 at alpha 1 and 224 pixels, in kB at 16 bits a value.
 
-    These are the units of the v2 paper's Table 3.
+    For v2 also if only bottlenecks are held. These are the units of the v2 paper's Table 3.
     """
 
     def held(version: str, bottlenecks_only: bool = False) -> list[float]:
-        values = held_activations(arch.mobilenet(version), 224, bottlenecks_only)
-        return [2 * n / 1000 for n in values]
+        return [2 * n / 1000 for n in held_activations(arch.mobilenet(version), 224, bottlenecks_only)]
 
-    return [
-        Memory("v1, alpha 1", held("v1")),
-        Memory("v2, alpha 1", held("v2"), held("v2", bottlenecks_only=True)),
-    ]
+    return {"v1, alpha 1": [held("v1")], "v2, alpha 1": [held("v2"), held("v2", bottlenecks_only=True)]}

@@ -1,7 +1,4 @@
-"""Read many run directories: the finished runs, and what is wrong with the others.
-
-What cannot be used is listed with its reason, never dropped silently.
-"""
+"""Read many run directories: the finished runs, and what is wrong with the others."""
 
 import dataclasses
 import functools
@@ -9,15 +6,22 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter
 
 from mobilenet_jax.errors import InputError
+from mobilenet_jax.networks.arch import ALIASES
 from mobilenet_jax.records import directory as run_directory
 from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, DamagedFile
-from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, parse_point, renamed
+from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, renamed
 from mobilenet_jax.records.summary import Summary, metrics_match
 from mobilenet_jax.render.tables import Table, plain
 
+T = TypeVar("T")
+# A row of metrics: numbers in the range of a measurement, or null for what is not finite.
+_LIMITS = Field(gt=-(10**100), lt=10**100)
+_ROW = TypeAdapter(dict[str, Annotated[int, _LIMITS] | Annotated[float, _LIMITS] | None], config={"strict": True})
 _MARKS = {CONFIG, SUMMARY, METRICS}  # any of these files makes a directory a run's
 _NOT_RUNS = (run_directory.CHECKPOINTS, "wandb")  # folders inside a run directory that hold many files and no run
 # Config keys that the summary holds too, for records whose config is lost.
@@ -70,19 +74,18 @@ class Problem:
 
 
 def read(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[Problem]]:
-    """Read every run directory at any depth, following links. Of two with the same run, the first by path counts.
+    """Return the finished runs and the problems of all run directories at any depth, following links, by path.
 
-    Returns:
-      The finished runs and the problems, each by path.
+    Of two directories with the same run, the first counts.
 
     Raises:
       InputError: one of `directories` is no directory.
     """
     problems: list[Problem] = []
     counted: dict[Any, Run] = {}
-    for directory, names in sorted(_run_directories(directories, problems)):
+    for directory in sorted(_walk(directories, problems)):
         faults: list[str] = []
-        if run := _read_run(directory, names, faults.append):
+        if run := _read_run(directory, faults.append):
             first = counted.setdefault((hashable(run.identity), run.summary.seed), run)
             if first is not run:
                 accuracies = f"{first.accuracy:.2%} there, {run.accuracy:.2%} here"
@@ -102,10 +105,8 @@ def hashable(identity: Mapping[str, Any], without: str = "") -> tuple[tuple[str,
     return tuple((key, value) for key, value in identity.items() if key != without)
 
 
-def _run_directories(
-    directories: Iterable[pathlib.Path], problems: list[Problem]
-) -> Iterator[tuple[pathlib.Path, set[str]]]:
-    """Yield each run directory once, with the names in it, however many links and arguments lead there."""
+def _walk(directories: Iterable[pathlib.Path], problems: list[Problem]) -> Iterator[pathlib.Path]:
+    """Yield each run directory once, however many links and arguments lead there."""
 
     def unreadable(error: OSError) -> None:
         problems.append(Problem(pathlib.Path(error.filename), f"cannot be read ({error.strerror})"))
@@ -115,60 +116,58 @@ def _run_directories(
         if not top.is_dir():
             raise InputError(f"{top} is not a directory")
         for here, inside, files in os.walk(top, onerror=unreadable, followlinks=True):
-            names, real = {*inside, *files}, os.path.realpath(here)
+            real = os.path.realpath(here)
             if real in seen:
                 inside.clear()
-            elif names & _MARKS:
+            elif not _MARKS.isdisjoint([*inside, *files]):
                 inside[:] = [name for name in inside if name not in _NOT_RUNS]
-                yield pathlib.Path(here), names
+                yield pathlib.Path(here)
             seen.add(real)
 
 
-def _read_run(directory: pathlib.Path, names: set[str], report: Callable[[str], None]) -> Run | None:
-    """Return the run in a directory that holds `names`, None if it cannot be used; report each fault in a sentence."""
-    config, no_config = _read_config(directory)
+def _attempt(read: Callable[[], T], default: T) -> tuple[T, str]:
+    """Return what `read` returns and '', or the default and the fault of the file."""
     try:
-        metrics, no_curve = run_directory.load_metrics(directory), ""
-    except (FileNotFoundError, DamagedFile) as e:
-        metrics, no_curve = b"", str(e)
+        return read(), ""
+    except DamagedFile as e:
+        return default, str(e)
+
+
+def _read_run(directory: pathlib.Path, report: Callable[[str], None]) -> Run | None:
+    """Return the run in a directory, None if it cannot be used; report each fault in a sentence."""
+    config, no_config = _attempt(lambda: renamed(flatten(_load(directory / CONFIG))), {})
+    env, no_env = _attempt(lambda: _load(directory / ENV), {})
+    metrics, no_curve = _attempt(lambda: run_directory.load_metrics(directory), b"")
+    summary, no_summary = _attempt(lambda: run_directory.load_summary(directory), None)
     rows, damage = _rows(metrics)
-    no_curve = no_curve or damage
     reached = rows[-1]["epoch"] if rows else 0
-    if SUMMARY not in names:
+    if not os.path.lexists(directory / SUMMARY):
         hope = f"{no_config + '; ' if no_config else ''}the same command resumes it"
         report(f"unfinished, or running: {_progress(reached, config.get('train.epochs'))}; {hope}")
         return None
-    try:
-        summary = run_directory.load_summary(directory)
-    except (FileNotFoundError, DamagedFile) as e:
-        report(f"{e}: left out; move it away, and the run's command makes it again from the last checkpoint")
+    if summary is None:
+        report(f"{no_summary}: left out; move it away, and the run's command makes it again from the last checkpoint")
         return None
-    texts = {k: plain(v) for k, v in summary if isinstance(v, str)}
-    summary = summary.model_copy(
-        update=texts | {"variant": renamed({"model.variant": summary.variant})["model.variant"]}
-    )
+    texts = {key: plain(value) for key, value in summary if isinstance(value, str)}
+    summary = summary.model_copy(update=texts | {"variant": ALIASES.get(summary.variant, texts["variant"])})
     if summary.status == "diverged":
         report(f"diverged after {_progress(reached, summary.epochs)}: left out; try a lower config.optim.lr")
         return None
-    if config and (other := _disagreement(config, summary)):
-        config, no_config = {}, other
-    if no_config:
-        report(f"{no_config}: its recipe is unknown, so it is kept apart from runs that have one")
+    if fault := no_config or _disagreement(config, summary):
+        config = {}
+        report(f"{fault}: its recipe is unknown, so it is kept apart from runs that have one")
+    no_curve = no_curve or damage
     if not no_curve and not metrics_match(summary, metrics):
         rows, reached, no_curve = (), 0, f"{METRICS} is damaged: it is not what was written"
     if no_curve or reached < summary.epochs:
         stops = f"counted, but its curve has {_progress(reached, summary.epochs)}"
         report(f"{no_curve or METRICS + ' ends early'}: {stops}")
-    try:
-        env = _load(directory / ENV)
-    except (FileNotFoundError, DamagedFile) as e:
-        env = {}
-        report(f"{e}: counted, but without its environment")
+    if no_env:
+        report(f"{no_env}: counted, but without its environment")
     return Run(directory, summary, config, env, rows)
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
-    """Return the JSON object in `path` with texts that can be shown; raises DamagedFile or FileNotFoundError."""
     try:
         return _plain(run_directory.load(path))
     except RecursionError:
@@ -184,27 +183,10 @@ def _plain(value: Any) -> Any:
     return {plain(k): _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def _read_config(directory: pathlib.Path) -> tuple[dict[str, Any], str]:
-    """Return the flat config with its `point` applied and no fault, or an empty one and the fault."""
-    try:
-        config = renamed(flatten(_load(directory / CONFIG)))
-        point = parse_point(str(config.get("point", "")))
-    except (FileNotFoundError, DamagedFile) as e:
-        return {}, str(e)
-    except ValueError as e:
-        return {}, f"{CONFIG} is damaged: its point has a part where {e}"
-    return config | {key: _number_or_text(text) for key, text in point.items()}, "" if config else f"{CONFIG} is empty"
-
-
-def _number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _disagreement(config: dict[str, Any], summary: Summary) -> str:
     """Return how a config is not this run's; '' if it is."""
+    if not config:
+        return f"{CONFIG} is empty"
     for key in ("seed", "train.epochs", "model.version", "model.alpha", "model.rho"):
         there, here = config.get(key, "absent"), getattr(summary, _IN_SUMMARY.get(key, key))
         if there != here:
@@ -213,31 +195,18 @@ def _disagreement(config: dict[str, Any], summary: Summary) -> str:
 
 
 def _rows(metrics: bytes) -> tuple[tuple[dict[str, Any], ...], str]:
-    """Return the rows up to the first damaged line, and the fault."""
+    """Return the rows up to the first damaged line, and the fault. The epochs of rows increase."""
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(metrics.split(b"\n"), 1):
         if line.strip():
             try:
-                rows.append(_row(line, rows[-1]["epoch"] if rows else 0))
-            except (ValueError, RecursionError):
+                row = _ROW.validate_json(line)
+            except ValueError:
+                row = {}
+            if (row.get("epoch") or 0) <= (rows[-1]["epoch"] if rows else 0):
                 return tuple(rows), f"{METRICS} is damaged from line {number} on"
+            rows.append(row)
     return tuple(rows), ""
-
-
-def _row(line: bytes, after: float) -> dict[str, Any]:
-    """Return a row of metrics whose epoch is past `after`; its values are numbers, or null for what is not finite.
-
-    Raises:
-      ValueError: the line is something else.
-    """
-    row = json.loads(line.decode())
-    if not isinstance(row, dict) or not {*map(type, row.values())} <= {int, float, type(None)}:
-        raise ValueError("not numbers")
-    if any(value is not None and not abs(value) < 1e100 for value in row.values()):
-        raise ValueError("beyond what is measured")
-    if not row.get("epoch") or row["epoch"] <= after:
-        raise ValueError("no epoch, or an earlier one")
-    return row
 
 
 def _progress(reached: float, epochs: Any) -> str:

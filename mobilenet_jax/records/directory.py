@@ -34,34 +34,40 @@ class DamagedFile(Exception):
     """A file of a run that cannot be used. The message names the file and can start a sentence."""
 
 
+class MissingFile(DamagedFile):
+    """A file of a run that does not exist."""
+
+
 class Busy(InputError):
     """Another process works on the run."""
 
 
-def load(path: pathlib.Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; raises DamagedFile, or FileNotFoundError."""
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
     try:
-        return files.read_json_object(path)
+        yield
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path.name} is missing") from None
+        raise MissingFile(f"{path.name} is missing") from None
     except OSError as e:
         raise DamagedFile(f"{path.name} cannot be read ({e.strerror})") from None
     except ValueError as e:
         raise DamagedFile(f"{path.name} is damaged: {e}") from None
 
 
+def load(path: pathlib.Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; raises MissingFile or DamagedFile."""
+    with _reading(path):
+        return files.read_json_object(path)
+
+
 def load_metrics(directory: pathlib.Path) -> bytes:
-    """Return what `metrics.jsonl` holds; raises DamagedFile, or FileNotFoundError."""
-    try:
+    """Return what `metrics.jsonl` holds; raises MissingFile or DamagedFile."""
+    with _reading(directory / METRICS):
         return files.read_regular_file(directory / METRICS)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{METRICS} is missing") from None
-    except OSError as e:
-        raise DamagedFile(f"{METRICS} cannot be read ({e.strerror})") from None
 
 
 def load_summary(directory: pathlib.Path) -> Summary:
-    """Return the result of the run in `directory`; raises DamagedFile, or FileNotFoundError."""
+    """Return the result of the run in `directory`; raises MissingFile or DamagedFile."""
     stored = load(directory / SUMMARY)
     try:
         return summaries.unseal(stored)
@@ -75,24 +81,20 @@ def read_summary(directory: pathlib.Path) -> Summary | None:
     Raises:
       InputError: a file is damaged, or `metrics.jsonl` is not what the summary was written over.
     """
-    remedy = "move it away, and the same command makes it again from the last checkpoint"
+    path, again = directory / SUMMARY, "again from the last checkpoint"
     try:
         summary = load_summary(directory)
-    except FileNotFoundError:
+    except MissingFile:
         return None
     except DamagedFile as e:
-        raise InputError(f"{directory / SUMMARY}: {e}; {remedy}") from None
+        raise InputError(f"{path}: {e}; move it away, and the same command makes it {again}") from None
     try:
         metrics = load_metrics(directory)
-    except FileNotFoundError:
+    except DamagedFile:
         metrics = b""
-    except DamagedFile as e:
-        raise InputError(f"{directory / METRICS}: {e}") from None
     if not summaries.metrics_match(summary, metrics):
-        raise InputError(
-            f"{directory / METRICS} is missing or damaged; move {directory / SUMMARY} away, and the same command makes "
-            "both again from the last checkpoint"
-        )
+        remedy = f"move {path} away, and the same command makes both {again}"
+        raise InputError(f"{directory / METRICS} is missing or damaged; {remedy}")
     return summary
 
 
@@ -100,7 +102,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any] | None:
     """Return the config of the run in `directory`, None where there is none; raises InputError if it is damaged."""
     try:
         return load(directory / CONFIG)
-    except FileNotFoundError:
+    except MissingFile:
         return None
     except DamagedFile as e:
         raise InputError(f"{directory / CONFIG}: {e}; move it away") from None
@@ -109,14 +111,12 @@ def read_config(directory: pathlib.Path) -> dict[str, Any] | None:
 def check(directory: pathlib.Path, named: bool = False) -> None:
     """Raise InputError unless `directory` may hold a run: it is new, empty, or holds one already.
 
-    Args:
-      directory: the run directory.
-      named: whether its name ends with the run's digest. Then any file of a run identifies it, else only the config.
+    If it is `named`, its name ends with the run's digest: any file of a run identifies it, otherwise only the config.
     """
     try:
-        if directory.exists() and not directory.is_dir():
-            raise InputError(f"{directory}: is a file, and a run needs a directory")
         others = [p.name for p in directory.iterdir() if not p.name.startswith(".")] if directory.exists() else []
+    except NotADirectoryError:
+        raise InputError(f"{directory}: is a file, and a run needs a directory") from None
     except OSError as e:
         raise InputError(f"{directory} cannot be read ({e.strerror})") from None
     known = {CONFIG, ENV, METRICS, SUMMARY, CHECKPOINTS} if named else {CONFIG}
@@ -150,29 +150,23 @@ class RunDirectory:
                 reason = f"the run directory cannot be written ({e.strerror})"
                 raise InputError(f"{self.path}: {reason}; once it can, the same command goes on") from None
             self._held = _inode(self._lock) or -1  # -1: removed already, so no longer held
-            try:
-                yield
-            finally:
-                self._held = None
+            held.callback(setattr, self, "_held", None)
+            yield
 
     def check_held(self) -> None:
         """Raise InputError if the lock file was removed: another process may then work on the run."""
-        with _writing(self._lock):
-            held = self._held is None or _inode(self._lock) == self._held
-        if not held:
-            raise InputError(
-                f"{self.path}: its lock was removed while this process worked on the run; this process stops, and the "
-                "same command starts or resumes the run"
-            )
+        if self._held not in (None, _inode(self._lock)):
+            remedy = "this process stops, and the same command starts or resumes the run"
+            raise InputError(f"{self.path}: its lock was removed while this process worked on the run; {remedy}")
 
     def begin(self, config: dict[str, Any], device: str, same: Callable[[dict[str, Any]], bool]) -> None:
         """Write `config.json` unless it holds the `same` run's, and add this process to `env.json`."""
-        stored = _load_or_none(self.path / CONFIG)
-        if stored is None or not same(stored):
+        if not same(_load_or_empty(self.path / CONFIG)):
             self._write_json(CONFIG, config)
-        before = _load_or_none(self.path / ENV)
-        older = before.pop("earlier", []) if before else []
-        earlier = [*(older if isinstance(older, list) else []), before] if before else []
+        before = _load_or_empty(self.path / ENV)
+        older = before.pop("earlier", [])
+        earlier = older if isinstance(older, list) else []
+        earlier += [before] if before else []
         self._write_json(ENV, {**_environment(), "device": device, "earlier": earlier})
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -202,26 +196,22 @@ class RunDirectory:
             files.write_atomically(self.path / name, text)
 
 
-def _load_or_none(path: pathlib.Path) -> dict[str, Any] | None:
-    """Return the JSON object in `path`; None where it is missing, `{"damaged": True}` where it is damaged."""
+def _load_or_empty(path: pathlib.Path) -> dict[str, Any]:
     try:
         return load(path)
-    except FileNotFoundError:
-        return None
     except DamagedFile:
-        return {"damaged": True}
+        return {}
 
 
 def _inode(path: pathlib.Path) -> int | None:
     try:
         return path.stat().st_ino
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return None
 
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Turn an OSError into a sentence that names the file."""
     try:
         yield
     except OSError as e:
@@ -234,7 +224,6 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _environment() -> dict[str, Any]:
-    """Return the command, the commit of this package, versions and the host."""
     packages = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

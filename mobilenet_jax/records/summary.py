@@ -1,7 +1,4 @@
-"""The result of a run: the one definition of the fields of `summary.json`, and the digests that reveal changes.
-
-A new field is added to `Summary`. The run fills it in `training/run.py`, and every reader gets it as an attribute.
-"""
+"""The result of a run: the fields of `summary.json`, which `training/run.py` fills, and digests that reveal changes."""
 
 import hashlib
 import json
@@ -19,17 +16,11 @@ _CountOrZero = Annotated[int, Field(ge=0, le=_LIMIT, description="a whole number
 _Positive = Annotated[float, Field(ge=1e-9, le=_LIMIT, description="a number above 0")]
 _NotNegative = Annotated[float, Field(ge=0, le=_LIMIT, description="a number from 0")]
 _Text = Annotated[str, Field(description="text")]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: a measurement that is not finite is missing."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-_Fraction = Annotated[
-    Annotated[float, Field(ge=0, le=1)] | None, BeforeValidator(_finite), Field(description="a number from 0 to 1")
-]
-_Loss = Annotated[float | None, BeforeValidator(_finite), Field(description="a number")]
+# JSON has no NaN and no infinity: a measurement that is not finite is missing.
+_FINITE = BeforeValidator(lambda value: None if isinstance(value, float) and not math.isfinite(value) else value)
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Fraction = Annotated[_Share | None, _FINITE, Field(description="a number from 0 to 1")]
+_Loss = Annotated[float | None, _FINITE, Field(description="a number")]
 
 
 class Summary(BaseModel):
@@ -85,8 +76,7 @@ class Summary(BaseModel):
 
 def seal(summary: Summary, metrics: bytes) -> dict[str, Any]:
     """Return what `summary.json` holds: the fields, the schema, and digests of `metrics.jsonl` and of all of this."""
-    fields = summary.model_dump() | {"metrics_sha256": hashlib.sha256(metrics).hexdigest()}
-    stored = {"schema": SCHEMA, **fields}
+    stored = {"schema": SCHEMA, **summary.model_dump(), "metrics_sha256": hashlib.sha256(metrics).hexdigest()}
     return stored | {"sha256": _digest(stored)}
 
 
@@ -94,8 +84,8 @@ def unseal(stored: Mapping[str, Any]) -> Summary:
     """Return the summary that `summary.json` holds. A record without a digest, of another program, is accepted.
 
     Raises:
-      ValueError: the schema is unknown, the digest does not match, or a field is not allowed; the message is the end
-        of a sentence about the file.
+      ValueError: the schema is unknown, the digest does not match, or a field is not allowed. The message is the end of
+        a sentence about the file.
     """
     schema = stored.get("schema", "absent")
     if schema is True or schema != SCHEMA:

@@ -1,19 +1,20 @@
 """Draw each kind of chart from plain numbers.
 
-A function takes numbers and returns a `Figure`. Nothing here opens a window or changes matplotlib's settings. Where a
-colour distinguishes things, a shape, a hatch or a label does so too.
-
-NOTE: This module imports matplotlib, which takes a second. Import it only when something is drawn.
+Nothing here opens a window or changes matplotlib's settings. Where a colour distinguishes things, a shape, a hatch or
+a label does so too.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mobilenet_jax.render import axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Colours of Okabe and Ito (2008).
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -48,50 +49,10 @@ class NetworkPoint:
     expansion: float | None = None  # ratio t of v2
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """Loss (nats) and accuracy (%) of a run by epoch: of test images after it, of augmented images during it."""
-
-    epochs: Sequence[float]
-    train_loss: Sequence[float]
-    test_loss: Sequence[float]
-    train_accuracy: Sequence[float]
-    test_accuracy: Sequence[float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Activations in memory (kB) while each layer of a network runs, in the order of the layers."""
-
-    name: str
-    tensors: Sequence[float]  # the layer's input and output, and what a shortcut keeps
-    bottlenecks: Sequence[float] = ()  # the same if only the input and the output of each block are in memory
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """The time that a network takes."""
-
-    version: str  # 'v1' or 'v2'
-    batch: int  # images at once
-    alpha: float  # width multiplier
-    mult_adds: float  # of one image, in millions
-    milliseconds: float  # per image
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerTiming:
-    """The measured and the predicted time of a layer, in microseconds."""
-
-    kind: str  # a key of `_KINDS`
-    measured: float
-    predicted: float
-
-
-@axes.styled
+@axes.styled()
 def accuracy(
     points: Sequence[NetworkPoint], front: Sequence[NetworkPoint], x_label: str = "mult-adds (millions)"
-) -> Figure:
+) -> "Figure":
     """Draw top-1 (%) over cost (millions, log): one line per width multiplier and t, over the resolutions.
 
     Args:
@@ -143,8 +104,8 @@ def accuracy(
     return figure
 
 
-@axes.styled
-def over_knob(lines: Mapping[str, Sequence[tuple[float, float, float | None]]], x_label: str) -> Figure:
+@axes.styled()
+def over_knob(lines: Mapping[str, Sequence[tuple[float, float, float | None]]], x_label: str) -> "Figure":
     """Draw top-1 (%) over one knob: one line per name, of (knob, top-1, its sd; None for one seed)."""
     figure = axes.new_figure(3.7)
     ax = figure.subplots()
@@ -165,8 +126,8 @@ def over_knob(lines: Mapping[str, Sequence[tuple[float, float, float | None]]], 
     return figure
 
 
-@axes.styled
-def equal_cost(groups: Sequence[Sequence[tuple[str, str, Sequence[float]]]]) -> Figure:
+@axes.styled()
+def equal_cost(groups: Sequence[Sequence[tuple[str, str, Sequence[float]]]]) -> "Figure":
     """Draw top-1 (%) of networks of equal cost, from the top down: every seed, and a bar at the mean.
 
     Args:
@@ -192,24 +153,30 @@ def equal_cost(groups: Sequence[Sequence[tuple[str, str, Sequence[float]]]]) -> 
     return figure
 
 
-@axes.styled
-def curves(runs: Mapping[str, Curve]) -> Figure:
-    """Draw accuracy (%) and loss (nats) over epochs, side by side: one colour per run, its training dashed."""
+@axes.styled()
+def curves(runs: Mapping[str, Sequence[Mapping[str, float | None]]]) -> "Figure":
+    """Draw accuracy (%) and loss (nats) over epochs, side by side: one colour per run, its training dashed.
+
+    Args:
+      runs: name -> one row per epoch, with the keys of `metrics.jsonl`. Accuracies are fractions.
+    """
     figure = axes.new_figure(3.5)
     left, right = figure.subplots(1, 2)
-    for (name, run), colour in zip(runs.items(), itertools.cycle(_SERIES), strict=False):
-        left.plot(run.epochs, run.train_accuracy, "--", color=colour, lw=1.1)
-        left.plot(run.epochs, run.test_accuracy, "-", color=colour, lw=1.6, label=name)
-        right.plot(run.epochs, run.train_loss, "--", color=colour, lw=1.1)
-        right.plot(run.epochs, run.test_loss, "-", color=colour, lw=1.6)
+    keys = ("epoch", "train_accuracy", "test_accuracy", "train_loss", "test_loss")
+    for (name, rows), colour in zip(runs.items(), itertools.cycle(_SERIES), strict=False):
+        run = {key: np.array([row.get(key) for row in rows], float) for key in keys}  # null becomes NaN
+        left.plot(run["epoch"], 100 * run["train_accuracy"], "--", color=colour, lw=1.1)
+        left.plot(run["epoch"], 100 * run["test_accuracy"], "-", color=colour, lw=1.6, label=name)
+        right.plot(run["epoch"], run["train_loss"], "--", color=colour, lw=1.1)
+        right.plot(run["epoch"], run["test_loss"], "-", color=colour, lw=1.6)
     left.set(xlabel="epoch", ylabel="accuracy (%)")
     right.set(xlabel="epoch", ylabel="loss (nats)")
     axes.legend_above(figure, "solid: test images; dashed: training images, during the epoch")
     return figure
 
 
-@axes.styled
-def mult_adds_by_kind(networks: Mapping[str, Mapping[str, float]]) -> Figure:
+@axes.styled()
+def mult_adds_by_kind(networks: Mapping[str, Mapping[str, float]]) -> "Figure":
     """Draw the share of each kind of layer in the mult-adds: one bar per network, from the top down, with its total.
 
     Args:
@@ -240,56 +207,65 @@ def mult_adds_by_kind(networks: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-@axes.styled
-def activation_memory(networks: Sequence[Memory]) -> Figure:
+@axes.styled()
+def activation_memory(networks: Mapping[str, Sequence[Sequence[float]]]) -> "Figure":
     """Draw the memory for activations (kB) along the layers: one panel per network, on one scale.
 
     The space between all tensors and bottlenecks only is what v2 saves if nothing else is kept in memory (v2 paper,
     section 5.1).
+
+    Args:
+      networks: name -> kB at each layer: of all tensors, and of the bottlenecks only where a network has some.
     """
     figure = axes.new_figure(4.0)
     panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
-    for ax, network in zip(panels, networks, strict=True):
-        edges = np.arange(len(network.tensors) + 1) + 0.5
-        series = ((network.tensors, SKY, "", "bottom"), (network.bottlenecks, VERMILLION, "////", "top"))
-        for values, colour, hatch, side in series:
-            if values:
-                ax.stairs(values, edges, fill=True, fc=colour, ec="white", hatch=hatch, lw=0)
-                ax.stairs(values, edges, color=BLACK, lw=0.8)
-                peak, layer = max(values), int(np.argmax(values)) + 1
-                ax.plot([layer, edges[-1]], [peak, peak], ":", color=BLACK, lw=1)
-                place = {"xytext": (0, 2 if side == "bottom" else -3), "textcoords": "offset points"}
-                ax.annotate(f"peak {peak:.0f} kB", (edges[-1], peak), ha="right", va=side, **place)
-        ax.set(title=network.name, xlabel="layer", xlim=(edges[0], edges[-1]))
+    looks = ((SKY, "", "bottom", "all tensors"), (VERMILLION, "////", "top", "bottlenecks only"))
+    for ax, (title, held) in zip(panels, networks.items(), strict=True):
+        edges = np.arange(len(held[0]) + 1) + 0.5
+        for values, (colour, hatch, side, _) in zip(held, looks, strict=False):
+            ax.stairs(values, edges, fill=True, fc=colour, ec="white", hatch=hatch, lw=0)
+            ax.stairs(values, edges, color=BLACK, lw=0.8)
+            peak, layer = max(values), int(np.argmax(values)) + 1
+            ax.plot([layer, edges[-1]], [peak, peak], ":", color=BLACK, lw=1)
+            place = {"xytext": (0, 2 if side == "bottom" else -3), "textcoords": "offset points"}
+            ax.annotate(f"peak {peak:.0f} kB", (edges[-1], peak), ha="right", va=side, **place)
+        ax.set(title=title, xlabel="layer", xlim=(edges[0], edges[-1]))
         ax.grid(visible=False, axis="x")
-    for colour, hatch, name in ((SKY, "", "all tensors"), (VERMILLION, "////", "bottlenecks only")):
+    for colour, hatch, _, name in looks:
         panels[0].fill_between([], [], [], fc=colour, ec="white", hatch=hatch, lw=0, label=name)
-    tallest = max(max(network.tensors) for network in networks)
+    tallest = max(max(tensors) for tensors, *_ in networks.values())
     panels[0].set(ylabel="activations, 16 bits each (kB)", ylim=(0, 1.12 * tallest))
     axes.legend_above(figure)
     return figure
 
 
-@axes.styled
-def latency(timings: Sequence[Timing], y_label: str = "measured time per image (ms)") -> Figure:
+@axes.styled()
+def latency(
+    lines: Mapping[tuple[str, int], Sequence[tuple[float, float, float]]], y_label: str = "measured time per image (ms)"
+) -> "Figure":
     """Draw milliseconds per image over mult-adds (both log): one line per version and batch, labelled with alpha.
 
     All networks would lie on the grey line, which has the rate of the fastest, if mult-adds determined the time.
+
+    Args:
+      lines: (version, batch) -> networks: alpha, mult-adds of one image in millions, milliseconds per image.
+      y_label: the name of the time, with its unit.
     """
     figure = axes.new_figure(3.7)
     ax = figure.subplots()
-    batches = sorted({t.batch for t in timings})
-    labels = []
-    for version, batch in sorted({(t.version, t.batch) for t in timings}):
+    batches = sorted({batch for _, batch in lines})
+    labels, costs, times = [], [], []
+    for (version, batch), networks in sorted(lines.items()):
         (colour, marker), rank = _VERSIONS[version], batches.index(batch)
-        line = sorted((t for t in timings if (t.version, t.batch) == (version, batch)), key=lambda t: t.mult_adds)
-        places = [(t.mult_adds, t.milliseconds) for t in line]
+        alphas, x, y = zip(*sorted(networks, key=lambda network: network[1]), strict=True)
         look = {"ls": ("-", "--", ":", "-.")[rank % 4], "mfc": "white" if rank % 2 else colour, "lw": 1.1}
-        ax.plot(*zip(*places, strict=True), marker=marker, color=colour, label=f"{version}, batch {batch}", **look)
-        labels += [(f"{t.alpha:g}", [place], colour) for t, place in zip(line, places, strict=True)]
-    rate = max(t.mult_adds / t.milliseconds for t in timings)  # millions per millisecond: billions per second
-    axes.log_axis(ax, "x", [t.mult_adds for t in timings])
-    axes.log_axis(ax, "y", [t.milliseconds for t in timings], inches=3)
+        ax.plot(x, y, marker=marker, color=colour, label=f"{version}, batch {batch}", **look)
+        labels += [(f"{alpha:g}", [place], colour) for alpha, *place in zip(alphas, x, y, strict=True)]
+        costs += x
+        times += y
+    rate = max(cost / time for cost, time in zip(costs, times, strict=True))  # millions per ms: billions per second
+    axes.log_axis(ax, "x", costs)
+    axes.log_axis(ax, "y", times, inches=3)
     ends = np.array(ax.get_xlim())
     ax.plot(ends, ends / rate, color=GREY, lw=1.1, zorder=1.5, label=f"{rate:.3g} G mult-adds/s")
     ax.set(xlabel="mult-adds (millions)", ylabel=y_label)
@@ -298,21 +274,25 @@ def latency(timings: Sequence[Timing], y_label: str = "measured time per image (
     return figure
 
 
-@axes.styled
-def predicted(layers: Sequence[LayerTiming]) -> Figure:
-    """Draw predicted over measured time of each layer (microseconds, log-log), with the diagonal and a factor of 2."""
+@axes.styled()
+def predicted(layers: Mapping[str, Sequence[tuple[float, float]]]) -> "Figure":
+    """Draw predicted over measured time of each layer (microseconds, log-log), with the diagonal and a factor of 2.
+
+    Args:
+      layers: kind of layer (a key of `_KINDS`) -> measured and predicted microseconds.
+    """
     figure = axes.new_figure(3.8)
     ax = figure.subplots()
-    times = [time for layer in layers for time in (layer.measured, layer.predicted)]
+    points = [point for of_kind in layers.values() for point in of_kind]
+    times = [time for point in points for time in point]
     axes.log_axis(ax, "x", times, inches=2.8)
     axes.log_axis(ax, "y", times, inches=2.8)
     for kind, (name, colour, marker, _) in _KINDS.items():
-        these = [(layer.measured, layer.predicted) for layer in layers if layer.kind == kind]
-        if these:
-            ax.plot(*zip(*these, strict=True), marker, color=colour, mec=BLACK, mew=0.5, label=name)
+        if kind in layers:
+            ax.plot(*zip(*layers[kind], strict=True), marker, color=colour, mec=BLACK, mew=0.5, label=name)
     ends = np.array(ax.get_xlim())
-    near = sum(0.5 <= layer.predicted / layer.measured <= 2 for layer in layers)
-    band = f"within a factor of 2\n({near} of {len(layers)} layers)"
+    near = sum(0.5 <= predicted / measured <= 2 for measured, predicted in points)
+    band = f"within a factor of 2\n({near} of {len(points)} layers)"
     ax.plot(ends, ends, color=GREY, lw=1.1, zorder=1.5, label="predicted = measured")
     ax.fill_between(ends, ends / 2, ends * 2, color=GREY, alpha=0.15, lw=0, zorder=1, label=band)
     ax.set(xlabel="measured time (µs)", ylabel="predicted time (µs)")

@@ -5,7 +5,6 @@ import html
 import itertools
 import pathlib
 import re
-import shutil
 import string
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
       OSError: they cannot be written, or one of their names belongs to a directory.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as made:
+    with tempfile.TemporaryDirectory(dir=out, prefix=".") as made:
         work = pathlib.Path(made)
         for page in pages:
             drawings = {}
@@ -42,11 +41,10 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
             (work / f"{page.name}.md").write_text(text, encoding="utf-8")
             (work / f"{page.name}.html").write_text(to_html(text, drawings), encoding="utf-8")
         files = sorted(work.iterdir())
+        if directories := [path.name for path in files if (out / path.name).is_dir()]:
+            raise IsADirectoryError(errno.EISDIR, f"{directories[0]} there is a directory")
         for path in files:
-            if (out / path.name).is_dir():
-                raise IsADirectoryError(errno.EISDIR, f"{path.name} there is a directory")
-        for path in files:
-            shutil.move(path, out / path.name)
+            path.replace(out / path.name)
 
 
 def to_html(markdown: str, drawings: Mapping[str, str]) -> str:

@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Item = TypeVar("Item")
 
 # A terminal would obey control characters. Surrogates cannot be encoded. SVG may not hold the last two.
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -24,6 +26,14 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+    @classmethod
+    def of(
+        cls, name: str, title: str, items: Iterable[Item], columns: Mapping[str, Callable[[Item], str]], note: str = ""
+    ) -> "Table":
+        """Return a table with one row per item; `columns` gives the text of a cell by the head of its column."""
+        rows = tuple(tuple(text(item) for text in columns.values()) for item in items)
+        return cls(name, title, tuple(columns), rows, note)
 
     def markdown(self, aligned: bool = True) -> str:
         """Return the grid without title and note. `aligned` pads the cells for readers of the text itself.
@@ -48,8 +58,7 @@ class Table:
     def csv(self) -> str:
         """Return header and rows as CSV."""
         out = io.StringIO()
-        rows = [[_CONTROL.sub("\ufffd", cell) for cell in row] for row in (self.header, *self.rows)]
-        csv.writer(out, lineterminator="\n").writerows(rows)
+        csv.writer(out, lineterminator="\n").writerows(map(_line, row) for row in (self.header, *self.rows))
         return out.getvalue()
 
 
@@ -93,13 +102,11 @@ class Page:
 
 def columns(rows: Sequence[tuple[str, ...]], left: int) -> list[str]:
     """Return lines of aligned cells: the first `left` columns to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    aligned = []
+    for i, column in enumerate(zip(*rows, strict=True)):
+        width = max(map(len, column))
+        aligned.append([text.ljust(width) if i < left else text.rjust(width) for text in column])
+    return ["  ".join(line).rstrip() for line in zip(*aligned, strict=True)]
 
 
 def cell(value: Any) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobilenet_jax.render.tables import cell, columns
@@ -56,7 +56,9 @@ def describe(sweep: Sweep, points: Sequence[Point], output_format: str = "text")
 def results(sweep: Sweep, entries: Sequence["Entry"]) -> str:
     """Return the results table: one row per point."""
     keys = [p.key for p in sweep.parameters if p.varies]
-    rows: list[tuple[str, ...]] = [(*_leaves(keys), "mult-adds", "params", sweep.metric, "seconds", "state")]
+    rows: list[tuple[str, ...]] = [
+        (*(key.rpartition(".")[2] for key in keys), "mult-adds", "params", sweep.metric, "seconds", "state")
+    ]
     for entry in entries:
         figures = ("", "", "", "")
         if (s := entry.summary) is not None:
@@ -73,30 +75,18 @@ def assignment(values: Mapping[str, Any]) -> str:
 
 
 def _record(point: Point) -> dict[str, Any]:
-    return {
-        "run": point.spec.run_name,
-        "digest": point.spec.digest,
-        "assignment": point.assignment,
-        "resolution": point.spec.resolution,
-        "mult_adds": point.mult_adds,
-        "params": point.params,
-        "estimated_seconds": point.estimated_seconds,
-    }
+    named = {"run": point.spec.run_name, "digest": point.spec.digest, "assignment": point.assignment}
+    cost = {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.params}
+    return named | cost | {"estimated_seconds": point.estimated_seconds}
 
 
 def _table_of_points(sweep: Sweep, points: Sequence[Point]) -> list[tuple[str, ...]]:
     keys = [p.key for p in sweep.parameters if p.varies]
-    rows = [
-        (
-            *(cell(point.assignment[key]) for key in keys),
-            str(point.spec.resolution),
-            _millions(point.mult_adds),
-            _millions(point.params),
-            _duration(point.estimated_seconds),
-        )
-        for point in points
-    ]
-    return [(*_leaves(keys), "resolution", "mult-adds", "params", "time"), *rows]
+    rows = [(*(key.rpartition(".")[2] for key in keys), "resolution", "mult-adds", "params", "time")]
+    for p in points:
+        cost = _millions(p.mult_adds), _millions(p.params), _duration(p.estimated_seconds)
+        rows.append((*(cell(p.assignment[key]) for key in keys), str(p.spec.resolution), *cost))
+    return rows
 
 
 def _table_of_ranges(sweep: Sweep) -> list[tuple[str, ...]]:
@@ -111,16 +101,11 @@ def _table_of_ranges(sweep: Sweep) -> list[tuple[str, ...]]:
     return rows
 
 
-def _leaves(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(key.rpartition(".")[2] for key in keys)
-
-
 def _millions(count: int) -> str:
     return f"{count / 1e6:.2f} M"
 
 
 def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    short = f"{seconds:.0f} s" if seconds < 60 else f"{minutes} min"
+    return f"{hours} h {minutes:02d} min" if hours else short

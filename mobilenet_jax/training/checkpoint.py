@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -95,19 +96,14 @@ class Checkpoints:
         )
         state = _unpacked(restored.state, tree)
         found = leaf_digests(state)
-        for name in sorted(found.keys() | digests["leaves"].keys()):
-            if found.get(name) != digests["leaves"].get(name):
-                raise ValueError(f"{name} does not match its digest")
+        if wrong := {name for name, _ in found.items() ^ digests["leaves"].items()}:
+            raise ValueError(f"{min(wrong)} does not match its digest")
         if _notes_digest(restored.notes) != digests["notes"]:
             raise ValueError("the notes do not match their digest")
         return serialization.from_state_dict(template, state), restored.notes
 
     def close(self) -> None:
-        """Wait until the last checkpoint is written.
-
-        Raises:
-          InputError: it cannot be written.
-        """
+        """Wait until the last checkpoint is written; raise InputError if it cannot be."""
         with self._writing():
             self._manager.wait_until_finished()
             self._manager.close()
@@ -127,17 +123,10 @@ class Checkpoints:
 def _check_readable(directory: str) -> None:
     """Raise InputError if a file in `directory` cannot be read."""
 
-    def stop(error: OSError) -> None:
-        raise error
-
-    path = directory
+    path = top = pathlib.Path(directory)
     try:
-        for top, _, names in os.walk(directory, onerror=stop):
-            for name in names:
-                path = os.path.join(top, name)
-                with open(path, "rb") as file:
-                    while file.read(1 << 20):
-                        pass
+        for path in sorted(top.rglob("*")):
+            _ = [*path.iterdir()] if path.is_dir() else path.read_bytes()
     except OSError as e:
         reason = f"{e.filename or path} cannot be read ({e.strerror})"
         raise InputError(f"{reason}; once it can, or is moved away, the same command resumes") from None
@@ -158,12 +147,9 @@ def _hush_stragglers() -> None:
 
 def leaf_digests(tree: Any) -> dict[str, str]:
     """Return the SHA-256 of each leaf's name, dtype, shape and bytes, by its path."""
-    digests = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name, array = jax.tree_util.keystr(path, simple=True, separator="/"), np.ascontiguousarray(leaf)
-        head = f"{name} {array.dtype} {array.shape} ".encode()
-        digests[name] = hashlib.sha256(head + array.tobytes()).hexdigest()
-    return digests
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _named(tree)}
+    heads = {name: f"{name} {array.dtype} {array.shape} ".encode() for name, array in arrays.items()}
+    return {name: hashlib.sha256(heads[name] + array.tobytes()).hexdigest() for name, array in arrays.items()}
 
 
 def tree_digest(tree: Any) -> str:
@@ -201,13 +187,14 @@ def _notes_digest(notes):
     return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
 
 
-def _shapes(tree) -> dict[str, str]:
+def _shapes(tree: Any) -> dict[str, str]:
     """Return dtype and shape of each leaf, by its path: 'float32 (3, 3, 8)'."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} {np.shape(leaf)}"
-        for path, leaf in leaves
-    }
+    return {name: f"{leaf.dtype} {np.shape(leaf)}" for name, leaf in _named(tree)}
+
+
+def _named(tree: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
 def _sealed(digests: dict[str, Any]) -> dict[str, Any]:

@@ -61,12 +61,7 @@ class Program:
 
 
 def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
-    """Build model, augmentation, schedule and steps of runs, and compile them over all devices.
-
-    Args:
-      specs: runs with the same `program_key`: they differ only in what is traced.
-      inputs: their data and devices.
-    """
+    """Build model, augmentation, schedule and steps of runs with one `program_key`; compile them for all devices."""
     spec, runs, splits, devices = specs[0], len(specs), inputs.splits, inputs.devices
     assert all(other.program_key == spec.program_key for other in specs)
     c = spec.config

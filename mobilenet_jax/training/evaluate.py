@@ -16,7 +16,6 @@ def evaluate(
     """Return mean cross-entropy and top-1 accuracy of each run of `program` on a split.
 
     Args:
-      program: the compiled steps.
       variables: what `TrainState.evaluated` returns, of all runs.
       split: 'val' or 'test'.
       batch_size: images per call; the last batch is padded, and its padding is masked.

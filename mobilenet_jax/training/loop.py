@@ -109,28 +109,22 @@ def prepare(spec: RunSpec) -> Inputs:
 
 
 def train(program: Program, runs: Sequence[TrainingRun], asked: list[int]) -> None:
-    """Train runs to their ends, those of one program at the same time.
-
-    Args:
-      program: compiled for exactly these runs.
-      runs: in the program's order, each with its directory locked.
-      asked: numbers of signals, as `console.signals` collects them.
+    """Train the runs that `program` was compiled for to their ends, each with its directory locked.
 
     Raises:
       Interrupted: a signal came.
       InputError: files of the runs cannot be written, or another version wrote them.
     """
+
+    def close(run: TrainingRun) -> None:
+        with contextlib.suppress(InputError):  # during error handling, a second error must not hide the first
+            run.close()
+
     with contextlib.ExitStack() as opened:
         for each in runs:
             each.open()
-            opened.callback(_close_quietly, each)
+            opened.callback(close, each)
         _Loop(program, runs, asked).train()
-
-
-def _close_quietly(run: TrainingRun) -> None:
-    """Close a run during error handling; a second error must not hide the first."""
-    with contextlib.suppress(InputError):
-        run.close()
 
 
 def _report(directory: pathlib.Path, prefix: str) -> int:
@@ -226,7 +220,13 @@ class _Loop:
     def _finish_epochs(self) -> None:
         """Evaluate the runs that are at the end of an epoch, log their rows, save, and finish those at their end."""
         due = [run for run in self._active if run.epoch_due]
-        found = {split: self._evaluate(split) for split in dict.fromkeys(s for run in due for s in run.splits_due)}
+        batch, splits = (
+            self.runs[0].spec.config.train.batch_size,
+            dict.fromkeys(s for run in due for s in run.splits_due),
+        )
+        with self._timed("eval"):
+            variables, stop = self.state.evaluated, self._stop_if_asked
+            found = {split: evaluate.evaluate(self.program, variables, split, batch, stop) for split in splits}
         for run in due:
             self._log_epoch(run, {split: found[split][self.runs.index(run)] for split in run.splits_due})
         self._save([run for run in due if run.save_due or run.at_end])
@@ -247,11 +247,6 @@ class _Loop:
         run.log(row | {"learning_rate": run.metrics["learning_rate"], "images_per_second": rate})
         left = (spec.total_steps - run.step) * spec.config.train.batch_size * run.fused / rate
         run.display.line(f"{text}  {rate:,.0f} images/s" + ("" if run.at_end else f"  ETA {console.clock(left)}"))
-
-    def _evaluate(self, split: str) -> list[tuple[float, float]]:
-        batch = self.runs[0].spec.config.train.batch_size
-        with self._timed("eval"):
-            return evaluate.evaluate(self.program, self.state.evaluated, split, batch, self._stop_if_asked)
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

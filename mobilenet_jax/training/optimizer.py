@@ -23,11 +23,7 @@ def optimizer(
         w = w - m
 
     Args:
-      name: 'sgd' or 'rmsprop'.
-      learning_rate: of this step.
-      momentum: of both.
-      decay: of RMSprop's mean square.
-      epsilon: of RMSprop.
+      name: 'sgd' or 'rmsprop'; `decay` and `epsilon` are of RMSprop alone.
     """
     if name == "sgd":
         return optax.sgd(learning_rate, momentum)

@@ -24,10 +24,7 @@ class TrainingRun:
     """A run that the loop takes from step to step. It is over when it has a `status`.
 
     Args:
-      spec: the run.
       record: its directory, locked by the caller.
-      display: shows its progress.
-      device: name of the device, for the summary.
       elapsed: returns the seconds that this process has spent on the run so far.
       compile_seconds: this run's share of the time for compiling in this process.
       fused: number of runs that the program trains at the same time.
@@ -57,11 +54,7 @@ class TrainingRun:
         self._order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
 
     def open(self) -> None:
-        """Write the config and the environment, open the checkpoints, start the W&B run.
-
-        Raises:
-          InputError: something cannot be written.
-        """
+        """Write config and environment, open the checkpoints, start the W&B run; InputError if that is impossible."""
         spec = self.spec
         self.record.begin(spec.config.to_dict(), self.device, lambda stored: not config.differences(spec, stored))
         self.checkpoints = Checkpoints(self.record.path / CHECKPOINTS)
@@ -155,11 +148,7 @@ class TrainingRun:
             self.saved = self.step
 
     def finish(self, status: str, state: TrainState | None = None) -> None:
-        """Write the summary, last.
-
-        Args:
-          status: 'finished' or 'diverged'.
-          state: of a finished run; a diverged one has no result worth a digest.
+        """Write the summary, last. `status` is 'finished' or 'diverged'; only a finished run has a `state` to digest.
 
         Raises:
           InputError: the summary, or the checkpoint before it, cannot be written.
@@ -173,11 +162,7 @@ class TrainingRun:
         self.status, self.closed = status, True
 
     def close(self) -> None:
-        """Wait for the last checkpoint of a run that is not over, and end its W&B run.
-
-        Raises:
-          InputError: the checkpoint cannot be written.
-        """
+        """Wait for the last checkpoint of a run that is not over, and end its W&B run; InputError if it is lost."""
         if not self.closed:
             self.closed = True
             try:
@@ -222,14 +207,9 @@ def knobs(spec: RunSpec) -> dict[str, Any]:
     """Return what is varied and what it costs, under the flat names that summaries, tables and W&B plots use."""
     m, sums = spec.config.model, cost.totals(spec.arch, spec.resolution)
     return {
-        "version": m.version,
-        "variant": m.variant,
-        "alpha": m.alpha,
-        "rho": m.rho,
+        **{key: m[key] for key in ("version", "variant", "alpha", "rho")},
         "expansion": m.expansion if m.version == "v2" else None,
         "resolution": spec.resolution,
-        "dataset": spec.dataset.name,
-        "num_classes": spec.dataset.num_classes,
-        "params": sums.params,
-        "mult_adds": sums.mult_adds,
+        **{"dataset": spec.dataset.name, "num_classes": spec.dataset.num_classes},
+        **{"params": sums.params, "mult_adds": sums.mult_adds},
     }

@@ -18,11 +18,7 @@ def schedule(
       name: 'constant'; 'cosine', down to 0; 'exponential', the factor `lr_decay` every `lr_decay_epochs` as a staircase
         (v2 paper, section 6.1: 0.98 per epoch); 'one_cycle' (Smith & Topin 2019), a cosine up from 1/25 over the
         warm-up (30 % of the steps if that is 0), then down to 1/250,000.
-      total_steps: of the whole run.
       warmup_steps: length of a linear rise in the others. 'cosine' starts after the rise, 'exponential' at step 0.
-      steps_per_epoch: converts epochs to steps.
-      lr_decay: factor of 'exponential'.
-      lr_decay_epochs: interval of 'exponential'.
 
     Raises:
       ValueError: the name is unknown.

@@ -77,10 +77,7 @@ def train_step(
     """Return the state after one update, and the metrics of the batch.
 
     Args:
-      state: before the update.
       batch: stored images, labels and mask.
-      hyper: the scalars of the recipe.
-      model: a `MobileNet`.
       optimizer: 'sgd' or 'rmsprop'.
       schedule: maps the step to a factor of the peak learning rate.
       view: maps stored images and a key to network inputs, see `augment.training_view`.

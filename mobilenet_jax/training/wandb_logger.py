@@ -20,8 +20,6 @@ class WandbLogger:
     Args:
       mode: 'auto' (online if logged in or under an agent, else offline), 'online', 'offline' or 'disabled'; the
         variable WANDB_MODE overrides it.
-      project: of W&B.
-      name: of the run.
       digest: id of the run, so that a resumed run continues its page.
       directory: where W&B keeps its files.
       config: flat keys, so that any two of them make a plot.

@@ -143,10 +143,7 @@ def test_the_second_load_imports_nothing_slow(grey_root: str):
     ],
 )
 def test_a_damaged_cache_is_reported_and_rebuilt(
-    damage: Callable[[bytes], bytes],
-    grey_root: str,
-    grey_splits: dict[str, Split],
-    capfd: pytest.CaptureFixture[str],
+    damage: Callable[[bytes], bytes], grey_root: str, grey_splits: dict[str, Split], capfd: pytest.CaptureFixture[str]
 ):
     load_grey(grey_root)
     capfd.readouterr()

@@ -155,10 +155,7 @@ def altered(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (
-            lambda files: tar_gz(files)[: len(tar_gz(files)) // 2],
-            r"no data_batch_\d.bin.*ended before",
-        ),
+        (lambda files: tar_gz(files)[: len(tar_gz(files)) // 2], r"no data_batch_\d.bin.*ended before"),
         (lambda files: tar_gz(altered(files, "data_batch_3.bin")), "its train split has other content"),
         (lambda files: tar_gz(altered(files, "test_batch.bin")), "its test split has other content"),
         (lambda files: tar_gz({**files, "data_batch_2.bin": files["data_batch_2.bin"][:-1]}), "no data_batch_2.bin of"),
@@ -357,7 +354,7 @@ def test_downloads_that_are_wrong(
         (serve(tar_gz(altered(tiny_files, "test_batch.bin")), 10**7), "its test split has other content"),
         (lambda handler: handler.send_error(404), "404"),
         (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "nonsense"),
-        (lambda handler: pause.wait(60), "timed out|no answer"),
+        (lambda handler: pause.wait(60), "timed out"),
     ]
     for respond, reason in cases:
         with web_server(respond) as url:
@@ -373,22 +370,8 @@ def test_a_server_that_refuses_and_one_that_never_answers(
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar-10-binary.tar.gz"
         monkeypatch.setattr(cifar10, "URL", url)
-        assert_three_ways_out(tmp_path, url, "timed out|no answer")
+        assert_three_ways_out(tmp_path, url, "timed out")
     assert_three_ways_out(tmp_path, url, "refused")
-
-
-def test_name_resolution_that_hangs(tmp_path: pathlib.Path, short_patience: None, monkeypatch: pytest.MonkeyPatch):
-    released = threading.Event()
-
-    def getaddrinfo(*args: Any, **kwargs: Any) -> Any:
-        released.wait(60)
-        raise socket.gaierror("no name service")
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    try:
-        assert_three_ways_out(tmp_path, cifar10.URL, "no answer in 0.3 seconds")
-    finally:
-        released.set()
 
 
 # The real CIFAR-10.

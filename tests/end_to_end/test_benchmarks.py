@@ -178,5 +178,6 @@ def test_gpu_checks_on_a_cpu(tmp_path):
     assert records.keys() >= sections
     for rows in records.values():
         assert len(rows) > 1 and not any({"failed", "skipped"} & row.keys() for row in rows), rows
-    (step,) = (row for row in records["ops"] if row["op"].startswith("step"))
-    assert step["ok"] and records["rates"][0]["images_per_second"] > 0
+    (step,) = (row for row in records["ops"] if row.get("op", "").startswith("step"))
+    assert step["error"] < 0.1  # eight images: one ReLU that rounding switches changes a percent
+    assert records["rates"][0]["images_per_second"] > 0

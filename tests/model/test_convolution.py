@@ -1,44 +1,18 @@
 """Compare dense convolutions as products with `lax.conv`: values and both gradients."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from model_helpers import assert_all_equal, fast_jit, value_and_gradients, whole_numbers
 
 from mobilenet_jax.model.convolution import convolve
-
-# Optimisation by LLVM takes most of the compile time. XLA's own passes still run.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def whole_numbers(*shapes):
-    """Return small whole numbers: every sum is exact, so two implementations must agree to the last bit."""
-    rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.integers(-4, 5, shape), jnp.float32) for shape in shapes]
-
-
-def value_and_gradients(stride, implementation):
-    """Return a function of x, kernel and cotangent that returns the output and the gradients of both inputs."""
-
-    def run(x, kernel, cotangent):
-        y, pull_back = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, implementation), x, kernel)
-        return y, *pull_back(cotangent)
-
-    return run
-
-
-def assert_all_equal(found, expected):
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 1), (8, 2), (12, 2), (7, 2), (6, 1), (5, 1), (1, 1)])
 def test_the_stem_is_the_convolution(size, stride):
     out = -(-size // stride)
     arguments = whole_numbers((3, size, size, 3), (3, 3, 3, 8), (3, out, out, 8))
-    shift, conv = value_and_gradients(stride, "shift"), value_and_gradients(stride, "conv")
+    shift, conv = value_and_gradients(convolve, stride, "shift"), value_and_gradients(convolve, stride, "conv")
     assert_all_equal(*fast_jit(lambda *arguments: (shift(*arguments), conv(*arguments)))(*arguments))
     traced = str(jax.make_jaxpr(shift)(*arguments))
     assert "conv_general_dilated" not in traced and "dot_general" in traced
@@ -56,7 +30,7 @@ def test_pointwise_is_the_convolution(batch, size, inputs, outputs):
 
     def all_three(x, kernel, g):
         y, pull_back = jax.vjp(plain, x, kernel)
-        ours = [value_and_gradients(1, implementation)(x, kernel, g) for implementation in ("shift", "conv")]
+        ours = [value_and_gradients(convolve, 1, implementation)(x, kernel, g) for implementation in ("shift", "conv")]
         return (y, *pull_back(g)), *ours
 
     expected, *found = fast_jit(all_three)(*whole_numbers(*shapes))
@@ -68,7 +42,7 @@ def test_pointwise_is_the_convolution(batch, size, inputs, outputs):
 def test_vmap(kernel, inputs, outputs):
     shapes = (3, 2, 8, 8, inputs), (3, kernel, kernel, inputs, outputs), (3, 2, 8, 8, outputs)
     arguments = whole_numbers(*shapes)
-    together = fast_jit(jax.vmap(value_and_gradients(1, "shift")))
-    singly = fast_jit(value_and_gradients(1, "conv"))
+    together = fast_jit(jax.vmap(value_and_gradients(convolve, 1, "shift")))
+    singly = fast_jit(value_and_gradients(convolve, 1, "conv"))
     expected = [singly(*(a[i] for a in arguments)) for i in range(3)]
     assert_all_equal(together(*arguments), [jnp.stack(parts) for parts in zip(*expected, strict=True)])

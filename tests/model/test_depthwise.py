@@ -1,6 +1,5 @@
 """Compare shifted slices with `lax.conv`: values and both gradients."""
 
-import functools
 import itertools
 import math
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import assert_all_equal, fast_jit, value_and_gradients, whole_numbers
 
 from mobilenet_jax.model.depthwise import _patches, choose, depthwise
 from mobilenet_jax.networks.arch import mobilenet_v1, mobilenet_v2
@@ -29,47 +29,28 @@ EDGES = [(size, size, 3, stride) for size in (1, 2, 3, 5, 7) for stride in (1, 2
     *((7, 6, 3, 3), (7, 6, 5, 2), (6, 7, 1, 2), (6, 7, 2, 1), (9, 8, 2, 3)),
 ]
 CHANNELS = 3
-# Optimisation by LLVM takes most of the compile time. XLA's own passes still run.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def value_and_gradients(implementation, stride):
-    """Return a function of x, kernel and cotangent that returns the output and the gradients of both inputs."""
-
-    def run(x, kernel, cotangent):
-        y, pull_back = jax.vjp(lambda x, kernel: depthwise(x, kernel, stride, implementation), x, kernel)
-        return y, *pull_back(cotangent)
-
-    return run
-
-
-def random_arguments(height, width, kernel, stride, lead=(), dtype: type = np.float64, batch=2):
-    """Return small whole numbers: every sum is exact, so two implementations must agree to the last bit."""
-    rng = np.random.default_rng(0)
-    shapes = (
+def arguments_of(height, width, kernel, stride, lead=(), dtype: type = np.float64, batch=2):
+    """Return x, kernel and cotangent."""
+    return whole_numbers(
         (*lead, batch, height, width, CHANNELS),
         (*lead, kernel, kernel, 1, CHANNELS),
         (*lead, batch, -(-height // stride), -(-width // stride), CHANNELS),
+        dtype=dtype,
     )
-    return [jnp.asarray(rng.integers(-4, 5, shape), dtype) for shape in shapes]
 
 
 def both(stride):
     """Return a compiled function that returns the results of 'shift' and of 'conv'."""
-    runs = [value_and_gradients(implementation, stride) for implementation in ("shift", "conv")]
+    runs = [value_and_gradients(depthwise, stride, implementation) for implementation in ("shift", "conv")]
     return fast_jit(lambda *arguments: [run(*arguments) for run in runs])
-
-
-def assert_all_equal(found, expected):
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(("height", "width", "kernel", "stride"), sorted({*IN_NETWORKS, *EDGES}))
 def test_shift_is_conv(height, width, kernel, stride):
     with jax.enable_x64(True):
-        arguments = random_arguments(height, width, kernel, stride)
+        arguments = arguments_of(height, width, kernel, stride)
         found, expected = both(stride)(*arguments)
     assert expected[0].dtype == jnp.float64
     assert_all_equal(found, expected)
@@ -79,7 +60,7 @@ def test_shift_is_conv(height, width, kernel, stride):
 def test_a_batch_of_many_images(size, patches):
     # For small maps the kernel gradient takes several images at once.
     assert _patches(48, size, size) == patches
-    arguments = random_arguments(size, size, 3, 1, dtype=np.float32, batch=48)
+    arguments = arguments_of(size, size, 3, 1, dtype=np.float32, batch=48)
     assert_all_equal(*both(1)(*arguments))
 
 
@@ -101,14 +82,14 @@ def test_by_hand(implementation):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 def test_vmap(stride, axes):
-    x, kernel, cotangent = random_arguments(7, 6, 3, stride, lead=(3,), dtype=np.float32)
+    x, kernel, cotangent = arguments_of(7, 6, 3, stride, lead=(3,), dtype=np.float32)
     x, kernel = (a if axis == 0 else a[1] for a, axis in zip((x, kernel), axes, strict=True))
-    conv = fast_jit(value_and_gradients("conv", stride))
+    conv = fast_jit(value_and_gradients(depthwise, stride, "conv"))
     singly = [
         conv(x if axes[0] is None else x[i], kernel if axes[1] is None else kernel[i], cotangent[i]) for i in range(3)
     ]
     expected = [jnp.stack(parts) for parts in zip(*singly, strict=True)]
-    run = jax.vmap(value_and_gradients("shift", stride), (*axes, 0))
+    run = jax.vmap(value_and_gradients(depthwise, stride, "shift"), (*axes, 0))
     assert_all_equal(fast_jit(run)(x, kernel, cotangent), expected)
 
 
@@ -116,11 +97,10 @@ def test_vmap(stride, axes):
 def test_bfloat16(stride):
     rng = np.random.default_rng(1)
     arguments = [
-        jnp.asarray(rng.normal(size=a.shape), jnp.float32)
-        for a in random_arguments(16, 16, 3, stride, dtype=np.float32)
+        jnp.asarray(rng.normal(size=a.shape), jnp.float32) for a in arguments_of(16, 16, 3, stride, dtype=np.float32)
     ]
-    exact = fast_jit(value_and_gradients("conv", stride))(*arguments)
-    found = fast_jit(value_and_gradients("shift", stride))(*(a.astype(jnp.bfloat16) for a in arguments))
+    exact = fast_jit(value_and_gradients(depthwise, stride, "conv"))(*arguments)
+    found = fast_jit(value_and_gradients(depthwise, stride, "shift"))(*(a.astype(jnp.bfloat16) for a in arguments))
     for a, b in zip(found, exact, strict=True):
         assert a.dtype == jnp.bfloat16
         # bfloat16 has eight bits: each product and each of nine sums is off by up to 1/256 of its value.

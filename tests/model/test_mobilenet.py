@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.extend import core
+from model_helpers import fast_jit
 
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
@@ -53,8 +54,6 @@ SMALL = Architecture(
         Layer("classifier", "dense", 12, 5),
     ),
 )
-# Optimisation by LLVM takes most of the compile time. XLA's own passes still run.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 WITHOUT_BLOCK01 = Architecture("v2", tuple(x for x in SMALL.layers if not x.name.startswith("block01")))
 
 
@@ -134,14 +133,6 @@ def vjp_dot(a, b):
 vjp_dot.defvjp(lambda a, b: (a @ b, None), lambda _, g: (g, g))
 
 
-@jax.custom_jvp
-def jvp_dot(a, b):
-    return a @ b
-
-
-jvp_dot.defjvp(lambda primals, tangents: (jvp_dot(*primals), tangents[0]))
-
-
 @pytest.mark.parametrize(
     ("f", "arguments", "expected"),
     [
@@ -156,7 +147,6 @@ jvp_dot.defjvp(lambda primals, tangents: (jvp_dot(*primals), tangents[0]))
         (lambda a, b: conv(a, b).reshape(16, 4) @ jnp.ones((4, 2)), [(1, 4, 4, 6), (1, 1, 6, 4)], [384, 128]),
         (jax.jit(jax.checkpoint(jnp.dot)), [(7, 3), (3, 5)], [105]),
         (vjp_dot, [(7, 3), (3, 5)], [105]),
-        (jvp_dot, [(7, 3), (3, 5)], [105]),
         (lambda a, b: lax.scan(lambda c, x: (c, x @ b), 0.0, a), [(4, 7, 3), (3, 5)], [105] * 4),
         (lambda a, b: a[:, :, None] * b[None], [(7, 3), (3, 5)], []),  # elementwise
     ],

@@ -8,12 +8,12 @@ import pytest
 
 from mobilenet_jax.networks.arch import Architecture, Layer
 from mobilenet_jax.networks.cost import layer_costs
-from mobilenet_jax.papers import cifar28
+from mobilenet_jax.papers import cifar28, printed
 from mobilenet_jax.papers.cifar28 import Scratchpad, scratchpad
 from mobilenet_jax.papers.compare import unexplained
 
 TABLES = {table.name: table for table in cifar28.tables()}
-ROWS, TOTAL = cifar28.printed_rows()
+*ROWS, TOTAL = printed.rows("cifar28_times")
 WEIGHTS = [row.weights for row in layer_costs(cifar28.network(), 28)]
 
 # At 2x2 pixels: maps of 12, 16 and 8 values; 12 and 8 weights; 48 and 32 mult-adds.

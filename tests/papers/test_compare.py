@@ -4,9 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from mobilenet_jax.papers import compare, misprints
+from mobilenet_jax.papers import compare, printed
 from mobilenet_jax.papers.compare import DOWN, NEAREST, TWO_DIGITS, UNEXPLAINED
-from mobilenet_jax.papers.misprints import Misprint
 
 KEY = "table", "row", "c"
 
@@ -14,8 +13,8 @@ KEY = "table", "row", "c"
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """The list of known misprints, which a test fills."""
-    found: dict[misprints.Key, Misprint] = {}
-    monkeypatch.setattr(misprints, "known", lambda: found)
+    found: dict[printed.Key, dict[str, str]] = {}
+    monkeypatch.setattr(compare, "misprints", lambda: found)
     return found
 
 
@@ -67,14 +66,14 @@ def test_words_and_whole_numbers():
 
 
 def test_a_known_misprint_says_why(known):
-    known[KEY] = Misprint("1.910", "two digits swapped")
+    known[KEY] = {"ours": "1.910", "note": "two digits swapped"}
     cell = compare.cell(KEY, "1.19", Decimal("1.91"))
     assert (cell.agrees, cell.note, cell.difference) == (False, "two digits swapped", "+0.720")
     assert compare.cell(("table", "row", "d"), "1.19", Decimal("1.91")).note == UNEXPLAINED
 
 
 def test_a_known_misprint_holds_for_one_figure_of_ours(known):
-    known[KEY] = Misprint("1.910", "two digits swapped")
+    known[KEY] = {"ours": "1.910", "note": "two digits swapped"}
     assert compare.cell(KEY, "1.19", Decimal("1.92")).note == f"{UNEXPLAINED}: ours was 1.910"
 
 
@@ -112,8 +111,8 @@ def test_what_is_unexplained(known):
         return compare.unexplained([compare.compare("table", "Title", lines())])
 
     assert unexplained() == ["table, ours, b"]
-    known["table", "ours", "b"] = Misprint("y", "why")
+    known["table", "ours", "b"] = {"ours": "y", "note": "why"}
     assert unexplained() == []
-    known["table", "ours", "a"] = Misprint("1", "why")
-    known["table", "missing", "a"] = Misprint("1", "why")
+    known["table", "ours", "a"] = {"ours": "1", "note": "why"}
+    known["table", "missing", "a"] = {"ours": "1", "note": "why"}
     assert unexplained() == ["table, ours, a", "table, missing, a"]

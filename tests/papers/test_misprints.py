@@ -7,7 +7,7 @@ import pytest
 
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import blocks, layer_costs
-from mobilenet_jax.papers import misprints, printed, tables
+from mobilenet_jax.papers import printed, tables
 from mobilenet_jax.papers.compare import Cell
 
 CELLS = {(t.name, label, cell.column): cell for t in tables.tables() for label, cell in t.cells()}
@@ -18,8 +18,10 @@ CONVENTIONS = {  # how a note begins -> the convention that gives what is printe
 }
 
 
-def noted(*beginnings: str) -> list[tuple[misprints.Key, Cell]]:
-    return [(key, CELLS[key]) for key, misprint in misprints.known().items() if misprint.note.startswith(beginnings)]
+def noted(*beginnings: str) -> list[tuple[printed.Key, Cell]]:
+    return [
+        (key, CELLS[key]) for key, misprint in printed.misprints().items() if misprint["note"].startswith(beginnings)
+    ]
 
 
 def in_brackets(cell: Cell) -> Decimal:
@@ -32,7 +34,7 @@ def rounded(value: Decimal, places: Decimal, how: str) -> Decimal:
     return value.quantize(places, rounding=how)
 
 
-def network(key: misprints.Key) -> tuple[arch.Architecture, int]:
+def network(key: printed.Key) -> tuple[arch.Architecture, int]:
     """The network of a misprinted row of the v1 paper or of TF-slim's v1 table."""
     table, label, _ = key
     if table == "slim_v1":
@@ -43,8 +45,8 @@ def network(key: misprints.Key) -> tuple[arch.Architecture, int]:
 
 
 def test_misprints_are_listed_once_and_explained():
-    assert len(misprints.known()) == len(printed.rows("misprints")) == 49
-    assert all(misprint.note for misprint in misprints.known().values())
+    assert len(printed.misprints()) == len(printed.rows("misprints")) == 49
+    assert all(misprint["note"] for misprint in printed.misprints().values())
 
 
 def test_six_counts_leave_something_out():

@@ -1,4 +1,4 @@
-"""Flat keys, points and digests."""
+"""Flat keys and digests."""
 
 import json
 
@@ -14,13 +14,6 @@ def test_flatten_and_nest_are_inverse():
     tree = {"model": {"alpha": 0.5, "rho": 1.0}, "seed": 3}
     assert identity.flatten(tree) == {"model.alpha": 0.5, "model.rho": 1.0, "seed": 3}
     assert identity.nest(identity.flatten(tree)) == tree
-
-
-def test_a_point_sets_keys_of_the_model():
-    assert identity.parse_point("alpha=0.75, rho = 0.714") == {"model.alpha": "0.75", "model.rho": "0.714"}
-    assert identity.parse_point("") == {}
-    with pytest.raises(ValueError, match="'alpha'"):
-        identity.parse_point("alpha")
 
 
 @pytest.mark.parametrize("directory", sorted((ROOT / "results" / "cifar10").iterdir()), ids=lambda d: d.name)

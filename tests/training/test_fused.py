@@ -99,13 +99,14 @@ def test_a_run_that_diverges_does_not_disturb_the_others(alone, tmp_path):
 
 
 def test_stopped_runs_resume_alone_and_in_other_groups(alone, tmp_path):
-    """A signal comes in the second epoch. Then one run resumes alone, and another together with a new one."""
-    once = iter([send(signal.SIGTERM), lambda: None])  # both runs reach that step
-    with after(30, lambda: next(once)()):
-        assert together(tmp_path, RUNS[:2]) == 143
-    directory = tmp_path / spec_of(RUNS[0]).run_name
-    assert loop.run(spec_of(RUNS[0]), directory) == 0
-    assert together(tmp_path, RUNS[1:]) == 0
-    for overrides, resumed_from in zip(RUNS, (32, 32, 0), strict=True):
+    """A signal comes in the second epoch. Then one run resumes alone, and the others together with a new one."""
+    stops = iter([send(signal.SIGTERM)])  # at the first of the runs that reach the step
+    with after(30, lambda: next(stops, lambda: None)()):
+        assert together(tmp_path, RUNS) == 143
+    assert loop.run(spec_of(RUNS[0]), tmp_path / spec_of(RUNS[0]).run_name) == 0
+    new = TINY | {"seed": 3}
+    assert together(tmp_path, [*RUNS[1:], new]) == 0
+    for overrides in RUNS:
         assert_as_alone(tmp_path, alone, overrides)
-        assert found(tmp_path, overrides)["resumed_from"] == resumed_from
+        assert found(tmp_path, overrides)["resumed_from"] == 32
+    assert (found(tmp_path, new)["status"], found(tmp_path, new)["resumed_from"]) == ("finished", 0)

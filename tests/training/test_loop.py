@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from helpers import TINY, rows_of, spec_of, summary_of
-from training_helpers import Crash, after, crash, one_block, send
+from training_helpers import Crash, after, compile_once, crash, one_block, send
 
 from mobilenet_jax.data import arrays, augment, datasets
 from mobilenet_jax.errors import InputError
@@ -62,7 +62,7 @@ SUMMARY = {
 
 @pytest.fixture(scope="module", autouse=True)
 def small_networks(settings) -> Iterator[None]:
-    with one_block():
+    with one_block(), compile_once():
         yield
 
 
@@ -392,8 +392,11 @@ def test_metrics_that_lag_behind_the_checkpoint_are_written_again(tail, crashed,
     directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
     lines = (directory / "metrics.jsonl").read_text().splitlines(keepends=True)
     (directory / "metrics.jsonl").write_text(lines[0] + (lines[1][:-9] if tail == "torn" else ""))
+    with after(48, send(signal.SIGTERM)):
+        assert run(TINY, directory) == 143
+    assert [row["step"] for row in rows_of(directory)] == [22, 44]
     assert run(TINY, directory) == 0
-    assert summary_of(directory)["resumed_from"] == 44
+    assert summary_of(directory)["resumed_from"] == 50
     assert result(directory) == result(finished[1])
 
 

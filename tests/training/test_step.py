@@ -38,7 +38,7 @@ SMALL = Architecture(
 )
 MODEL = MobileNet(SMALL, bn_decay=0.8)
 # Where the layers do not matter.
-STEM = MobileNet(
+STEM: Any = MobileNet(
     Architecture("v1", (SMALL.layers[0], Layer("pool", "pool", 8, 8), Layer("classifier", "dense", 8, CLASSES)))
 )
 HYPER = {
