@@ -18,9 +18,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mobilenet_jax import config, console
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.networks import cost
-from mobilenet_jax.records.directory import Busy
 from mobilenet_jax.sweeps import file as sweep_files
 from mobilenet_jax.sweeps import points as sweep_points
 from mobilenet_jax.sweeps import tables as sweep_tables

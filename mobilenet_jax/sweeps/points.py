@@ -12,6 +12,7 @@ from mobilenet_jax import config
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import cost
+from mobilenet_jax.records import identity as identities
 from mobilenet_jax.render.tables import cell
 from mobilenet_jax.sweeps.file import Sweep
 from mobilenet_jax.sweeps.parameters import LARGEST_GRID
@@ -158,7 +159,7 @@ def _point(tree: Mapping[str, Any], name: str, assignment: Mapping[str, Any]) ->
         if isinstance(branch, dict):  # `resolve` reports any other kind of branch
             branch[leaf] = value
     spec = config.resolve(ConfigDict(tree), name)
-    for key, value in assignment.items():
+    for key, value in identities.renamed(assignment).items():
         if spec.identity.get(key, value) != value:
             raise InputError(f"config.point={tree['point']!r}: sets config.{key} too")
     return Point(dict(assignment), spec)

@@ -33,8 +33,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mobilenet_jax import config, console
-from mobilenet_jax.errors import InputError, is_unwritable
-from mobilenet_jax.records.directory import Busy, RunDirectory, read_summary
+from mobilenet_jax.errors import Busy, InputError, is_unwritable
+from mobilenet_jax.records.directory import RunDirectory, read_summary
 from mobilenet_jax.training import host
 
 _ALIVE = 5.0  # seconds between two "alive" events

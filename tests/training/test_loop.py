@@ -24,10 +24,10 @@ from helpers import TINY, rows_of, spec_of, summary_of
 from training_helpers import Crash, after, compile_once, crash, one_block, send
 
 from mobilenet_jax.data import arrays, augment, datasets
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks import cost
-from mobilenet_jax.records.directory import Busy, RunDirectory
+from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.training import loop
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.training.step import init_state
