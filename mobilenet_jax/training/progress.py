@@ -31,12 +31,12 @@ class Display:
         self._total, self.step, self._per_epoch, self._batch = total_steps, step, steps_per_epoch, batch_size
         if sys.stdout.isatty() and self._listener is None:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
+            from rich.progress import BarColumn, Progress
 
             columns = ("{task.description} {task.percentage:3.0f}%", BarColumn(), "{task.fields[figures]}")
-            shown = [TextColumn(c) if isinstance(c, str) else c for c in columns]
-            self._bar = Progress(*shown, console=Console(file=sys.stdout, highlight=False), auto_refresh=False)
+            self._bar = Progress(*columns, console=Console(file=sys.stdout, highlight=False), auto_refresh=False)
             self._on_terminal(self._bar.start)
+            self._on_terminal(self._bar.console.show_cursor)  # rich hides it, and a kill would leave it hidden
             self._bar.add_task("", total=total_steps, completed=step, figures="")
 
     def advance(self, loss: float, accuracy: float, images_per_second: float) -> None:
