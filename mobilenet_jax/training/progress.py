@@ -54,7 +54,8 @@ class Display:
                 self._last = time.monotonic()
                 self._listener({"step": self.step, "steps": self._total, "train_accuracy": accuracy})
             return
-        left = console.clock((self._total - self.step) * self._batch / images_per_second)
+        images = (self._total - self.step) * self._batch
+        left = console.clock(images / images_per_second) if images_per_second else "unknown"
         figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s  ETA {left}"
         if self._bar is None:
             if since > _LINE_SECONDS:

@@ -445,6 +445,12 @@ def test_a_run_that_diverges(tmp_path):
     assert again.startswith("already diverged: MobileNet v1") and "test accuracy" not in again
 
 
+def test_an_epoch_of_one_step(tmp_path):
+    """No time has passed when the first metrics arrive."""
+    assert run(TINY | {"train.batch_size": 1024, "train.epochs": 2}, tmp_path / "run") == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2]
+
+
 def test_evaluations_now_and_then_and_another_seed(finished, tmp_path):
     assert run(TINY | {"train.eval_epochs": 2, "seed": 1}, tmp_path) == 0
     assert [("test_loss" in row, "train_loss" in row) for row in rows_of(tmp_path)] == [
