@@ -40,13 +40,7 @@ class Display:
             self._bar.add_task("", total=total_steps, completed=step, figures="")
 
     def advance(self, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Show that one more step is done.
-
-        Args:
-          loss: mean of the epoch so far.
-          accuracy: of the epoch so far, a fraction.
-          images_per_second: at which the run trains.
-        """
+        """Show that one more step is done: mean loss and accuracy (a fraction) of the epoch so far, and the rate."""
         self.step += 1
         since = time.monotonic() - self._last
         if self._listener is not None:

@@ -148,11 +148,7 @@ class TrainingRun:
             self.saved = self.step
 
     def finish(self, status: str, state: TrainState | None = None) -> None:
-        """Write the summary, last. `status` is 'finished' or 'diverged'; only a finished run has a `state` to digest.
-
-        Raises:
-          InputError: the summary, or the checkpoint before it, cannot be written.
-        """
+        """Write the summary as 'finished', with the digest of `state`, or as 'diverged'; InputError if it is lost."""
         self.display.close()
         self.checkpoints.close()
         digest = None if state is None else tree_digest({"params": state.params, "batch_stats": state.batch_stats})

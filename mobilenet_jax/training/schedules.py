@@ -20,8 +20,6 @@ def schedule(
         warm-up (30 % of the steps if that is 0), then down to 1/250,000.
       warmup_steps: length of a linear rise in the others. 'cosine' starts after the rise, 'exponential' at step 0.
 
-    Raises:
-      ValueError: the name is unknown.
     """
     if name == "one_cycle":
         peak = max(1, warmup_steps or round(0.3 * total_steps))

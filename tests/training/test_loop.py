@@ -447,8 +447,8 @@ def test_a_run_that_diverges(tmp_path):
 
 def test_an_epoch_of_one_step(tmp_path):
     """No time has passed when the first metrics arrive."""
-    assert run(TINY | {"train.batch_size": 1024, "train.epochs": 2}, tmp_path / "run") == 0
-    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2]
+    assert run(TINY | {"train.batch_size": 1024, "train.epochs": 3}, tmp_path / "run") == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_evaluations_now_and_then_and_another_seed(finished, tmp_path):
