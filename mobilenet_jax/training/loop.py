@@ -95,9 +95,8 @@ def prepare(spec: RunSpec) -> Inputs:
     host.use_compilation_cache()
     devices, c = jax.devices(), spec.config
     if c.train.batch_size % len(devices):
-        raise InputError(
-            f"config.train.batch_size={c.train.batch_size}: must be a multiple of the {len(devices)} devices"
-        )
+        needed = f"must be a multiple of the {len(devices)} devices"
+        raise InputError(f"config.train.batch_size={c.train.batch_size}: {needed}")
     return Inputs(arrays.load(spec.dataset, c.data.dir, c.data.archive), devices)
 
 

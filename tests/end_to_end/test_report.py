@@ -134,6 +134,8 @@ def test_two_runs_compared(run):
 
 def test_starts_without_slow_imports():
     code = "import sys; sys.argv = ['report', '--published']; from mobilenet_jax import report; report.main()"
-    code += "; print({'jax', 'markdown_it', 'matplotlib', 'numpy', 'scipy'} & {*sys.modules}, file=sys.stderr)"
+    code += (
+        "; print({'jax', 'markdown_it', 'matplotlib', 'numpy', 'pydantic', 'scipy'} & {*sys.modules}, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "set()\n")
