@@ -18,9 +18,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mobilenet_jax import config, console
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.networks import cost
-from mobilenet_jax.records.directory import Busy
 from mobilenet_jax.sweeps import file as sweep_files
 from mobilenet_jax.sweeps import points as sweep_points
 from mobilenet_jax.sweeps import tables as sweep_tables
@@ -76,15 +75,16 @@ def run_sweep(sweep: sweep_files.Sweep, name: str, base: ConfigDict, overridden:
     if DRY_RUN.value:
         print(sweep_tables.describe(sweep, points, FORMAT.value))
         return 0
-    from mobilenet_jax.sweeps import supervisor, worker  # late: a listing starts without Optuna
+    from mobilenet_jax.sweeps import database, supervisor, worker  # late: a listing starts without Optuna
 
+    workdir = pathlib.Path(WORKDIR.value)
     plan = sweep_points.Plan(
         sweep,
         points,
         lambda values: sweep_points.draw(sweep, base, name, values),
         budget,
-        pathlib.Path(WORKDIR.value),
-        STORAGE.value,
+        workdir,
+        STORAGE.value or database.sqlite_url(workdir / "sweeps.db"),
         FUSE.value,
     )
     return worker.run(plan, WORKER.value) if WORKER.value else supervisor.run(plan, WORKERS.value)

@@ -19,6 +19,10 @@ class InputError(ValueError):
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
 
 
+class Busy(InputError):
+    """Another process works on the run."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the message of another library's exception, short enough for a sentence; its type if it has none."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,19 +11,25 @@ from typing import Any
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replace the file at `path` with `text`: a reader sees the old file or the new one.
+    """Replace the file at `path` with `text`, as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
-    The text is on the disk before the name is. A crash leaves at most a hidden temporary file next to `path`.
 
-    Raises:
-      OSError: the file cannot be written; the old one is unchanged.
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Replace the file at `path` with the temporary file that the block writes: a reader sees the old or the new one.
+
+    The content is on the disk before the name is. The temporary name is fixed: writers of the same file need a lock.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -73,6 +73,9 @@ def launch(tmp_path):
     return run
 
 
+CURSOR_ON = "\x1b[?25h"  # how a terminal is asked to show its cursor
+
+
 def on_a_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
     """Run a command on a terminal of 24 lines and 100 columns; return its exit code and its output."""
     ours, theirs = pty.openpty()

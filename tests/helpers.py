@@ -185,3 +185,20 @@ def python(program: str, *arguments: str, code: int = 0, **env: str) -> list[str
 
 def python_command(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+SPEEDS = {"images_per_second", "train_images_per_second", "resumed_from"}
+SPEEDS |= {"sha256", "metrics_sha256"}  # they include the speeds
+
+
+def flags_of(overrides: dict[str, Any]) -> list[str]:
+    return [f"--config.{key}={value}" for key, value in overrides.items()]
+
+
+def result(directory: pathlib.Path) -> tuple[Any, Any]:
+    """Return all results of a run, without its speeds."""
+
+    def kept(row: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in row.items() if k not in SPEEDS and not k.endswith("_seconds")}
+
+    return kept(summary_of(directory)), [kept(row) for row in rows_of(directory)]

@@ -1,11 +1,22 @@
 """Compare two runs: accuracies, costs, and every setting and software version that differs."""
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from mobilenet_jax.records.collect import Run
+from mobilenet_jax.errors import InputError
+from mobilenet_jax.records.collect import Run, read
 from mobilenet_jax.records.identity import flatten
 from mobilenet_jax.render.tables import Table
+
+
+def one_run(directory: pathlib.Path) -> Run:
+    """Return the one finished run in a directory; raises InputError if there is none, or more than one."""
+    found, problems = read([directory])
+    if len(found) != 1:
+        reason = f"{len(found)} runs" if found else problems[0].what if problems else "no run"
+        raise InputError(f"--compare: {directory} is not the directory of one finished run ({reason})")
+    return found[0]
 
 
 def compare(a: Run, b: Run) -> Table:
@@ -21,9 +32,8 @@ def compare(a: Run, b: Run) -> Table:
             rows += _differences(f"{part}.", of_a, of_b)
         else:
             notes.append(f"Not compared: {part}.json, which one of the runs lacks.")
-    names = [run.directory.name for run in (a, b)]
-    if names[0] == names[1]:
-        names = [str(run.directory) for run in (a, b)]
+    alike = a.directory.name == b.directory.name
+    names = [str(run.directory) if alike else run.directory.name for run in (a, b)]
     if not any(name.startswith(("config.", "env.")) for name, *_ in rows):
         notes.append("Everything that is compared is the same in both runs.")
     notes.append("The difference between two runs includes what the seed alone changes.")

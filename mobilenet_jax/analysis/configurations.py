@@ -9,7 +9,7 @@ from typing import Any
 from mobilenet_jax.records.collect import Run, hashable
 from mobilenet_jax.records.identity import KNOBS
 from mobilenet_jax.records.summary import Summary
-from mobilenet_jax.render.tables import Table, cell
+from mobilenet_jax.render.tables import Table, cell, line
 
 PAPER_CHOICES = {"model.bottleneck": "linear", "model.shortcut": "bottleneck", "model.variant": "paper"}
 
@@ -222,4 +222,4 @@ def _label(identity: Mapping[str, Any], usual: Mapping[_Family, Mapping[str, Any
             parts.append(setting_text(key, identity[key]))
         elif recipe_known:  # the config of another version of this program
             parts.append(f"{key.rpartition('.')[2]} not recorded")
-    return ", ".join(filter(None, parts))
+    return line(", ".join(filter(None, parts)))

@@ -3,17 +3,16 @@
 import dataclasses
 import functools
 import itertools
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import totals
 from mobilenet_jax.networks.roofline import PIXEL_1, Device, LayerTime, roofline
 from mobilenet_jax.papers import printed
 from mobilenet_jax.render import charts
-from mobilenet_jax.render.tables import Picture, Section, Table
+from mobilenet_jax.render.tables import Picture, Section, Table, line
 
 _KINDS = ("conv", "depthwise", "pointwise", "pool", "dense")
 
@@ -55,13 +54,12 @@ def networks(record: Mapping[str, Any]) -> list[MeasuredNetwork]:
     """Return the networks of a record. Costs and predictions are computed, not read.
 
     Raises:
-      KeyError, TypeError, ValueError, ArithmeticError: it is not what `benchmarks/layer_latency.py` writes.
+      KeyError, ValueError: it is not what `benchmarks/layer_latency.py` writes.
     """
+    _check(record)
     device, launch, found = _device(record), record["device"]["launch_seconds"], []
     for row in record["networks"]:
         version, alpha, resolution, batch = row["version"], row["alpha"], row["resolution"], row["batch"]
-        if not all(0 < seconds < math.inf for seconds in (row["seconds"], *row["layers"].values())):
-            raise ValueError(f"{version} {alpha:g}: every time must be above 0 and finite")
         network = arch.mobilenet(version, alpha)
         predicted = sum(time.seconds for time in roofline(network, resolution, device, batch)) + launch
         no_shortcuts = tuple(dataclasses.replace(layer, shortcut=None) for layer in network.layers)
@@ -71,6 +69,8 @@ def networks(record: Mapping[str, Any]) -> list[MeasuredNetwork]:
         )
         count = totals(network, resolution).mult_adds
         found.append(MeasuredNetwork(version, alpha, resolution, batch, count, predicted, row["seconds"], layers))
+    if len({(n.version, n.alpha, n.resolution, n.batch) for n in found}) < len(found):
+        raise ValueError("networks: each version, alpha, resolution and batch is allowed once")
     return found
 
 
@@ -78,7 +78,7 @@ def sections(record: Mapping[str, Any]) -> tuple[Section, ...]:
     """Return tables and figures of whole networks, of kinds of layers, and of the layers of each network of alpha 1.
 
     Raises:
-      KeyError, TypeError, ValueError, ArithmeticError: as `networks`.
+      KeyError, ValueError: as `networks`.
     """
     found = networks(record)
     whole = _networks_table(found, _device(record), record["device"]["launch_seconds"])
@@ -144,19 +144,36 @@ def pixel_1() -> Section:
     header = ("network", "source", "mult-adds, M", "printed, ms", "predicted, ms")
     header += ("printed / predicted", "G mult-adds/s")
     note = f"{PIXEL_1.source} Printed / predicted: {min(ratios):.2f} to {max(ratios):.2f}."
-    picture = Picture(
-        "pixel_1",
-        "Printed time per image on a Pixel 1 against mult-adds, 224 pixels: v2 from TF-slim, v1 from the v2 paper",
-        functools.partial(charts.latency, _lines(drawn), "printed time per image (ms)"),
-    )
+    caption = "Printed time per image on a Pixel 1 against mult-adds, 224 pixels: v2 from TF-slim, v1 from the v2 paper"
+    draw = functools.partial(charts.latency, _lines(drawn), "printed time per image (ms)")
     table = Table("pixel_1", f"{PIXEL_1.name}: printed and predicted", header, tuple(rows), note)
-    return Section("Time on a phone", pictures=(picture,), tables=(table,))
+    return Section("Time on a phone", pictures=(Picture("pixel_1", caption, draw),), tables=(table,))
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    """Raise ValueError that names the first key whose value is not allowed, and what is allowed."""
+    from pydantic import Field, ValidationError, create_model
+
+    rate = Annotated[float, Field(ge=1e-9, le=1e18, allow_inf_nan=False)]
+    limits: dict[str, Any] = {"name": (str, ...), "cache_bytes": (Annotated[int, Field(ge=0, le=1e18)], ...)}
+    limits |= dict.fromkeys(("mult_adds_per_second", "bytes_per_second", "cache_bytes_per_second"), (rate, ...))
+    limits |= {"launch_seconds": (Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)], ...)}
+    network: dict[str, Any] = dict.fromkeys(("resolution", "batch"), (Annotated[int, Field(ge=1, le=1e18)], ...))
+    network |= {"version": (Literal["v1", "v2"], ...), "alpha": (Annotated[rate, Field(le=8)], ...)}
+    network |= {"seconds": (rate, ...), "layers": (dict[str, rate], ...)}
+    model: Any = functools.partial(create_model, __config__={"strict": True})
+    found: Any = Annotated[list[model("Network", **network)], Field(min_length=1)]
+    try:
+        model("Record", device=(model("Limits", **limits), ...), networks=(found, ...)).model_validate(record)
+    except ValidationError as e:
+        raise ValueError(f"{'.'.join(map(str, e.errors()[0]['loc']))}: {e.errors()[0]['msg']}") from None
 
 
 def _device(record: Mapping[str, Any]) -> Device:
     """Return the limits of the machine that made a record, as measured there."""
+    device = record["device"] | {"name": line(record["device"]["name"])}
     names = ("name", "mult_adds_per_second", "bytes_per_second", "cache_bytes", "cache_bytes_per_second")
-    return Device(*(record["device"][name] for name in names), source="measured with the record")
+    return Device(*(device[name] for name in names), source="measured with the record")
 
 
 def _lines(found: Iterable[MeasuredNetwork]) -> dict[tuple[str, int], list[tuple[float, float, float]]]:
@@ -212,16 +229,10 @@ def _kinds_table(found: Sequence[MeasuredNetwork], batch: int) -> Table:
         chosen, here = ([x for x in xs if kind in ("all", x.time.row.layer.kind)] for xs in (layers, everywhere))
         if len(chosen) > 1:
             correlation, error = agreement(chosen)
-            rows.append(
-                (
-                    kind,
-                    str(len(chosen)),
-                    "" if correlation is None else f"{correlation:.2f}",
-                    f"{error:.0%}",
-                    f"{statistics.median(x.measured / x.predicted for x in chosen):.2f}",
-                    *(f"{sum(map(value, here)) / sum(map(value, everywhere)):.1%}" for value in quantities),
-                )
-            )
+            rank = "" if correlation is None else f"{correlation:.2f}"
+            ratio = statistics.median(x.measured / x.predicted for x in chosen)
+            shares = (f"{sum(map(value, here)) / sum(map(value, everywhere)):.1%}" for value in quantities)
+            rows.append((kind, str(len(chosen)), rank, f"{error:.0%}", f"{ratio:.2f}", *shares))
     header = ("kind", "distinct layers", "rank correlation", "median |predicted / measured - 1|")
     header += ("measured / predicted, median", "share of mult-adds", "share of measured time")
     note = (

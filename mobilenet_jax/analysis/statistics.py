@@ -12,8 +12,6 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-import numpy as np
-
 Results = Mapping[int, float]  # seed -> accuracy
 Name = TypeVar("Name", bound=Hashable)
 Item = TypeVar("Item")
@@ -78,6 +76,8 @@ def paired_sd(series: Iterable[Results]) -> Spread | None:
     rows = [row for row in series if len(row) > 1]  # a single run has no residual
     if not rows:
         return None
+    import numpy as np
+
     seeds = sorted({seed for row in rows for seed in row})
     runs = [(i, seed) for i, row in enumerate(rows) for seed in row]
     design = np.array([[*(i == j for j in range(len(rows))), *(seed == s for s in seeds)] for i, seed in runs], float)
@@ -153,14 +153,12 @@ class Fit:
 
 
 def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
-    """Return the least-squares line over all runs; None with fewer than three different mult-adds.
+    """Return the least-squares line over pairs (mult-adds, results); None with fewer than three different log2.
 
     The standard error of the slope is s / √(Σ n_i (x_i - x̄)²), where x_i = log2(mult_adds) and s is the `pooled_sd`.
     MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4 the same way: "log linear".
-
-    `points` has (mult-adds, results) of each configuration.
     """
-    if len({mult_adds for mult_adds, _ in points}) < 3:
+    if len({math.log2(mult_adds) for mult_adds, _ in points}) < 3:
         return None
     means = [(math.log2(mult_adds), statistics.mean(results.values())) for mult_adds, results in points]
     runs = [mean for mean, (_, results) in zip(means, points, strict=True) for _ in results]

@@ -81,7 +81,7 @@ def doublings_table(all_series: Sequence[Series]) -> Table | None:
     rows = []
     for s in all_series:
         costs = [c.mult_adds for c in s.configurations]
-        if s.key in KNOB_NAMES and (line := _fit(s.configurations)):
+        if s.key in KNOB_NAMES and (line := fit([(c.mult_adds, c.accuracies) for c in s.configurations])):
             low, *_, high = (f"{c.identity[s.key]:g}" for c in s.configurations)
             knob = f"{KNOB_NAMES[s.key]}, {low} to {high}"
             span = f"{min(costs) / 1e6:.2f} to {max(costs) / 1e6:.2f}"
@@ -141,7 +141,9 @@ def _accuracy_against_cost(group: Sequence[Configuration], title: str, number: i
     if equal:
         tables.append(_equal_cost_table(equal, title, number))
     if 0 < sum(map(len, equal)) <= _DRAWN:
-        networks = [[_every_seed(c) for c in rivals] for rivals in equal]
+        names = {c: f"{c.label} ({c.mult_adds / 1e6:.1f} M)" for rivals in equal for c in rivals}
+        top1 = {c: [100 * accuracy for accuracy in c.accuracies.values()] for c in names}
+        networks = [[(names[c], c.identity["model.version"], top1[c]) for c in rivals] for rivals in equal]
         caption = f"At equal cost, top-1 of every seed: {title}"
         pictures.append(Picture(f"equal_cost_{number}", caption, functools.partial(charts.equal_cost, networks)))
     return Section(f"Accuracy against cost: {title}", pictures=tuple(pictures), tables=tuple(tables))
@@ -153,7 +155,7 @@ def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list
     header = ("configuration", "mult-adds, M", "top-1, %", "on the line, %", "residual, points")
     for version in sorted({c.identity["model.version"] for c in group}):
         fitted = [c for c in group if c.identity["model.version"] == version]
-        if not (line := _fit(fitted)):
+        if not (line := fit([(c.mult_adds, c.accuracies) for c in fitted])):
             continue
         rows = tuple(
             (c.label, f"{c.mult_adds / 1e6:.2f}", c.percent, f"{100 * (c.mean - r):.2f}", f"{100 * r:+.2f}")
@@ -167,10 +169,6 @@ def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list
         )
         found.append(Table(f"fit_{version}_{number}", f"Log-linear fit, {version}: {title}", header, rows, note))
     return found
-
-
-def _fit(configurations: Sequence[Configuration]) -> Fit | None:
-    return fit([(c.mult_adds, c.accuracies) for c in configurations])
 
 
 def _slope(line: Fit) -> str:
@@ -197,12 +195,6 @@ def _equal_cost_table(groups: Sequence[Sequence[Configuration]], title: str, num
         "happens to the truly best one in at most 5 of 100 cases (multiple comparisons with the best, Hsu 1984)."
     )
     return Table(f"equal_cost_{number}", f"At equal cost: {title}", header, tuple(rows), " ".join([*answers, note]))
-
-
-def _every_seed(c: Configuration) -> tuple[str, str, list[float]]:
-    """Return name, version and top-1 of each seed, as the chart of equal cost takes them."""
-    name = f"{c.label} ({c.mult_adds / 1e6:.1f} M)"
-    return name, c.identity["model.version"], [100 * accuracy for accuracy in c.accuracies.values()]
 
 
 def _next_to_published(configurations: Sequence[Configuration]) -> list[Section]:

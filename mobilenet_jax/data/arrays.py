@@ -1,14 +1,10 @@
-"""Load named data sets into memory: prepare and check them, cache the decoded arrays, order the batches.
-
-Slow imports (TFDS, Pillow) wait until something has to be decoded or prepared.
-"""
+"""Load named data sets into memory: prepare and check them, cache the decoded arrays, order the batches."""
 
 import contextlib
 import dataclasses
 import importlib.util
 import io
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,6 +22,7 @@ HOLDOUT_SEED = 0  # not the run's: runs that differ in their seed hold out the s
 
 _CACHE = "mobilenet_jax/arrays.npz"  # in the directory of the prepared set
 _CACHE_FORMAT = 2  # raise it when the same files would decode to other arrays
+_LOCK_SECONDS = 60  # longest wait for another process that decodes the same set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +59,15 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
         command = datasets.build_command(name, root)
         raise InputError(f"data set {name!r} is not prepared in {root}: `{command}` does it (it needs TensorFlow)")
     directory = directory or _prepare_cifar10(dataset, root, archive)
-    splits = _read_cache(directory)
-    if not splits:
-        splits = _decode(dataset, directory, root)
+    if not (splits := _read_cache(directory)):
         try:
-            _write_cache(splits, directory)
+            with files.lock((directory / _CACHE).with_name(".lock"), _LOCK_SECONDS):  # of many processes, one decodes
+                if not (splits := _read_cache(directory)):
+                    splits = _decode(dataset, directory, root)
+                    _write_cache(splits, directory)
         except OSError as error:
             console.warn(f"data set {name!r} is decoded again at each start: its cache cannot be written ({error})")
-    return splits
+    return splits or _decode(dataset, directory, root)
 
 
 def holdout(split: Split, fraction: float) -> tuple[Split, Split]:
@@ -152,15 +150,10 @@ def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> di
 
 def _write_cache(splits: Mapping[str, Split], directory: pathlib.Path) -> None:
     cache = directory / _CACHE
-    partial = cache.with_suffix(f".{os.getpid()}.partial")  # other processes may decode the same set
     arrays = {f"{name}_{field}": array for name, split in splits.items() for field, array in vars(split).items()}
     cache.parent.mkdir(exist_ok=True)
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, source=np.array(_fingerprint(directory)), **arrays)
-        partial.replace(cache)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.replacing(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, source=np.array(_fingerprint(directory)), **arrays)
 
 
 def _read_cache(directory: pathlib.Path) -> dict[str, Split] | None:
@@ -176,6 +169,8 @@ def _read_cache(directory: pathlib.Path) -> dict[str, Split] | None:
         return None
     except Exception as error:  # NumPy and zipfile raise many kinds over damaged files
         console.warn(f"the decoded arrays in {directory / _CACHE} are damaged ({first_line(error)}): decoding again")
+        with contextlib.suppress(OSError):
+            (directory / _CACHE).unlink()  # or else the next look at it warns again
         return None
 
 

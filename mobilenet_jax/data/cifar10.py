@@ -19,7 +19,7 @@ from mobilenet_jax.data.progress import progress
 from mobilenet_jax.errors import InputError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-NETWORK_SECONDS = 10  # longest silence of the server
+NETWORK_SECONDS = 10  # longest silence of the server, once its name is resolved
 
 # sha256 of the published pixels (uint8 [N, H, W, 3]) followed by the labels (uint8 [N]).
 SHA256 = {
@@ -89,15 +89,14 @@ def write(splits: Mapping[str, Pair], root: pathlib.Path) -> pathlib.Path:
 
 
 def _download(dataset: Dataset) -> dict[str, Pair]:
-    """Read the archive while it arrives, without a copy on disk."""
+    """Read the archive while it arrives, without a copy on disk. Only the connection has a time limit, not DNS."""
     import http.client
     import urllib.error
     import urllib.request
 
-    size = (dataset.train_size + dataset.test_size) * _RECORD
     try:
         with (
-            progress(f"downloading cifar10 from {URL}", size) as advance,
+            progress(f"downloading cifar10 from {URL}", (dataset.train_size + dataset.test_size) * _RECORD) as advance,
             urllib.request.urlopen(URL, timeout=NETWORK_SECONDS) as response,
         ):
             return _read_stream(dataset, response, "the download", advance)
@@ -133,7 +132,6 @@ def _read_stream(dataset: Dataset, stream: IO[bytes], where: str, advance: Calla
                     found[name] = file.read()
     except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as error:  # tarfile's over odd headers
         problem = f" ({error})"
-
     splits, refusal = {}, f"{where} is not the published CIFAR-10 binary archive"
     for split, names in _FILES.items():
         if missing := [name for name in names if name not in found]:

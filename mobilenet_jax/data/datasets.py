@@ -106,7 +106,6 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
         sizes = {split: found.num_examples for split, found in info.splits.items()}
     except Exception as error:  # TFDS parses JSON and protocol buffers, and creates objects from names of classes
         raise refuse(f"has damaged metadata ({first_line(error)}): {again}") from error
-
     if FILE_FORMAT not in formats:
         raise refuse(f"is prepared as {', '.join(sorted(formats))}, only {FILE_FORMAT} can be read: {again}")
     image, label = features.get("image"), features.get("label")

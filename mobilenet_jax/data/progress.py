@@ -20,9 +20,10 @@ def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console  # late: most runs find their data cached
     from rich.progress import Progress
 
-    quietly = contextlib.suppress(OSError)  # if the terminal is closed, the work goes on
+    quietly, terminal = contextlib.suppress(OSError), sys.stderr.isatty()  # if the terminal is closed, the work goes on
     console.warn(task)
-    bar = Progress(console=Console(stderr=True), auto_refresh=False, transient=True, disable=not sys.stderr.isatty())
+    stderr = Console(stderr=True, force_terminal=terminal)  # else FORCE_COLOR makes a terminal of a pipe
+    bar = Progress(console=stderr, auto_refresh=False, transient=True, disable=not terminal)
     work, shown = bar.add_task("", total=total), 0.0
 
     def advance(amount: int) -> None:
@@ -35,6 +36,7 @@ def progress(task: str, total: int) -> Iterator[Callable[[int], None]]:
 
     with quietly:
         bar.start()
+        stderr.show_cursor()  # rich hides it, and a kill would leave it hidden
     try:
         yield advance
     finally:

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks.arch import ALIASES
 from mobilenet_jax.records import directory as run_directory
-from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, DamagedFile
+from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, DamagedFile, MissingFile
 from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, renamed
 from mobilenet_jax.records.summary import Summary, metrics_match
 from mobilenet_jax.render.tables import Table, plain
@@ -125,30 +125,30 @@ def _walk(directories: Iterable[pathlib.Path], problems: list[Problem]) -> Itera
             seen.add(real)
 
 
-def _attempt(read: Callable[[], T], default: T) -> tuple[T, str]:
-    """Return what `read` returns and '', or the default and the fault of the file."""
+def _attempt(read: Callable[[], T], default: T) -> tuple[T, DamagedFile | None]:
+    """Return what `read` returns and None, or the default and the fault of the file."""
     try:
-        return read(), ""
+        return read(), None
     except DamagedFile as e:
-        return default, str(e)
+        return default, e
 
 
 def _read_run(directory: pathlib.Path, report: Callable[[str], None]) -> Run | None:
     """Return the run in a directory, None if it cannot be used; report each fault in a sentence."""
     config, no_config = _attempt(lambda: renamed(flatten(_load(directory / CONFIG))), {})
     env, no_env = _attempt(lambda: _load(directory / ENV), {})
-    metrics, no_curve = _attempt(lambda: run_directory.load_metrics(directory), b"")
     summary, no_summary = _attempt(lambda: run_directory.load_summary(directory), None)
+    metrics, no_metrics = _attempt(lambda: run_directory.load_metrics(directory), b"")  # last, as a run may be writing
     rows, damage = _rows(metrics)
     reached = rows[-1]["epoch"] if rows else 0
-    if not os.path.lexists(directory / SUMMARY):
-        hope = f"{no_config + '; ' if no_config else ''}the same command resumes it"
+    if isinstance(no_summary, MissingFile):
+        hope = f"{f'{no_config}; ' if no_config else ''}the same command resumes it"
         report(f"unfinished, or running: {_progress(reached, config.get('train.epochs'))}; {hope}")
         return None
     if summary is None:
         report(f"{no_summary}: left out; move it away, and the run's command makes it again from the last checkpoint")
         return None
-    texts = {key: plain(value) for key, value in summary if isinstance(value, str)}
+    texts = {key: _plain(value) for key, value in summary if isinstance(value, str)}
     summary = summary.model_copy(update=texts | {"variant": ALIASES.get(summary.variant, texts["variant"])})
     if summary.status == "diverged":
         report(f"diverged after {_progress(reached, summary.epochs)}: left out; try a lower config.optim.lr")
@@ -156,7 +156,7 @@ def _read_run(directory: pathlib.Path, report: Callable[[str], None]) -> Run | N
     if fault := no_config or _disagreement(config, summary):
         config = {}
         report(f"{fault}: its recipe is unknown, so it is kept apart from runs that have one")
-    no_curve = no_curve or damage
+    no_curve = str(no_metrics or damage)
     if not no_curve and not metrics_match(summary, metrics):
         rows, reached, no_curve = (), 0, f"{METRICS} is damaged: it is not what was written"
     if no_curve or reached < summary.epochs:
@@ -177,7 +177,7 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return JSON whose texts, keys included, can be shown anywhere."""
     if isinstance(value, str):
-        return plain(value)
+        return plain(value).replace("\n", " ")
     if isinstance(value, list):
         return [_plain(each) for each in value]
     return {plain(k): _plain(v) for k, v in value.items()} if isinstance(value, dict) else value

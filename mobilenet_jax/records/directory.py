@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from mobilenet_jax import files
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.records import summary as summaries
 from mobilenet_jax.records.summary import Summary
 
@@ -38,8 +38,8 @@ class MissingFile(DamagedFile):
     """A file of a run that does not exist."""
 
 
-class Busy(InputError):
-    """Another process works on the run."""
+class UnreadableFile(DamagedFile):
+    """A file of a run that the system does not let us read now."""
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFile(f"{path.name} is missing") from None
     except OSError as e:
-        raise DamagedFile(f"{path.name} cannot be read ({e.strerror})") from None
+        raise UnreadableFile(f"{path.name} cannot be read ({e.strerror})") from None
     except ValueError as e:
         raise DamagedFile(f"{path.name} is damaged: {e}") from None
 
@@ -66,11 +66,11 @@ def load_metrics(directory: pathlib.Path) -> bytes:
         return files.read_regular_file(directory / METRICS)
 
 
-def load_summary(directory: pathlib.Path) -> Summary:
-    """Return the result of the run in `directory`; raises MissingFile or DamagedFile."""
+def load_summary(directory: pathlib.Path, sealed: bool = False) -> Summary:
+    """Return the result of the run in `directory`; raises MissingFile or DamagedFile. See `summary.unseal`."""
     stored = load(directory / SUMMARY)
     try:
-        return summaries.unseal(stored)
+        return summaries.unseal(stored, sealed)
     except (ValueError, RecursionError) as e:
         raise DamagedFile(f"{SUMMARY} is damaged, or another version wrote it: {e}") from None
 
@@ -83,19 +83,26 @@ def read_summary(directory: pathlib.Path) -> Summary | None:
     """
     path, again = directory / SUMMARY, "again from the last checkpoint"
     try:
-        summary = load_summary(directory)
+        summary = load_summary(directory, sealed=True)
     except MissingFile:
         return None
     except DamagedFile as e:
-        raise InputError(f"{path}: {e}; move it away, and the same command makes it {again}") from None
+        raise _refusal(path, e, f"move it away, and the same command makes it {again}") from None
     try:
         metrics = load_metrics(directory)
-    except DamagedFile:
+    except MissingFile:
         metrics = b""
+    except DamagedFile as e:
+        raise _refusal(directory / METRICS, e, "") from None
     if not summaries.metrics_match(summary, metrics):
         remedy = f"move {path} away, and the same command makes both {again}"
         raise InputError(f"{directory / METRICS} is missing or damaged; {remedy}")
     return summary
+
+
+def _refusal(path: pathlib.Path, error: DamagedFile, remedy: str) -> InputError:
+    hint = "once it can, the same command resumes" if isinstance(error, UnreadableFile) else remedy
+    return InputError(f"{path}: {error}; {hint}")
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any] | None:
@@ -105,7 +112,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any] | None:
     except MissingFile:
         return None
     except DamagedFile as e:
-        raise InputError(f"{directory / CONFIG}: {e}; move it away") from None
+        raise _refusal(directory / CONFIG, e, "move it away") from None
 
 
 def check(directory: pathlib.Path, named: bool = False) -> None:
@@ -155,7 +162,9 @@ class RunDirectory:
 
     def check_held(self) -> None:
         """Raise InputError if the lock file was removed: another process may then work on the run."""
-        if self._held not in (None, _inode(self._lock)):
+        with _writing(self._lock):
+            held = self._held in (None, _inode(self._lock))
+        if not held:
             remedy = "this process stops, and the same command starts or resumes the run"
             raise InputError(f"{self.path}: its lock was removed while this process worked on the run; {remedy}")
 
@@ -206,7 +215,7 @@ def _load_or_empty(path: pathlib.Path) -> dict[str, Any]:
 def _inode(path: pathlib.Path) -> int | None:
     try:
         return path.stat().st_ino
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -13,7 +13,7 @@ SCHEMA = 1  # raise it when an old reader would misread the fields
 _LIMIT = 1e18  # no count and no time is larger
 _Count = Annotated[int, Field(ge=1, le=_LIMIT, description="a whole number from 1")]
 _CountOrZero = Annotated[int, Field(ge=0, le=_LIMIT, description="a whole number from 0")]
-_Positive = Annotated[float, Field(ge=1e-9, le=_LIMIT, description="a number above 0")]
+_Positive = Annotated[float, Field(gt=0, le=_LIMIT, description="a number above 0")]
 _NotNegative = Annotated[float, Field(ge=0, le=_LIMIT, description="a number from 0")]
 _Text = Annotated[str, Field(description="text")]
 # JSON has no NaN and no infinity: a measurement that is not finite is missing.
@@ -74,14 +74,17 @@ class Summary(BaseModel):
         return self
 
 
+_OPTIONAL = {name for name, field in Summary.model_fields.items() if not field.is_required()}
+
+
 def seal(summary: Summary, metrics: bytes) -> dict[str, Any]:
     """Return what `summary.json` holds: the fields, the schema, and digests of `metrics.jsonl` and of all of this."""
     stored = {"schema": SCHEMA, **summary.model_dump(), "metrics_sha256": hashlib.sha256(metrics).hexdigest()}
     return stored | {"sha256": _digest(stored)}
 
 
-def unseal(stored: Mapping[str, Any]) -> Summary:
-    """Return the summary that `summary.json` holds. A record without a digest, of another program, is accepted.
+def unseal(stored: Mapping[str, Any], sealed: bool = False) -> Summary:
+    """Return the summary that `summary.json` holds. A record of another program has no digest, unless it is `sealed`.
 
     Raises:
       ValueError: the schema is unknown, the digest does not match, or a field is not allowed. The message is the end of
@@ -90,22 +93,24 @@ def unseal(stored: Mapping[str, Any]) -> Summary:
     schema = stored.get("schema", "absent")
     if schema is True or schema != SCHEMA:
         raise ValueError(f"its schema is {str(schema)[:40]}, known here is {SCHEMA}")
-    if stored.get("sha256", _digest(stored)) != _digest(stored):
+    if stored.get("sha256", "" if sealed else _digest(stored)) != _digest(stored):
         raise ValueError("it is not what was written")
     return parse(stored)
 
 
 def parse(fields: Mapping[str, Any]) -> Summary:
-    """Return the summary with these fields; raises ValueError as `unseal` does."""
+    """Return the summary with these fields; raises ValueError as `unseal` does. An optional field may be null."""
+    fields = {k: v for k, v in fields.items() if v is not None or k not in _OPTIONAL}
     try:
-        return Summary.model_validate(dict(fields))
+        return Summary.model_validate(fields)
     except ValidationError as e:
         first = e.errors()[0]
     if not first["loc"]:
         raise ValueError(first["msg"].removeprefix("Value error, "))
     key = str(first["loc"][0])
     value = repr(fields[key])[:40] if key in fields else "absent"
-    raise ValueError(f"{key} is {value}, allowed is {Summary.model_fields[key].description or 'another type'}")
+    allowed = Summary.model_fields[key].description or first["msg"].removeprefix("Input should be ")
+    raise ValueError(f"{key} is {value}, allowed is {allowed}")
 
 
 def metrics_match(summary: Summary, metrics: bytes) -> bool:

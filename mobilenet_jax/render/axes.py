@@ -1,6 +1,6 @@
 """Set up what all charts share: style, legends, axes, labels next to points, PNG and SVG.
 
-NOTE: matplotlib takes a second to import, so functions import it when something is drawn.
+NOTE: matplotlib takes a second to import, so functions import it, and NumPy, when something is drawn.
 """
 
 import contextlib
@@ -10,8 +10,6 @@ import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, cast
-
-import numpy as np
 
 from mobilenet_jax.render.tables import plain
 
@@ -97,6 +95,8 @@ def place_labels(ax: "Axes", labels: Sequence[tuple[str, Sequence[tuple[float, f
       ax: axes with lines.
       labels: the text, the points that it may be next to, and the colour of each label.
     """
+    import numpy as np
+
     figure = cast("Figure", ax.figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # a later layout would move the lines below the labels

@@ -6,10 +6,10 @@ a label does so too.
 
 import dataclasses
 import itertools
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from mobilenet_jax.render import axes
 
@@ -140,7 +140,7 @@ def equal_cost(groups: Sequence[Sequence[tuple[str, str, Sequence[float]]]]) -> 
     for place, (_, version, top1) in zip(places, networks, strict=True):
         colour, marker = _VERSIONS[version]
         ax.plot(top1, [place] * len(top1), marker, color=colour, mfc="white", mew=1.1, ms=5)
-        ax.plot([np.mean(top1)] * 2, [place - 0.32, place + 0.32], color=colour, lw=2.2)
+        ax.plot([statistics.mean(top1)] * 2, [place - 0.32, place + 0.32], color=colour, lw=2.2)
     for version in sorted({version for _, version, _ in networks}):
         colour, marker = _VERSIONS[version]
         ax.plot([], [], marker, color=colour, mfc="white", mew=1.1, ms=5, label=f"MobileNet {version}, one seed")
@@ -162,11 +162,12 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, float | None]]]) -> "Figure"
     """
     figure = axes.new_figure(3.5)
     left, right = figure.subplots(1, 2)
-    keys = ("epoch", "train_accuracy", "test_accuracy", "train_loss", "test_loss")
+    keys = {"epoch": 1, "train_accuracy": 100, "test_accuracy": 100, "train_loss": 1, "test_loss": 1}
     for (name, rows), colour in zip(runs.items(), itertools.cycle(_SERIES), strict=False):
-        run = {key: np.array([row.get(key) for row in rows], float) for key in keys}  # null becomes NaN
-        left.plot(run["epoch"], 100 * run["train_accuracy"], "--", color=colour, lw=1.1)
-        left.plot(run["epoch"], 100 * run["test_accuracy"], "-", color=colour, lw=1.6, label=name)
+        cells = {key: [row.get(key) for row in rows] for key in keys}
+        run = {key: [math.nan if x is None else keys[key] * x for x in column] for key, column in cells.items()}
+        left.plot(run["epoch"], run["train_accuracy"], "--", color=colour, lw=1.1)
+        left.plot(run["epoch"], run["test_accuracy"], "-", color=colour, lw=1.6, label=name)
         right.plot(run["epoch"], run["train_loss"], "--", color=colour, lw=1.1)
         right.plot(run["epoch"], run["test_loss"], "-", color=colour, lw=1.6)
     left.set(xlabel="epoch", ylabel="accuracy (%)")
@@ -184,18 +185,18 @@ def mult_adds_by_kind(networks: Mapping[str, Mapping[str, float]]) -> "Figure":
     """
     figure = axes.new_figure(0.75 + 0.3 * len(networks))
     ax = figure.subplots()
-    totals = np.array([sum(parts.values()) for parts in networks.values()])
-    starts = np.zeros(len(networks))
+    totals = [sum(parts.values()) for parts in networks.values()]
+    starts = [0.0] * len(networks)
     for kind, (name, colour, _, hatch) in _KINDS.items():
-        shares = 100 * np.array([parts.get(kind, 0) for parts in networks.values()]) / totals
-        if not shares.any():
+        shares = [100 * parts.get(kind, 0) / total for parts, total in zip(networks.values(), totals, strict=True)]
+        if not any(shares):
             continue
         look = {"color": colour, "hatch": hatch, "ec": "white", "lw": 0.8}
         bars = ax.barh(range(len(networks)), shares, 0.72, starts, label=name, **look)
         texts = [f"{share:.0f}" if share >= 5 else "" for share in shares]
         for text in ax.bar_label(bars, texts, label_type="center"):
             text.set_bbox({"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.85})
-        starts += shares
+        starts = [start + share for start, share in zip(starts, shares, strict=True)]
     for row, total in enumerate(totals):
         ax.annotate(f"{total / 1e6:.1f} M", (100, row), (58, 0), textcoords="offset points", ha="right", va="center")
     ax.set(xlabel="share of mult-adds (%); total at the right", xlim=(0, 100), ylim=(len(networks) - 0.5, -0.5))
@@ -221,12 +222,12 @@ def activation_memory(networks: Mapping[str, Sequence[Sequence[float]]]) -> "Fig
     panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
     looks = ((SKY, "", "bottom", "all tensors"), (VERMILLION, "////", "top", "bottlenecks only"))
     for ax, (title, held) in zip(panels, networks.items(), strict=True):
-        edges = np.arange(len(held[0]) + 1) + 0.5
+        edges = [i + 0.5 for i in range(len(held[0]) + 1)]
         for values, (colour, hatch, side, _) in zip(held, looks, strict=False):
             ax.stairs(values, edges, fill=True, fc=colour, ec="white", hatch=hatch, lw=0)
             ax.stairs(values, edges, color=BLACK, lw=0.8)
-            peak, layer = max(values), int(np.argmax(values)) + 1
-            ax.plot([layer, edges[-1]], [peak, peak], ":", color=BLACK, lw=1)
+            peak = max(values)
+            ax.plot([values.index(peak) + 1, edges[-1]], [peak, peak], ":", color=BLACK, lw=1)
             place = {"xytext": (0, 2 if side == "bottom" else -3), "textcoords": "offset points"}
             ax.annotate(f"peak {peak:.0f} kB", (edges[-1], peak), ha="right", va=side, **place)
         ax.set(title=title, xlabel="layer", xlim=(edges[0], edges[-1]))
@@ -266,8 +267,8 @@ def latency(
     rate = max(cost / time for cost, time in zip(costs, times, strict=True))  # millions per ms: billions per second
     axes.log_axis(ax, "x", costs)
     axes.log_axis(ax, "y", times, inches=3)
-    ends = np.array(ax.get_xlim())
-    ax.plot(ends, ends / rate, color=GREY, lw=1.1, zorder=1.5, label=f"{rate:.3g} G mult-adds/s")
+    ends = ax.get_xlim()
+    ax.plot(ends, [end / rate for end in ends], color=GREY, lw=1.1, zorder=1.5, label=f"{rate:.3g} G mult-adds/s")
     ax.set(xlabel="mult-adds (millions)", ylabel=y_label)
     axes.legend_above(figure, "labels: width multiplier; grey: the highest rate of them")
     axes.place_labels(ax, labels)
@@ -290,11 +291,12 @@ def predicted(layers: Mapping[str, Sequence[tuple[float, float]]]) -> "Figure":
     for kind, (name, colour, marker, _) in _KINDS.items():
         if kind in layers:
             ax.plot(*zip(*layers[kind], strict=True), marker, color=colour, mec=BLACK, mew=0.5, label=name)
-    ends = np.array(ax.get_xlim())
+    ends = ax.get_xlim()
     near = sum(0.5 <= predicted / measured <= 2 for measured, predicted in points)
     band = f"within a factor of 2\n({near} of {len(points)} layers)"
     ax.plot(ends, ends, color=GREY, lw=1.1, zorder=1.5, label="predicted = measured")
-    ax.fill_between(ends, ends / 2, ends * 2, color=GREY, alpha=0.15, lw=0, zorder=1, label=band)
+    low, high = ([factor * end for end in ends] for factor in (0.5, 2))
+    ax.fill_between(ends, low, high, color=GREY, alpha=0.15, lw=0, zorder=1, label=band)
     ax.set(xlabel="measured time (µs)", ylabel="predicted time (µs)")
     figure.legend(loc="outside right upper")
     return figure

@@ -10,20 +10,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-
 from mobilenet_jax.render import axes
 from mobilenet_jax.render.tables import Page
 
-# Headings, tables and paragraphs. Anything else in a text (a link, a tag, a backtick) is shown unchanged.
-_MARKDOWN = MarkdownIt("zero").enable(["heading", "table"])
 _PICTURE = re.compile(r"!\[(?P<caption>.*)\]\((?P<file>[^()]+)\)")
 _HERE = pathlib.Path(__file__).parent
 
 
 def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
-    """Write the files of all pages into the directory `out`, all of them or none. It is made if missing.
+    """Write the files of all pages into `out`, made if missing. Everything is drawn before the first file is replaced.
 
     Raises:
       OSError: they cannot be written, or one of their names belongs to a directory.
@@ -54,7 +49,14 @@ def to_html(markdown: str, drawings: Mapping[str, str]) -> str:
       markdown: a title (#), sections (##), and tables with a heading each (###).
       drawings: the SVG of each picture, by the name of its PNG file. Other pictures stay text.
     """
-    _, title, _, *tokens = _MARKDOWN.parse(markdown)
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+    # Headings, tables and paragraphs. Anything else in a text (a link, a tag, a backtick) is shown unchanged.
+    markdown_it = MarkdownIt("zero").enable(["heading", "table"])
+    markdown_it.add_render_rule("table_open", _open_table)
+    markdown_it.add_render_rule("table_close", lambda *_: "</table>\n</div>\n")
+    _, title, _, *tokens = markdown_it.parse(markdown)
     heading, taken = "", {"contents"}
     sections: list[tuple[str, list[str]]] = []  # the contents: entries of a section and of its tables
     for i, token in enumerate(tokens):
@@ -84,7 +86,7 @@ def to_html(markdown: str, drawings: Mapping[str, str]) -> str:
         title=html.escape(title.content),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         contents=f"<ol>\n{contents}\n</ol>",
-        body=_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}),
+        body=markdown_it.renderer.render(tokens, markdown_it.options, {}),
     )
 
 
@@ -115,9 +117,5 @@ def _figure(anchor: str, caption: str, svg: str) -> str:
     return f"\n{drawing}<figcaption>{label}</figcaption>\n"
 
 
-def _open_table(renderer: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+def _open_table(renderer: Any, tokens: Sequence[Any], i: int, options: Any, env: Any) -> str:
     return f'<div class="table" role="region" tabindex="0"{renderer.renderAttrs(tokens[i])}>\n<table>\n'
-
-
-_MARKDOWN.add_render_rule("table_open", _open_table)
-_MARKDOWN.add_render_rule("table_close", lambda *_: "</table>\n</div>\n")

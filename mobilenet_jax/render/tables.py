@@ -44,7 +44,7 @@ class Table:
         for i, name in enumerate(self.header):
             cells = [row[i] for row in self.rows]
             right = i > 0 and _numeric(cells)
-            texts = [_line(text).replace("|", "\\|") for text in (name, *cells)]
+            texts = [line(text).replace("|", "\\|") for text in (name, *cells)]
             width = max(3, *map(len, texts)) if aligned else 3
             texts.insert(1, "-" * (width - right) + ":" * right)
             columns.append([text.rjust(width) if right else text.ljust(width) for text in texts])
@@ -52,13 +52,13 @@ class Table:
 
     def section(self, level: int = 2) -> str:
         """Return the title as a heading of that level, the grid and the note."""
-        parts = (f"{'#' * level} {_line(self.title)}", self.markdown(), self.note)
+        parts = (f"{'#' * level} {line(self.title)}", self.markdown(), self.note)
         return plain("\n\n".join(part for part in parts if part))
 
     def csv(self) -> str:
         """Return header and rows as CSV."""
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows(map(_line, row) for row in (self.header, *self.rows))
+        csv.writer(out, lineterminator="\n").writerows(map(line, row) for row in (self.header, *self.rows))
         return out.getvalue()
 
 
@@ -92,10 +92,10 @@ class Page:
 
     def markdown(self) -> str:
         """Return the page, with references to the PNG files of its pictures."""
-        parts = [f"# {_line(self.title)}"]
+        parts = [f"# {line(self.title)}"]
         for section in self.sections:
-            parts += [f"## {_line(section.title)}", *section.text]
-            parts += [f"![{_line(picture.caption)}]({picture.name}.png)" for picture in section.pictures]
+            parts += [f"## {line(section.title)}", *section.text]
+            parts += [f"![{line(picture.caption)}]({picture.name}.png)" for picture in section.pictures]
             parts += [table.section(level=3) for table in section.tables]
         return plain("\n\n".join(parts) + "\n")
 
@@ -119,7 +119,8 @@ def plain(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else "\ufffd", text)
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
+    """Return text that stays inside its heading, cell or paragraph: `plain` text without newlines."""
     return plain(text).replace("\n", " ")
 
 

@@ -1,4 +1,4 @@
-"""The database of a sweep: its address, connections, one lock across machines, and errors by what a user can do."""
+"""The database of a sweep: its address, one lock across machines, and errors by what a user can do."""
 
 import contextlib
 import os
@@ -14,13 +14,9 @@ import sqlalchemy.exc
 from mobilenet_jax import files
 from mobilenet_jax.errors import InputError, first_line, is_unwritable
 
-# Query keys whose values are shown; drivers accept passwords under several other names.
-_SHOWN = {"host", "port", "user", "dbname", "sslmode", "connect_timeout", "application_name", "timeout", "mode", "uri"}
-_LOCK = "SELECT pg_advisory_lock(7210531)"  # released with the connection
+_LOCK = "SELECT pg_advisory_xact_lock(7210531)"  # released with the transaction
 _LOCK_SECONDS = 20  # that a process waits for the lock
 _DAMAGE = ("malformed", "not a database", "no such table")  # in SQLite's messages
-
-
 FORMS = "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
 
 
@@ -42,19 +38,12 @@ def sqlite_url(path: pathlib.Path) -> str:
 
 
 def shown(url: str) -> str:
-    """Return the address without passwords, also for a mistyped address."""
-    without = re.sub(r"(?s)^((?:[\w+]+://)?+[^:@]*):.*@", r"\1:***@", url)
-    base, question, query = without.partition("?")
-    parts = [part if (key := part.partition("=")[0]) in _SHOWN else f"{key}=***" for part in query.split("&")]
-    return base + question + "&".join(parts) * bool(question)
+    """Return the address without passwords, which may be in its options too, also for a mistyped address."""
+    return re.sub(r"(?s)^((?:[\w+]+://)?+[^:@]*):.*@", r"\1:***@", url).partition("?")[0]
 
 
 def check(url: str) -> None:
-    """Check the form of an address.
-
-    Raises:
-      InputError: the address has an unescaped @, or is of another kind of database.
-    """
+    """Raise InputError for an address with an unescaped @, or of another kind of database."""
     parsed = sqlalchemy.make_url(url)
     if "@" in (parsed.host or ""):
         raise InputError(f"--storage={shown(url)}: an @ in a user's name or password is written %40; {FORMS}")
@@ -62,24 +51,22 @@ def check(url: str) -> None:
         raise InputError(f"--storage={shown(url)}: is another kind of database; {FORMS}")
 
 
+def file_of(url: str) -> pathlib.Path | None:
+    """Return the file of an SQLite database, None of a server."""
+    parsed = sqlalchemy.make_url(url)
+    return pathlib.Path(parsed.database or "sweeps.db") if parsed.get_dialect().name == "sqlite" else None
+
+
 @contextlib.contextmanager
 def lock(url: str) -> Iterator[None]:
     """Exclude all other users of this lock, on all machines."""
-    parsed = sqlalchemy.make_url(url)
-    if parsed.get_dialect().name == "sqlite":
-        path = pathlib.Path(parsed.database or "sweeps.db")
+    if path := file_of(url):
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.lock(path.with_name(f"{path.name}.lock"), timeout=_LOCK_SECONDS):
             yield
     else:
-        engine = sqlalchemy.create_engine(
-            url,
-            poolclass=sqlalchemy.pool.NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args=connect_args(url),
-            pool_reset_on_return=None,  # there is nothing to roll back, and rolling back on a stopped server fails
-        )
-        with engine.connect() as connection:
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=connect_args(url))
+        with engine.begin() as connection:
             connection.execute(sqlalchemy.text(_LOCK))
             yield
 
@@ -94,21 +81,16 @@ def connect_args(url: str) -> dict[str, Any]:
 
 
 def inode(url: str) -> int | None:
-    """Return the inode of an SQLite database's file, or None if there is no file."""
-    parsed = sqlalchemy.make_url(url)
-    try:
-        return os.stat(parsed.database).st_ino if parsed.get_dialect().name == "sqlite" and parsed.database else None
-    except OSError:
-        return None
+    """Return the inode of an SQLite database, None if there is no file."""
+    path = file_of(url)
+    return os.stat(path).st_ino if path and path.exists() else None
 
 
 @contextlib.contextmanager
 def translated(url: str, opened: int | None) -> Iterator[None]:
     """Raise the errors of Optuna and SQLAlchemy as `Unavailable`, `Unwritable` or `Damaged`.
 
-    Args:
-      url: the address.
-      opened: the inode of the file when it was opened; None without a file.
+    `opened` is the inode of the file when it was opened, None without a file.
     """
     try:
         yield

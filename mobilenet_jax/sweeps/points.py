@@ -15,18 +15,18 @@ from mobilenet_jax import config
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import cost
+from mobilenet_jax.records import identity as identities
 from mobilenet_jax.render.tables import cell
 from mobilenet_jax.sweeps.file import Sweep
 from mobilenet_jax.sweeps.parameters import LARGEST_GRID
 
-# Training time on two CPU cores, in seconds: a least-squares fit to the six networks of results/bench/cpu.json (32x32
-# images, batches of 128), within 4 % of each. The constant time of a step reproduces one measured run (v1, alpha 0.25,
-# 1,711 images/s at batch 32). An evaluated image takes 0.18 to 0.22 of the time of a trained one.
-SECONDS_PER_MULT_ADD = 2.18e-11
-SECONDS_PER_ACTIVATION = 3.15e-9
-SECONDS_PER_STEP = 6e-3
+# The time that a run takes for other things than mult-adds, in mult-adds: a least-squares fit to six networks on two
+# CPU cores (results/bench/cpu.json, 32x32 images, batches of 128), within 4 % of each. An evaluated image takes 0.18 to
+# 0.22 of the time of a trained one. Elsewhere, the ratio of two points is rougher.
+WORK_OF_ACTIVATION = 144.5
+WORK_OF_STEP = 2.75e8
+WORK_TO_START = 4.6e11  # compiling included
 EVALUATION = 0.2
-SECONDS_TO_START = 10.0  # compiling included
 
 
 # NOTE: the name of a search in its database is a hash over the `repr` of its budget.
@@ -64,16 +64,15 @@ class Point:
         return sum(row.params for row in self._layers)
 
     @functools.cached_property
-    def estimated_seconds(self) -> float:
-        """Time to train and evaluate the whole run on two CPU cores."""
+    def work(self) -> float:
+        """Training and evaluation of the whole run, in mult-adds that would take as long."""
         spec, train, data = self.spec, self.spec.config.train, self.spec.dataset
-        image = SECONDS_PER_MULT_ADD * self.mult_adds
-        image += SECONDS_PER_ACTIVATION * sum(row.out_activations for row in self._layers)
+        image = self.mult_adds + WORK_OF_ACTIVATION * sum(row.out_activations for row in self._layers)
         evaluations = -(-train.epochs // train.eval_epochs)
         held_out = data.train_size - spec.train_size
         evaluated = evaluations * held_out + data.test_size if held_out else evaluations * data.test_size
         trained = spec.total_steps * train.batch_size
-        return SECONDS_TO_START + SECONDS_PER_STEP * spec.total_steps + image * (trained + EVALUATION * evaluated)
+        return WORK_TO_START + WORK_OF_STEP * spec.total_steps + image * (trained + EVALUATION * evaluated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Plan:
     draw: Callable[[Mapping[str, Any]], Point]  # resolves one point of a search
     budget: Budget
     workdir: pathlib.Path  # holds the run directories
-    storage: str  # URL of the database; '' is SQLite in `workdir`
+    storage: str  # URL of the database
     fuse: int  # largest number of points to train as one program
 
     @functools.cached_property
@@ -187,7 +186,7 @@ def _point(tree: Mapping[str, Any], name: str, assignment: Mapping[str, Any]) ->
         if isinstance(branch, dict):  # `resolve` reports any other kind of branch
             branch[leaf] = value
     spec = config.resolve(ConfigDict(tree), name)
-    for key, value in assignment.items():
+    for key, value in identities.renamed(assignment).items():
         if spec.identity.get(key, value) != value:
             raise InputError(f"config.point={tree['point']!r}: sets config.{key} too")
     return Point(dict(assignment), spec)

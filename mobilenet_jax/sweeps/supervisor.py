@@ -10,22 +10,23 @@ import platform
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilenet_jax import console
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.records import directory
-from mobilenet_jax.sweeps import database, progress, tables
+from mobilenet_jax.sweeps import progress, tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable
 from mobilenet_jax.sweeps.points import Plan, Point
-from mobilenet_jax.sweeps.processes import WorkerProcess, visible_gpus
+from mobilenet_jax.sweeps.processes import WorkerProcess
 from mobilenet_jax.sweeps.queue import Entry, Queue
+from mobilenet_jax.training import host
 
 MAX_SILENCE = 120.0  # seconds without a sign of life after which a worker is killed
-DEATHS = 8  # of a worker in a row that printed nothing; then it is not started again
 _TICK = 0.25  # seconds between two rounds of the loop
-_LOOK = 2.0  # seconds between two looks at the database
+_LOOK = 1.0  # seconds between two looks at the database
 
 
 def run(plan: Plan, workers: int = 0) -> int:
@@ -42,123 +43,80 @@ def run(plan: Plan, workers: int = 0) -> int:
       InputError: the database or the directory cannot be used, or a result in it is damaged; nothing was started. Or
         a worker could not go on, as its machine cannot train, or the database was damaged or lost.
     """
-    if not plan.storage:  # with another database, no directory is made before the database answers
+    if plan.storage.startswith("sqlite"):  # with a server, no directory is made before it answers
         _make_directories(plan.workdir)
-    queue = Queue(plan.storage or database.sqlite_url(plan.workdir / "sweeps.db"), plan.study, plan.sweep)
+    queue = Queue(plan.storage, plan.study, plan.sweep)
     queue.open()
     try:
-        queue.enqueue(_points_to_train(plan, queue))
-        queue.reopen(_lost_results(plan, queue))
+        queue.enqueue(*_points_to_train(plan, queue))
         _make_directories(plan.workdir)
-        supervisor = Supervisor(plan, queue)
-        finished = bool(plan.grid) and not any(queue.count_open())
+        entries = queue.entries()
     except (Damaged, Unavailable) as e:
         raise queue.explain(e) from None
-    gpus = visible_gpus()
+    gpus = host.visible_gpus()
     count = workers or len(gpus) or 1
     total = len(plan.grid) or f"up to {plan.sweep.run_cap}"
     console.say(
         f"sweep {plan.sweep.name}: {total} points, {count} worker{'s' * (count > 1)}, runs in {plan.workdir}, "
         f"database {queue.shown_url}"
     )
-    log = plan.workdir / "logs" / f"{queue.name}-{platform.node()}"
-    processes = [WorkerProcess(i, count, gpus, queue.name, pathlib.Path(f"{log}-{i}.log")) for i in range(count)]
+    error = ""
     with console.signals(again=True) as signals:
-        if not finished:
-            supervisor.run(processes, signals)
-    _print_results(plan, supervisor.entries, queue)
+        if not plan.grid or any(entry.is_open for entry in entries):
+            error = _train(plan, queue, count, gpus, signals)
+    with contextlib.suppress(Unavailable, Damaged):
+        entries = queue.entries()
+    _print_results(plan, entries, queue)
     if signals:
         console.say(f"stopped by {signal.Signals(signals[0]).name}; the same command resumes")
         return 128 + signals[0]
-    if supervisor.errors:
-        raise InputError(supervisor.errors[0])
-    return 1 if any(entry.state == "failed" for entry in supervisor.entries) else 0
+    if error:
+        raise InputError(error)
+    return 1 if any(entry.state == "failed" for entry in entries) else 0
 
 
-class Supervisor:
-    """Starts workers, restarts those that die, passes signals on, and shows what the database records."""
+def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: Sequence[int]) -> str:
+    """Keep `count` workers alive until they end for good; return why one gave up, '' if none did."""
+    screen, over, last = progress.Screen(plan), threading.Event(), [""]
 
-    def __init__(self, plan: Plan, queue: Queue):
-        self.plan, self.queue, self.entries = plan, queue, queue.entries()
-        self.errors: list[str] = []  # why workers gave up
-        self.signals: list[int] = []
-        self._table = progress.LiveTable()
-        self._last_line = ""
-        self._over = threading.Event()
+    def say(text: str) -> None:
+        if text != last[0]:  # all workers see an outage of the database
+            screen.say(text)
+        last[0] = text
 
-    def run(self, workers: Sequence[WorkerProcess], signals: list[int]) -> None:
-        """Return when all workers have ended and shall not start again; `signals` grows as signals arrive."""
-        self.signals, passed_on, before = signals, 0, time.monotonic()
-        threads = [threading.Thread(target=self._keep_alive, args=(worker,), daemon=True) for worker in workers]
-        for thread in [*threads, threading.Thread(target=self._read, daemon=True)]:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            now = time.monotonic()
-            for worker in workers:  # while this process was paused, it saw no sign of life
-                if worker.listen(min(now - before, 2 * _TICK)) > MAX_SILENCE:
-                    self._line(f"killed    a worker that was silent for {MAX_SILENCE:.0f} s (see {worker.log})")
-                    worker.send(signal.SIGKILL)
-                    worker.silence = 0.0
-            before = now
-            if len(signals) > passed_on:
-                if not passed_on:
-                    name = signal.Signals(signals[0]).name
-                    self._line(f"stopping ({name}): the workers save; a second signal kills them")
-                passed_on = len(signals)
-                self._over.set()
-                for worker in workers:
-                    worker.send(signal.SIGKILL if passed_on > 1 else signal.SIGTERM)
-            self._table.show(progress.view(self.plan, self.entries))
-            time.sleep(_TICK)
-        self._over.set()
-        self._table.close()
-        with contextlib.suppress(Unavailable, Damaged):
-            self.queue.requeue_dead(stale=False)  # of workers that were killed
-            self.entries = self.queue.entries()
+    def show() -> None:
+        while not over.wait(_LOOK):
+            with contextlib.suppress(Unavailable, Damaged):  # the last known state stays
+                screen.show(queue.entries())
 
-    def _read(self) -> None:
-        """Read the database, which may take long to answer; without an answer, the last known state is shown."""
-        while not self._over.wait(_LOOK):
-            with contextlib.suppress(Unavailable, Damaged):
-                self.entries = self.queue.entries()
-
-    def _keep_alive(self, worker: WorkerProcess) -> None:
-        """Start a worker, print its lines, and start it again if it dies."""
-        deaths = 0
-        while not self.signals:
-            try:
-                process = worker.start()
-            except InputError as e:
-                self.errors.append(str(e))
-                return
-            assert process.stdout is not None
-            for line in map(str.rstrip, process.stdout):
-                deaths = 0
-                if line.startswith("error: "):
-                    self.errors.append(line.removeprefix("error: "))
-                else:
-                    self._line(line)
-            code = process.wait()
-            if code in (0, 3) or self.signals:
-                return
-            deaths += 1
-            how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
-            self._line(f"died      worker {worker.number} ({how}; see {worker.log})")
-            if deaths == DEATHS:
-                self.errors.append(f"a worker died {deaths} times, the last time {how} (see {worker.log})")
-                return
-            self._over.wait(2 ** (deaths - 1) - 1)
-
-    def _line(self, text: str) -> None:
-        if text != self._last_line:  # all workers see an outage of the database
-            self._table.line(text)
-        self._last_line = text
-
-
-def _signal_name(number: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"
+    name, log = uuid.uuid4().hex, plan.workdir / "logs" / f"{queue.name}-{platform.node()}"
+    workers = [
+        WorkerProcess(f"{i}/{count}/{name}/{queue.name}", gpus, pathlib.Path(f"{log}-{i}.log"), say)
+        for i in range(count)
+    ]
+    for thread in [*(worker.thread for worker in workers), threading.Thread(target=show, daemon=True)]:
+        thread.start()
+    passed_on, before = 0, time.monotonic()
+    while alive := [worker for worker in workers if worker.thread.is_alive()]:
+        time.sleep(_TICK)
+        passed, before = time.monotonic() - before, time.monotonic()
+        came = len(signals)
+        if came and not passed_on:
+            say(f"stopping ({signal.Signals(signals[0]).name}): the workers save; a second signal kills them")
+        for worker in alive:
+            worker.silence += min(passed, 2 * _TICK)  # while this process was paused, it heard nothing
+            if worker.silence > MAX_SILENCE:
+                say(f"killed    a worker that was silent for {MAX_SILENCE:.0f} s (see {worker.log})")
+                worker.send(signal.SIGKILL, stop=False)
+                worker.silence = 0.0
+            if came > passed_on:
+                worker.send(signal.SIGKILL if passed_on else signal.SIGTERM, stop=True)
+        passed_on = came
+    over.set()
+    screen.close()
+    with contextlib.suppress(Unavailable, Damaged):
+        queue.requeue_dead(name)  # the points of workers that were killed
+    return next((worker.error for worker in workers if worker.error), "")
 
 
 def _make_directories(workdir: pathlib.Path) -> None:
@@ -168,13 +126,24 @@ def _make_directories(workdir: pathlib.Path) -> None:
         raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
 
 
-def _points_to_train(plan: Plan, queue: Queue) -> dict[str, Mapping[str, Any]]:
-    """Return the points of a grid, or those of a search that have failed, as `{digest: values}`."""
+def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str, Any]], set[str]]:
+    """Return the points as `{digest: values}`, and those that finished in `workdir` but have lost their summary.
+
+    The points of a search are those that have failed or lost their summary. Raises InputError if one is damaged.
+    """
+    known, lost = {entry.digest: entry for entry in queue.entries()}, set()
+    for entry in known.values():
+        if entry.summary:
+            spec = (plan.grid.get(entry.digest) or plan.draw(entry.values)).spec
+            path = plan.workdir / spec.run_name
+            last = path / "checkpoints" / str(spec.total_steps)
+            if directory.read_summary(path) is None and last.exists():  # otherwise another machine trained it
+                lost.add(entry.digest)
     if not plan.grid:
-        entries = queue.entries()
-        return {e.digest: e.values for e in entries if e.state == "failed" and not e.digest.startswith("#")}
+        again = [e for e in known.values() if e.digest in lost or (e.state == "failed" and e.digest[0] != "#")]
+        return {entry.digest: entry.values for entry in again}, lost
     varied = [p.key for p in plan.sweep.parameters if p.varies]
-    return {d: {key: plan.grid[d].assignment[key] for key in varied} for d in order(plan.points, plan.fuse)}
+    return {d: {key: plan.grid[d].assignment[key] for key in varied} for d in order(plan.points, plan.fuse)}, lost
 
 
 def order(points: Iterable[Point], fuse: int) -> list[str]:
@@ -188,23 +157,6 @@ def order(points: Iterable[Point], fuse: int) -> list[str]:
         by_program.setdefault(point.spec.program_key, []).append(point.spec.digest)
     rounds = by_program.values() if fuse > 1 else itertools.zip_longest(*by_program.values())
     return [digest for digests in rounds for digest in digests if digest is not None]
-
-
-def _lost_results(plan: Plan, queue: Queue) -> dict[str, Mapping[str, Any]]:
-    """Return the points, `{digest: values}`, that finished in `workdir` but have lost their summary.
-
-    Raises:
-      InputError: a summary or its metrics are damaged.
-    """
-    lost = {}
-    for entry in queue.entries():
-        if entry.summary:
-            spec = (plan.grid.get(entry.digest) or plan.draw(entry.values)).spec
-            path = plan.workdir / spec.run_name
-            last = path / "checkpoints" / str(spec.total_steps)
-            if directory.read_summary(path) is None and last.exists():  # otherwise another machine trained it
-                lost[entry.digest] = entry.values
-    return lost
 
 
 def _print_results(plan: Plan, entries: Sequence[Entry], queue: Queue) -> None:

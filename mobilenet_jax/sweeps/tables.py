@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +22,14 @@ def describe(sweep: Sweep, points: Sequence[Point], output_format: str = "text")
       output_format: 'text' or 'json'.
     """
     costs = [point.mult_adds for point in points]
-    seconds = [point.estimated_seconds for point in points]
-    totals = {
+    totals: dict[str, Any] = {
         "points": len(points),
         "programs": len({point.spec.program_key for point in points}),
         "mult_adds_min": min(costs),
         "mult_adds_max": max(costs),
-        "estimated_seconds": sum(seconds),
     }
     if sweep.method != "grid":
-        totals |= {"points": sweep.run_cap, "estimated_seconds": (sweep.run_cap or 0) * statistics.fmean(seconds)}
+        totals["points"] = sweep.run_cap
         del totals["programs"]
     if output_format == "json":
         head = {"sweep": sweep.name, "method": sweep.method, "metric": sweep.metric, "goal": sweep.goal}
@@ -46,8 +43,8 @@ def describe(sweep: Sweep, points: Sequence[Point], output_format: str = "text")
     total = [
         ("points", f"{cap}{totals['points']}"),
         *([("programs", f"{totals['programs']} to compile")] if "programs" in totals else []),
-        ("mult-adds", f"{_millions(min(costs))} to {_millions(max(costs))}"),
-        ("time", f"about {_duration(totals['estimated_seconds'])} on two CPU cores, by estimate"),
+        ("mult-adds", f"{millions(min(costs))} to {millions(max(costs))}"),
+        ("time", "unknown until the first point is done"),
     ]
     title = f"sweep {sweep.name}: {sweep.method}, {sweep.goal} {sweep.metric}"
     return "\n".join([title, "", *columns(table, 0 if sweep.method == "grid" else 3), "", *columns(total, 2)])
@@ -64,7 +61,7 @@ def results(sweep: Sweep, entries: Sequence["Entry"]) -> str:
         if (s := entry.summary) is not None:
             score = getattr(s, sweep.metric)
             score = "" if score is None else f"{score:.4f}"
-            figures = (_millions(s.mult_adds), _millions(s.params), score, f"{s.wall_seconds:.1f}")
+            figures = (millions(s.mult_adds), millions(s.params), score, f"{s.wall_seconds:.1f}")
         rows.append((*(cell(entry.values.get(key)) for key in keys), *figures, entry.state))
     return "\n".join(columns(rows, 0))
 
@@ -76,16 +73,15 @@ def assignment(values: Mapping[str, Any]) -> str:
 
 def _record(point: Point) -> dict[str, Any]:
     named = {"run": point.spec.run_name, "digest": point.spec.digest, "assignment": point.assignment}
-    cost = {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.params}
-    return named | cost | {"estimated_seconds": point.estimated_seconds}
+    return named | {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.params}
 
 
 def _table_of_points(sweep: Sweep, points: Sequence[Point]) -> list[tuple[str, ...]]:
     keys = [p.key for p in sweep.parameters if p.varies]
-    rows = [(*(key.rpartition(".")[2] for key in keys), "resolution", "mult-adds", "params", "time")]
+    rows = [(*(key.rpartition(".")[2] for key in keys), "resolution", "mult-adds", "params")]
     for p in points:
-        cost = _millions(p.mult_adds), _millions(p.params), _duration(p.estimated_seconds)
-        rows.append((*(cell(p.assignment[key]) for key in keys), str(p.spec.resolution), *cost))
+        values = (cell(p.assignment[key]) for key in keys)
+        rows.append((*values, str(p.spec.resolution), millions(p.mult_adds), millions(p.params)))
     return rows
 
 
@@ -101,11 +97,6 @@ def _table_of_ranges(sweep: Sweep) -> list[tuple[str, ...]]:
     return rows
 
 
-def _millions(count: int) -> str:
+def millions(count: int) -> str:
+    """Return a count in millions, '1.23 M'."""
     return f"{count / 1e6:.2f} M"
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    short = f"{seconds:.0f} s" if seconds < 60 else f"{minutes} min"
-    return f"{hours} h {minutes:02d} min" if hours else short

@@ -9,285 +9,263 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from mobilenet_jax import console
-from mobilenet_jax.errors import InputError, first_line, is_unwritable
-from mobilenet_jax.records.directory import Busy, RunDirectory, read_summary
-from mobilenet_jax.records.summary import Summary
-from mobilenet_jax.sweeps import connection, queue, tables
-from mobilenet_jax.sweeps.connection import Connection
-from mobilenet_jax.sweeps.database import Damaged, Unavailable, sqlite_url
+from mobilenet_jax.errors import Busy, InputError, first_line, is_unwritable
+from mobilenet_jax.records.directory import RunDirectory, read_summary
+from mobilenet_jax.sweeps import tables
+from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
 from mobilenet_jax.sweeps.points import Plan, Point
-from mobilenet_jax.sweeps.processes import visible_gpus
-from mobilenet_jax.sweeps.queue import Claim, Queue
+from mobilenet_jax.sweeps.processes import CANNOT_TRAIN, DONE, START_AGAIN
+from mobilenet_jax.sweeps.queue import Entry, Queue
 from mobilenet_jax.training import host
 from mobilenet_jax.training.progress import Display
 
 DRAWS = 100  # draws outside the budget per point of a search, after which the search gives up
+PATIENCE = 600.0  # seconds that a worker with nothing to train waits for its database
+HEARTBEAT = 3.0  # seconds between two heartbeats
 _LOOK = 2.0  # seconds between two looks for an open point
 _BUSY = 5.0  # seconds until a point that another process trains is tried again
-# Mult-adds of a fused step on a CPU. Four small runs train 1.09 times as fast, and large ones 0.8 times, as their maps
-# do not fit into the cache (results/bench/cpu_fused.json). Where fewer than four runs fit, none are fused.
-_FUSED_ON_CPU = 5e8
+_OF_MACHINE = (OSError, ImportError, MemoryError)  # errors that other points would meet too
+T = TypeVar("T")
 
 
-class CannotTrain(Exception):
-    """This machine cannot train, whatever the point: no device, no data, a full disk. The message is a sentence."""
+class CannotTrain(InputError):
+    """This machine cannot train, whatever the point: no device, no data, a full disk, no database."""
 
 
-class Job(Display):
-    """A point that this process has claimed. It collects the figures of its run; lines about it go to the log."""
+class Job:
+    """A point that this process has claimed, its run directory and the last figures of its run."""
 
-    def __init__(self, claim: Claim, point: Point, record: RunDirectory):
-        super().__init__(self._note)
+    def __init__(self, claim: Entry, point: Point, record: RunDirectory):
         self.claim, self.point, self.record, self.name = claim, point, record, point.spec.run_name
-        self.started = time.monotonic() - claim.age
-        self.retry_at = 0.0  # earliest time to train it, by `time.monotonic`; 0 unless another process was on it
-        self.lost = False  # whether another machine took it over
-        self.figures: dict[str, Any] = {}  # the last ones
-        self.reported: dict[str, Any] = {}  # those that the database has
-
-    def _note(self, row: Mapping[str, Any]) -> None:
-        self.figures = {**self.figures, **row}
-
-    def line(self, text: str) -> None:
-        """Print a line to the log."""
-        console.warn(text)
+        self.figures: dict[str, Any] = {}
+        self.display = Display(self.figures.update)
+        self._started = time.monotonic() - host.compiled_before()
 
     def elapsed(self) -> float:
-        """Return the seconds since the claim."""
-        return time.monotonic() - self.started
-
-    def result(self) -> Summary | None:
-        """Return the run's summary if it is valid; training reports a damaged one."""
-        with contextlib.suppress(InputError):
-            return read_summary(self.record.path)
-        return None
+        """Return the seconds since the claim, with those of a compilation that ended in a restart."""
+        return time.monotonic() - self._started
 
 
 def run(plan: Plan, place: str) -> NoReturn:
-    """Train points of a sweep, and end this process.
+    """Train points of a sweep, and end this process. A CANNOT_TRAIN follows a line 'error: SENTENCE'.
 
-    Its exit code is 0 when no point is open, 3 when this machine cannot go on, after a line 'error: SENTENCE', and
-    128 + the number of a signal.
-
-    Args:
-      plan: the sweep.
-      place: 'NUMBER/COUNT/STUDY', from the command that started this process.
+    `place` is 'NUMBER/COUNT/COMMAND/STUDY', from the command that started this process.
     """
-    _, count, study = place.split("/", 2)
+    number, _, command, study = place.split("/", 3)
     threading.excepthook = lambda args: _die(args.exc_value)  # without its heartbeats, a worker must not train
     try:
-        os._exit(Worker(plan, int(count)).run(study))  # what other libraries would still do has no use, and may hang
+        if study != plan.study:  # this worker and its command would train different sweeps
+            raise CannotTrain(f"the sweep {plan.sweep.name} or its config changed while it was trained; start it again")
+        code = Worker(plan, f"{command}/{number}").run()
+    except CannotTrain as e:
+        console.say(f"error: {e}")
+        code = CANNOT_TRAIN
     except Exception as e:
         _die(e)
+    os._exit(code)  # what other libraries would still do has no use, and may hang
 
 
 def _die(error: BaseException | None) -> NoReturn:
-    """End this process because of a bug; the command starts another worker."""
+    """End this process because of a bug."""
     with contextlib.suppress(OSError):
         traceback.print_exception(error)
     os._exit(1)
 
 
 class Worker:
-    """The loop of one process; `count` processes share the points of this command."""
+    """The loop of one process. `owner` names it in the database."""
 
-    def __init__(self, plan: Plan, count: int):
-        self.plan, self.count = plan, count
-        self.asked: list[int] = []  # signals that came
-        self.training: list[Job] = []  # the points that are being trained
-        self.queue = Queue(plan.storage or sqlite_url(plan.workdir / "sweeps.db"), plan.study, plan.sweep)
-        self.connection = Connection(lambda: bool(self.asked), lambda: bool(self.training))
+    def __init__(self, plan: Plan, owner: str):
+        self.plan, self.fuse = plan, plan.fuse
+        self.queue = Queue(plan.storage, plan.study, plan.sweep, owner)
         self.jobs: list[Job] = []  # all points that this process has claimed
-        self.stop: list[int] = []  # ends the training
-        self.compiling = False  # or preparing data: there is nothing to save
-        self.damage: Damaged | None = None
+        self.training: Sequence[Job] = ()  # those in the training loop, which saves when a signal comes
+        self.asked: list[int] = []  # signals that came
+        self.busy: dict[str, float] = {}  # digest -> when to try the point again, by `time.monotonic`
         self.outside = 0  # drawn points outside the budget
+        self.silent, self.silent_at = False, time.monotonic()  # whether the database is silent; when it was
 
-    def run(self, study: str) -> int:
-        """Train until no point is open, a signal comes, or this machine cannot go on; return the exit code.
-
-        Args:
-          study: the sweep's name in the database, as the command knows it.
-        """
+    def run(self) -> int:
+        """Train until no point is open or a signal comes; return the exit code, or raise CannotTrain."""
         with console.signals(again=True) as self.asked:
+            threading.Thread(target=self._beat, daemon=True).start()
             try:
-                if study != self.plan.study:  # this worker and its command would train different sweeps
-                    raise CannotTrain(
-                        f"the sweep {self.plan.sweep.name} or its config changed while it was trained; start it again"
-                    )
-                self.connection.reach(self.queue.connect)
-                for claim in self.connection.reach(self.queue.mine):  # before this process was restarted
-                    self._resolve(claim)
-                threading.Thread(target=self._beat, daemon=True).start()
-                while group := self._next():
+                self._reach(self.queue.connect)
+                if self._requeue(self.queue.owner):  # the process before this one has died
+                    self.fuse = 1  # one of its points may have been the reason
+                while not self.asked and (group := self._next()):
                     self._train(group)
-            except (Damaged, Unavailable, CannotTrain) as e:
-                silence = f"has not answered for {connection.PATIENCE / 60:.0f} minutes"
-                if not self.asked:
-                    console.say(f"error: {e if isinstance(e, CannotTrain) else self.queue.explain(e, silence)}")
-                    return 3
+            except (Damaged, Unavailable) as e:
+                silence = f"has not answered for {PATIENCE / 60:.0f} minutes"
+                raise CannotTrain(str(self.queue.explain(e, silence))) from e
             finally:
                 self._release()
-        return 128 + self.asked[0] if self.asked else 0
+        return 128 + self.asked[0] if self.asked else DONE
 
     def _release(self) -> None:
         """Give all points back, if the database answers; else they are requeued as those of a dead process."""
-        for job in self.jobs:
+        while self.jobs:
             with contextlib.suppress(Unavailable, Damaged):
-                self.queue.release(job.claim)
+                self.queue.release(self.jobs.pop().claim)
 
     def _beat(self) -> None:
-        """Show that this process lives, report figures, and end the training when it has to; runs in a thread."""
-        next_heartbeat = 0.0
+        """Show that this process lives, report figures, and end it when it has to; runs in a thread."""
+        due = 0.0
         while True:
-            with contextlib.suppress(OSError):
-                os.utime(sys.stderr.fileno())  # the log, which the command looks at
-            if self.asked:
-                self.stop.append(self.asked[0])
-                if self.compiling:
-                    self._release()
-                    os._exit(128 + self.asked[0])
-                time.sleep(1)
-            elif select.select([0], [], [], 1.0)[0] and not os.read(0, 1):
+            if not self.asked and select.select([0], [], [], 0.5)[0] and not os.read(0, 1):
                 self.asked.append(signal.SIGTERM)
-            jobs, due = [*self.jobs], time.monotonic() >= next_heartbeat
-            try:
-                if due:
-                    lost = self.connection.call(self.queue.heartbeat, [job.claim for job in jobs])
-                    next_heartbeat = time.monotonic() + queue.HEARTBEAT
-                    for job in jobs:
-                        job.lost = job.claim in lost
-                for job in [*self.training]:
-                    self._report(job)
-                    if job.lost:
-                        self.stop.append(signal.SIGTERM)
-            except Unavailable:
-                pass
-            except Damaged as e:
-                self.damage = e
-                self.stop.append(signal.SIGTERM)
+            if self.asked and not self.training:  # there is nothing to save
+                self._release()
+                os._exit(128 + self.asked[0])
+            if time.monotonic() > due:
+                console.say("")  # to the command
+                for job in [*self.jobs]:
+                    with contextlib.suppress(Unavailable, Damaged):
+                        self._report(job)
+                due = time.monotonic() + HEARTBEAT
+            time.sleep(0.5 * bool(self.asked))
 
     def _report(self, job: Job) -> None:
-        now, metric = job.figures, self.plan.sweep.metric
-        if now and now is not job.reported:
-            steps = {"step": now["step"], "steps": job.point.spec.total_steps}
-            rate = now.get("images_per_second", 0.0) / max(1, len(self.training))
-            steps |= {"accuracy": now.get(metric, now.get("train_accuracy")), "images_per_second": rate}
-            self.connection.call(self.queue.report, job.claim, steps, round(now.get("epoch", 0)), now.get(metric))
-            job.reported = now
+        """Send a heartbeat with the figures of a run; end this process if another one has taken over the point."""
+        figures = {**job.figures}
+        if figures:
+            figures["images_per_second"] = figures.get("images_per_second", 0) / max(1, len(self.training))
+        if not self._reach(self.queue.heartbeat, job.claim, figures, patience=0) and job in self.jobs:
+            console.say(f"taken over by another machine  {job.name}")
+            os._exit(START_AGAIN)
 
-    def _next(self) -> list[Job]:
-        """Return points of one program to train together, none if no point is open or a signal came."""
-        while not self.asked:
-            if self.damage:
-                raise self.damage
-            for job in [job for job in self.jobs if job.lost]:
-                console.say(f"taken over by another machine  {job.name}")
-                self.jobs.remove(job)
-            due = [job for job in self.jobs if job.retry_at <= time.monotonic()] or self._claim()
-            if due:
-                return self._group(due)
-            if not self.jobs and not any(self.connection.reach(self.queue.count_open)):
-                break
-            self.connection.pause(_LOOK)
-        return []
-
-    def _group(self, due: list[Job]) -> list[Job]:
-        """Return the first point and up to `--fuse` of the same program: those that are due and others that wait."""
-        fuse, first = self.plan.fuse, due[0].point
-        group = [job for job in due if job.point.spec.program_key == first.spec.program_key][:fuse]
-        if fuse > 1:
-            waiting, _ = self.connection.reach(self.queue.count_open)
-            size = min(fuse, -(-(len(group) + waiting) // self.count)) if self.plan.grid else fuse
-            fit = int(_FUSED_ON_CPU / (first.mult_adds * first.spec.config.train.batch_size))
-            if not visible_gpus():
-                size = min(size, fit if fit >= 4 else 1)
-            while len(group) < size and (more := self._claim(first.spec.program_key)):
-                if more[0].point.spec.program_key != first.spec.program_key:
-                    break  # a drawn point, which waits in `self.jobs`
-                group += more
-        return group
-
-    def _claim(self, program: Any = None) -> list[Job]:
-        """Claim a point without a result, of this program if one is given; [] if none waits."""
-
-        def fits(digest: str) -> bool:
-            return program is None or digest not in grid or grid[digest].spec.program_key == program
-
-        grid, draws = self.plan.grid, 0 if self.plan.grid else self.plan.sweep.run_cap or 0
-        for digest in self.connection.reach(self.queue.requeue_dead, time.monotonic() >= self.connection.requeue_from):
-            console.say(f"requeued  {grid[digest].spec.run_name if digest in grid else 'a point'}  (its worker died)")
-        while not self.asked and (claim := self.connection.reach(self.queue.claim, fits, draws)) is not None:
-            job = self._resolve(claim)
-            if job and (summary := job.result()):
-                self._finish(job, summary)
-            elif job:
-                return [job]
-        return []
-
-    def _resolve(self, claim: Claim) -> Job | None:
-        """Return the claimed point as a job; None if it is a drawn point that cannot be trained."""
-        point = self.plan.grid.get(claim.digest)
-        if point is None:
-            try:
-                point = self.plan.draw(claim.values)
-            except InputError as e:
-                console.say(f"failed    {tables.assignment(claim.values)}: {e}")
-                self.connection.reach(self.queue.fail, claim, str(e))
-                return None
-            if not self.plan.budget.holds(point.mult_adds):
-                self.outside += 1
-                enough = self.outside > DRAWS * (self.plan.sweep.run_cap or 1)
-                self.connection.reach(self.queue.fail, claim, "outside the budget, like most draws" if enough else "")
-                return None
-            claim = self.connection.reach(self.queue.set_digest, claim, point.spec.digest)
-        self.jobs.append(Job(claim, point, RunDirectory(self.plan.workdir / point.spec.run_name)))
-        return self.jobs[-1]
-
-    def _finish(self, job: Job, summary: Summary) -> None:
-        self.connection.reach(self.queue.finish, job.claim, summary)
-        self.jobs.remove(job)
-        score = getattr(summary, self.plan.sweep.metric)
-        figure = f"  {self.plan.sweep.metric} {score:.4f}" if score is not None else ""
-        how = f"{job.elapsed():.1f} s" if job.figures else "(its run directory has the result)"
-        console.say(f"{summary.status:<8}  {job.name}{figure}  {how}")
-
-    def _fail(self, job: Job, error: str) -> None:
-        self.connection.reach(self.queue.fail, job.claim, error)
-        self.jobs.remove(job)
-        console.say(f"failed    {job.name}: {error}")
-
-    def _train(self, group: Sequence[Job]) -> None:
-        """Train points until each has a result, has failed, or is claimed no longer.
+    def _reach(self, action: Callable[..., T], *arguments: Any, patience: float = PATIENCE) -> T:
+        """Return what an action on the database returns, once it answers.
 
         Raises:
-          CannotTrain: this machine can train no point.
+          Unavailable: it is full, or was silent for longer than `patience`, in seconds.
+          Damaged: it is damaged.
         """
-        from mobilenet_jax.training import loop  # imports JAX
-
-        with contextlib.ExitStack() as held:
-            left = [job for job in group if self._lock(job, held)]
+        until = time.monotonic() + patience
+        while True:
             try:
-                if left:
-                    self._run(left)
+                result = action(*arguments)
+                self.silent = False
+                return result
+            except Unavailable as e:
+                if not self.silent:
+                    how = "cannot be written" if isinstance(e, Unwritable) else "does not answer"
+                    console.say(f"the database {how}{', training goes on' if self.training else ''} ({e})")
+                self.silent, self.silent_at = True, time.monotonic()
+                if isinstance(e, Unwritable) or time.monotonic() >= until:
+                    raise
+                time.sleep(1.0)
+
+    def _next(self) -> list[Job]:
+        """Return points of one program to train together, none if no point is open."""
+        while True:
+            while len(self.jobs) < self.fuse and self._claim():
+                pass
+            if self.jobs:
+                program = self.jobs[0].point.spec.program_key
+                return [job for job in self.jobs if job.point.spec.program_key == program]
+            if not any(entry.is_open for entry in self._reach(self.queue.entries)):
+                return []
+            time.sleep(_LOOK)
+
+    def _claim(self) -> bool:
+        """Claim a point without a result; return whether there was one."""
+        if time.monotonic() > self.silent_at + 4 * HEARTBEAT:  # an outage silences all heartbeats
+            self._requeue()
+        draws = 0 if self.plan.grid else self.plan.sweep.run_cap or 0
+        while claim := self._reach(self.queue.claim, lambda d: self.busy.get(d, 0) < time.monotonic(), draws):
+            if (point := self._point(claim)) is not None:
+                claim = self._reach(self.queue.set_digest, claim, point.spec.digest)
+                self.jobs.append(job := Job(claim, point, RunDirectory(self.plan.workdir / point.spec.run_name)))
+                if not self._finish(job):
+                    return True
+        return False
+
+    def _requeue(self, *names: str) -> list[str]:
+        dead = self._reach(self.queue.requeue_dead, *names)
+        for digest in dead:
+            known = self.plan.grid.get(digest)
+            console.say(f"requeued  {known.spec.run_name if known else 'a point'}  (its worker died)")
+        return dead
+
+    def _point(self, claim: Entry) -> Point | None:
+        """Return the claimed point; None if it is a drawn one that cannot be trained."""
+        if claim.digest in self.plan.grid:
+            return self.plan.grid[claim.digest]
+        try:
+            point = self.plan.draw(claim.values)
+        except InputError as e:
+            console.say(f"failed    {tables.assignment(claim.values)}: {e}")
+            self._reach(self.queue.fail, claim, str(e))
+            return None
+        if self.plan.budget.holds(point.mult_adds):
+            return point
+        self.outside += 1
+        enough = self.outside > DRAWS * (self.plan.sweep.run_cap or 1)
+        self._reach(self.queue.fail, claim, "outside the budget, like most draws" if enough else "")
+        return None
+
+    def _finish(self, job: Job) -> bool:
+        """Record the result of a point; return whether it has one. Training reports a damaged result."""
+        summary = None
+        with contextlib.suppress(InputError):
+            summary = read_summary(job.record.path)
+        if summary:
+            score = getattr(summary, self.plan.sweep.metric)
+            figure = f"  {self.plan.sweep.metric} {score:.4f}" if score is not None else ""
+            how = f"{job.elapsed():.1f} s" if job.figures else "(its run directory has the result)"
+            self._leave(job, f"{summary.status:<8}  {job.name}{figure}  {how}", self.queue.finish, summary)
+        return summary is not None
+
+    def _leave(self, job: Job, line: str, action: Callable[..., None], *arguments: Any) -> None:
+        """End a claim by an action on the database, and print a line."""
+        self.jobs.remove(job)  # first, as `_beat` must not see a claim that has ended
+        self._reach(action, job.claim, *arguments)
+        console.say(line)
+
+    def _train(self, group: Sequence[Job]) -> None:
+        """Train points until each has a result, has failed, or is busy; raise CannotTrain if this machine cannot."""
+        try:
+            from mobilenet_jax.training import loop  # imports JAX
+            from mobilenet_jax.training.compile import compile_runs
+            from mobilenet_jax.training.run import TrainingRun
+
+            inputs = loop.prepare(group[0].point.spec)
+        except Exception as e:
+            raise CannotTrain(_reason(e)) from e
+        with contextlib.ExitStack() as held:
+            jobs = [job for job in group if self._lock(job, held)]
+            try:
+                if not jobs:
+                    return
+                program = compile_runs([job.point.spec for job in jobs], inputs)
+                share = (host.compiled_before() + program.compile_seconds) / len(jobs)
+                if host.should_restart(program.compile_seconds):
+                    self._release()  # the fresh process claims them again
+                    host.restart_after_compiling(program.compile_seconds, self.asked)
+                os.environ.pop(host.COMPILED, None)  # the next program is another one
+                name = loop.device_name(inputs.devices)
+                runs = [TrainingRun(j.point.spec, j.record, j.display, name, j.elapsed, share, len(jobs)) for j in jobs]
+                self.training = jobs
+                loop.train(program, runs, self.asked)
             except loop.Interrupted:
                 pass
             except Exception as e:
-                self._handle(e, left)
+                if len(jobs) > 1 and not is_unwritable(e):
+                    raise  # a fresh process trains them one at a time
+                self._fail(jobs[0], e)
             finally:
-                self.compiling, self.training = False, []
-                self.stop.clear()  # `_beat` repeats a signal
-        for job in left:
-            if job in self.jobs and (summary := job.result()):
-                self._finish(job, summary)
+                self.training = ()
+        for job in jobs:
+            if job in self.jobs:
+                self._finish(job)
 
     def _lock(self, job: Job, held: contextlib.ExitStack) -> bool:
         """Lock the run directory until `held` ends; return whether the point has to be trained."""
@@ -296,50 +274,24 @@ class Worker:
         try:
             loop.finished(job.point.spec, job.record.path)  # raises if the directory holds another run
             held.enter_context(job.record.locked())
-            summary = loop.finished(job.point.spec, job.record.path)
         except Busy:
-            if not job.retry_at:
-                console.say(f"waiting   {job.name}  (another process trains it)")
-            job.retry_at = time.monotonic() + _BUSY
+            self.busy[job.claim.digest] = time.monotonic() + _BUSY
+            self._leave(job, f"waiting   {job.name}  (another process trains it)", self.queue.release)
             return False
         except InputError as e:
-            self._handle(e, [job])
+            self._fail(job, e)
             return False
-        if summary:
-            self._finish(job, summary)
-        return not summary
+        return not self._finish(job)
 
-    def _run(self, jobs: Sequence[Job]) -> None:
-        """Compile and train the points, whose directories are locked."""
-        from mobilenet_jax.training import loop
-        from mobilenet_jax.training.compile import compile_runs
-        from mobilenet_jax.training.run import TrainingRun
-
-        self.compiling = True
-        specs = [job.point.spec for job in jobs]
-        try:
-            inputs = loop.prepare(specs[0])
-        except Exception as e:
-            raise CannotTrain(_reason(e)) from e
-        program, before = compile_runs(specs, inputs), host.compiled_before()
-        if not before:
-            host.restart_after_compiling(program.compile_seconds, self.asked)  # `run` finds its claims again
-        os.environ.pop(host.COMPILED, None)  # the next program is another one
-        share, device = (before + program.compile_seconds) / len(jobs), loop.device_name(inputs.devices)
-        runs = [TrainingRun(j.point.spec, j.record, j, device, j.elapsed, share, len(jobs)) for j in jobs]
-        self.compiling, self.training = False, [*jobs]
-        loop.train(program, runs, self.stop)
-
-    def _handle(self, error: Exception, jobs: Sequence[Job]) -> None:
-        """Fail the point that cannot be trained; train the points of a fused program again, one at a time."""
-        if isinstance(error, CannotTrain):
-            raise error
-        if is_unwritable(error):
-            raise CannotTrain(_reason(error)) from error
-        if len(jobs) == 1 and not jobs[0].result():
-            self._fail(jobs[0], _reason(error))
-        if len(jobs) > 1 or not isinstance(error, InputError):  # a bug may have left this process in any state
-            host.restart(self.asked, ["--fuse=1"] if len(jobs) > 1 else [])
+    def _fail(self, job: Job, error: Exception) -> None:
+        """Record that the point cannot be trained, unless the machine is the reason."""
+        reason = _reason(error)
+        if is_unwritable(error) or isinstance(error, _OF_MACHINE):
+            raise CannotTrain(reason) from error
+        if not self._finish(job):
+            self._leave(job, f"failed    {job.name}: {reason}", self.queue.fail, reason)
+        if not isinstance(error, InputError):  # a bug may have left this process in any state
+            os._exit(START_AGAIN)
 
 
 def _reason(error: Exception) -> str:

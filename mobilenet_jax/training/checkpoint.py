@@ -125,7 +125,7 @@ def _check_readable(directory: str) -> None:
 
     path = top = pathlib.Path(directory)
     try:
-        for path in sorted(top.rglob("*")):
+        for path in (top, *sorted(top.rglob("*"))):
             _ = [*path.iterdir()] if path.is_dir() else path.read_bytes()
     except OSError as e:
         reason = f"{e.filename or path} cannot be read ({e.strerror})"

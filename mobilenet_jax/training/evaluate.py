@@ -1,4 +1,4 @@
-"""Evaluate a split: every image once, whatever the batch size."""
+"""Evaluate a split: every image once, for any batch size."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,9 +1,12 @@
-"""How a training process uses its machine: memory that it keeps, the cache of compiled programs, its age."""
+"""How training processes use their machine: memory that they keep, GPUs, the cache of compiled programs, their age."""
 
 import contextlib
+import importlib.util
+import itertools
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -50,7 +53,8 @@ def should_restart(compile_seconds: float) -> bool:
     XLA leaves a fragmented heap behind, which makes every allocation of a step slower: steps take 10 to 30 % longer.
     This was measured on CPUs with the settings of `keep_memory`.
     """
-    return KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", "") and compile_seconds > _WORTH_A_RESTART
+    kept, long = KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", ""), compile_seconds > _WORTH_A_RESTART
+    return kept and long and not compiled_before()
 
 
 def restart_after_compiling(compile_seconds: float, asked: Sequence[int] = ()) -> None:
@@ -60,24 +64,23 @@ def restart_after_compiling(compile_seconds: float, asked: Sequence[int] = ()) -
       compile_seconds: spent in this process.
       asked: signals that have come (`console.signals`); with any, return, as a fresh process would not know of them.
     """
-    if should_restart(compile_seconds) and not compiled_before():
+    if should_restart(compile_seconds):
         sys.stdout.flush()
         restart(asked, **{COMPILED: f"{os.getpid()}:{compile_seconds}"})
 
 
-def restart(asked: Sequence[int] = (), arguments: Sequence[str] = (), **variables: str) -> None:
+def restart(asked: Sequence[int] = (), **variables: str) -> None:
     """Replace this process by a fresh one, unless a signal was noted. A signal from here on ends the process.
 
     Args:
       asked: the signals that were noted.
-      arguments: to add to the command line.
       variables: to set in the environment.
     """
     for number in console.SIGNALS:
         if callable(signal.getsignal(number)):  # our handler would note the signal, and the restart would lose it
             signal.signal(number, signal.SIG_DFL)
     if not asked:
-        os.execve(sys.executable, [*sys.orig_argv, *arguments], os.environ | variables)
+        os.execve(sys.executable, sys.orig_argv, os.environ | variables)
 
 
 def compiled_before() -> float:
@@ -89,6 +92,33 @@ def compiled_before() -> float:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that JAX may use in this process, by the names that CUDA_VISIBLE_DEVICES takes."""
+    plugins = [importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)]
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu") or not any(plugins):
+        return []
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:  # CUDA ignores what follows -1
+        return [*itertools.takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))]
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return [str(i) for i in range(sum(line.startswith("GPU ") for line in lines))]
+
+
+def gpu_settings(number: int, count: int, gpus: Sequence[str]) -> dict[str, str]:
+    """Return the environment variables that give worker `number` of `count` its share of the GPUs."""
+    shared = -(-count // len(gpus))  # workers per GPU
+    settings = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[number::count]) or gpus[number % len(gpus)]}
+    if "JAX_PLATFORMS" not in os.environ:  # else JAX would silently train on the CPU if it cannot use the GPU
+        settings["JAX_PLATFORMS"] = "cuda"
+    if shared > 1 and not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
+        # By default, each JAX process takes three quarters of the memory. A process needs some outside its share.
+        settings["XLA_CLIENT_MEM_FRACTION"] = f"{(90 - shared) // shared / 100:.2f}"
+    return settings
 
 
 def use_compilation_cache() -> None:

@@ -23,8 +23,7 @@ from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.training import evaluate, host, wandb_logger
 from mobilenet_jax.training.compile import Inputs, Program, compile_runs
 from mobilenet_jax.training.progress import Display
-from mobilenet_jax.training.run import TrainingRun
-from mobilenet_jax.training.run import wandb_logger as run_logger
+from mobilenet_jax.training.run import TrainingRun, logger_of
 
 _IN_FLIGHT = 2  # steps that the host may be ahead: the device stays busy, and a signal acts within two steps
 
@@ -49,7 +48,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     """
     if summary := finished(spec, directory):
         if wandb_logger.under_agent():  # the agent has started a W&B run for it
-            logger = run_logger(spec, RunDirectory(directory))
+            logger = logger_of(spec, RunDirectory(directory))
             logger.start()
             logger.finish(summary.model_dump())
         return _report(directory, "already ")
@@ -102,9 +101,8 @@ def prepare(spec: RunSpec) -> Inputs:
         reason = f" ({first_line(e)})" if str(e) else ""
         raise InputError(f"JAX finds no device on this machine{asked}{reason}") from None
     if c.train.batch_size % len(devices):
-        raise InputError(
-            f"config.train.batch_size={c.train.batch_size}: must be a multiple of the {len(devices)} devices"
-        )
+        needed = f"must be a multiple of the {len(devices)} devices"
+        raise InputError(f"config.train.batch_size={c.train.batch_size}: {needed}")
     return Inputs(arrays.load(spec.dataset, c.data.dir, c.data.archive), devices)
 
 

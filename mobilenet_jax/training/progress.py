@@ -17,7 +17,7 @@ class Display:
 
     Args:
       listener: gets each row of metrics, and about once a second the position as `step`, `steps`,
-        `train_accuracy`, `images_per_second`. With a listener nothing is drawn.
+        `train_accuracy`, `images_per_second`. With a listener nothing is drawn, and lines go to standard error.
     """
 
     def __init__(self, listener: Callable[[Mapping[str, Any]], None] | None = None):
@@ -29,24 +29,19 @@ class Display:
     def begin(self, total_steps: int, step: int, steps_per_epoch: int, batch_size: int) -> None:
         """Start to show a run of `total_steps` that goes on from `step`."""
         self._total, self.step, self._per_epoch, self._batch = total_steps, step, steps_per_epoch, batch_size
+        self.log({"step": step, "steps": total_steps})
         if sys.stdout.isatty() and self._listener is None:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
+            from rich.progress import BarColumn, Progress
 
             columns = ("{task.description} {task.percentage:3.0f}%", BarColumn(), "{task.fields[figures]}")
-            shown = [TextColumn(c) if isinstance(c, str) else c for c in columns]
-            self._bar = Progress(*shown, console=Console(file=sys.stdout, highlight=False), auto_refresh=False)
-            self._on_terminal(self._bar.start)
+            self._bar = Progress(*columns, console=Console(file=sys.stdout, highlight=False), auto_refresh=False)
+            console.draw(self._bar.start)
+            console.draw(self._bar.console.show_cursor)  # rich hides it, and a kill would leave it hidden
             self._bar.add_task("", total=total_steps, completed=step, figures="")
 
     def advance(self, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Show that one more step is done.
-
-        Args:
-          loss: mean of the epoch so far.
-          accuracy: of the epoch so far, a fraction.
-          images_per_second: at which the run trains.
-        """
+        """Show that one more step is done: mean loss and accuracy (a fraction) of the epoch so far, and the rate."""
         self.step += 1
         since = time.monotonic() - self._last
         if self._listener is not None:
@@ -55,7 +50,8 @@ class Display:
                 figures = {"train_accuracy": accuracy, "images_per_second": images_per_second}
                 self._listener({"step": self.step, "steps": self._total, **figures})
             return
-        left = console.clock((self._total - self.step) * self._batch / images_per_second)
+        images = (self._total - self.step) * self._batch
+        left = console.clock(images / images_per_second) if images_per_second else "unknown"
         figures = f"loss {loss:.4f}  accuracy {accuracy:.4f}  {images_per_second:,.0f} images/s  ETA {left}"
         if self._bar is None:
             if since > _LINE_SECONDS:
@@ -64,13 +60,15 @@ class Display:
             self._last = time.monotonic()
             epoch = f"epoch {(self.step - 1) // self._per_epoch + 1}/{self._total // self._per_epoch}"
             self._bar.update(0, completed=self.step, description=epoch, figures=figures)
-            self._on_terminal(self._bar.refresh)
+            console.draw(self._bar.refresh)
 
     def line(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         self._last = time.monotonic()
         if self._bar is not None:
-            self._on_terminal(lambda: self._bar.console.print(text, markup=False, soft_wrap=True))
+            console.draw(lambda: self._bar.console.print(text, markup=False, soft_wrap=True))
+        elif self._listener is not None:
+            console.warn(text)
         else:
             console.say(text)
 
@@ -82,10 +80,4 @@ class Display:
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar is not None:
-            self._on_terminal(self._bar.stop)
-
-    def _on_terminal(self, action: Callable[[], Any]) -> None:
-        try:
-            action()
-        except OSError:  # the terminal was closed
-            console.mute()
+            console.draw(self._bar.stop)

@@ -58,7 +58,7 @@ class TrainingRun:
         spec = self.spec
         self.record.begin(spec.config.to_dict(), self.device, lambda stored: not config.differences(spec, stored))
         self.checkpoints = Checkpoints(self.record.path / CHECKPOINTS)
-        self.wandb = wandb_logger(spec, self.record)
+        self.wandb = logger_of(spec, self.record)
         self.wandb.start()
 
     def restore(self, state: TrainState) -> TrainState:
@@ -102,7 +102,7 @@ class TrainingRun:
     @property
     def images_per_second(self) -> float:
         """The rate at which the program trains, all its runs together."""
-        return self.images / self.seconds["train"] if self.images else 0.0
+        return self.images / self.seconds["train"] if self.seconds["train"] else 0.0
 
     def next_batch(self, size: int) -> np.ndarray:
         """Return the indices of the next step's images among `size`, int32 `[B]`."""
@@ -148,11 +148,7 @@ class TrainingRun:
             self.saved = self.step
 
     def finish(self, status: str, state: TrainState | None = None) -> None:
-        """Write the summary, last. `status` is 'finished' or 'diverged'; only a finished run has a `state` to digest.
-
-        Raises:
-          InputError: the summary, or the checkpoint before it, cannot be written.
-        """
+        """Write the summary as 'finished', with the digest of `state`, or as 'diverged'; InputError if it is lost."""
         self.display.close()
         self.checkpoints.close()
         digest = None if state is None else tree_digest({"params": state.params, "batch_stats": state.batch_stats})
@@ -197,7 +193,7 @@ class TrainingRun:
         return Summary.model_validate(fields)
 
 
-def wandb_logger(spec: RunSpec, record: RunDirectory) -> WandbLogger:
+def logger_of(spec: RunSpec, record: RunDirectory) -> WandbLogger:
     """Return the logger of a run, not started yet."""
     w, keys = spec.config.wandb, {**spec.identity, **knobs(spec)}
     return WandbLogger(w.mode, w.project, spec.run_name, spec.digest, record.path, keys)

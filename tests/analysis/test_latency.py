@@ -1,13 +1,17 @@
 """Measured and predicted times, from a small artificial record, and the times printed for a Pixel 1."""
 
 import dataclasses
+import functools
 import json
+import math
+import operator
+import re
 import statistics
 from typing import Any
 
 import pytest
 from conftest import ROOT
-from helpers import DEVICE, LAYERS, MULT_ADDS, record
+from helpers import LAYERS, MULT_ADDS, record
 
 from mobilenet_jax.analysis import latency
 from mobilenet_jax.networks.arch import mobilenet_v1
@@ -98,20 +102,40 @@ def test_shares_are_of_all_layers():
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("where", "value", "reason"),
     [
-        lambda r: r["networks"][0].update(seconds=0),
-        lambda r: r["networks"][0].update(version="v3"),
-        lambda r: r["networks"][0].update(seconds="fast"),
-        lambda r: r["networks"][0]["layers"].pop("stem"),
-        lambda r: r["device"].update(mult_adds_per_second=0),
-        lambda r: r["device"].pop("launch_seconds"),
+        ("networks", [], "networks: .* at least 1 "),
+        ("networks", record()["networks"] * 2, "networks: .* once"),
+        ("networks.0.version", "v3", "'v1' or 'v2'"),
+        ("networks.0.alpha", 9, "less than or equal to 8"),
+        *(("networks.0.batch", value, "integer|greater than or equal to 1$") for value in (-1, 0, 1.5, True)),
+        *(("networks.0.resolution", value, "greater than or equal to 1$") for value in (0, -5)),
+        *(("networks.0.seconds", value, "number|to 0.0+1") for value in (0, -1, "fast", 1e-320)),
+        *(("networks.0.layers.stem", value, "number|0.0+1|10+$") for value in (0, math.nan, math.inf, True)),
+        *(("device.mult_adds_per_second", value, "number|0.0+1|10+$") for value in (0, -1, math.nan, math.inf, True)),
+        *(("device.bytes_per_second", value, "number|0.0+1|10+$") for value in (0, -1, math.nan, math.inf, True)),
+        ("device.cache_bytes_per_second", -1, "to 0.0+1"),
+        ("device.cache_bytes", -1, "greater than or equal to 0"),
+        ("device.launch_seconds", -1, "greater than or equal to 0"),
+        ("device.name", 5, "string"),
     ],
 )
-def test_a_damaged_record_is_refused(damage):
-    damaged = json.loads(json.dumps(record() | {"device": dict(DEVICE)}))
-    damage(damaged)
-    with pytest.raises((KeyError, TypeError, ValueError, ArithmeticError)):
+def test_a_value_that_is_not_allowed_is_named(where, value, reason):
+    damaged = json.loads(json.dumps(record()))
+    *path, last = (int(key) if key.isdigit() else key for key in where.split("."))
+    functools.reduce(operator.getitem, path, damaged)[last] = value
+    with pytest.raises(ValueError, match=f"^{where}: ") as caught:
+        latency.sections(damaged)
+    assert type(caught.value) is ValueError and re.search(reason, str(caught.value))
+
+
+def test_a_missing_key_is_refused():
+    damaged = json.loads(json.dumps(record()))
+    del damaged["networks"][0]["layers"]["stem"]
+    with pytest.raises(KeyError, match="stem"):
+        latency.sections(damaged)
+    del damaged["device"]["launch_seconds"]
+    with pytest.raises(ValueError, match="device.launch_seconds: .*required"):
         latency.sections(damaged)
 
 

@@ -4,13 +4,15 @@ import os
 import pathlib
 import random
 import shutil
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_equal, prepare, python, random_splits
+from helpers import assert_equal, environment, prepare, python, python_command, random_splits
 
+from mobilenet_jax import files
 from mobilenet_jax.data import arrays, datasets
 from mobilenet_jax.data.arrays import Split, load
 from mobilenet_jax.data.datasets import describe
@@ -112,7 +114,7 @@ def test_the_second_load_reads_the_cache(
     grey_root: str, grey_splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     load_grey(grey_root)
-    assert list(cache_of(grey_root).parent.iterdir()) == [cache_of(grey_root)]
+    assert sorted(path.name for path in cache_of(grey_root).parent.iterdir()) == [".lock", "arrays.npz"]
     assert not list(pathlib.Path(grey_root).glob(".*"))
     capfd.readouterr()
     monkeypatch.delattr(arrays, "_decode")
@@ -170,6 +172,36 @@ def test_a_flipped_bit_of_the_cache_never_changes_an_image(grey_root: str, grey_
     assert refused > 0.9 * len(places)
 
 
+def test_processes_that_start_together_decode_once(grey_root: str):
+    code = """if True:
+        import sys
+        from mobilenet_jax.data import arrays, datasets
+        read = arrays._read_cache
+        arrays._read_cache = lambda directory: (found := read(directory), print(bool(found), flush=True))[0]
+        arrays.load(datasets.Dataset("grey", 3, 7, 4, 28), sys.argv[1])
+    """
+    command, pipe, cache = python_command(code, grey_root), subprocess.PIPE, cache_of(grey_root)
+    cache.parent.mkdir()
+    with files.lock(cache.with_name(".lock")):
+        started = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment()) for _ in range(3)]
+        for process in started:
+            assert process.stdout and process.stdout.readline() == "False\n"
+    done = [process.communicate(timeout=60) for process in started]
+    assert sorted(out for out, _ in done) == ["False\n", "True\n", "True\n"]
+    assert sum("decoding grey" in err for _, err in done) == 1
+
+
+def test_a_cache_that_another_process_holds_is_not_waited_for_forever(
+    grey_root: str, grey_splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(arrays, "_LOCK_SECONDS", 0)
+    cache = cache_of(grey_root)
+    cache.parent.mkdir()
+    with files.lock(cache.with_name(".lock")):
+        assert_equal(load_grey(grey_root), grey_splits)
+    assert "decoded again at each start" in capfd.readouterr().err and not cache.exists()
+
+
 def test_a_set_prepared_again_is_decoded_again(grey_root: str):
     load_grey(grey_root)
     others = random_splits(1, {"train": 7, "test": 4}, side=28, channels=1, classes=3)
@@ -199,7 +231,7 @@ def test_a_full_disk(
     monkeypatch.setattr(np, "savez", save)
     assert_equal(load_grey(grey_root), grey_splits)
     assert "No space left" in capfd.readouterr().err
-    assert not list(cache_of(grey_root).parent.iterdir())
+    assert [path.name for path in cache_of(grey_root).parent.iterdir()] == [".lock"]
 
 
 def test_labels_out_of_range(tmp_path: pathlib.Path):

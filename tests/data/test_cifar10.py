@@ -365,12 +365,17 @@ def test_downloads_that_are_wrong(
 
 
 def test_a_server_that_refuses_and_one_that_never_answers(
-    tmp_path: pathlib.Path, short_patience: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, short_patience: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar-10-binary.tar.gz"
         monkeypatch.setattr(cifar10, "URL", url)
         assert_three_ways_out(tmp_path, url, "timed out")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail(capfd.readouterr().err))
+    with pytest.raises(pytest.fail.Exception, match=f"downloading cifar10 from {url}"):  # before the name is looked up
+        load(TINY, str(tmp_path / "tfds"))
+    monkeypatch.undo()
+    monkeypatch.setattr(cifar10, "URL", url)
     assert_three_ways_out(tmp_path, url, "refused")
 
 

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from conftest import on_a_terminal
+from conftest import CURSOR_ON, on_a_terminal
 from helpers import environment, python
 
 from mobilenet_jax.data.progress import progress
@@ -27,6 +27,7 @@ def test_a_pipe_gets_one_line(capfd: pytest.CaptureFixture[str]):
     with progress("decoding shapes", 3) as advance:
         advance(3)
     assert capfd.readouterr() == ("", "decoding shapes\n")
+    assert python(f"{WORK}\n    os.dup2(1, 2); work()", FORCE_COLOR="1") == ["decoding shapes", "done"]
 
 
 def test_a_terminal_shows_a_bar():
@@ -34,6 +35,7 @@ def test_a_terminal_shows_a_bar():
     assert code == 0
     assert shown.startswith("decoding shapes\r\n") and shown.endswith("done\r\n")
     assert "\u2501" in shown and "67%" in shown and "100%" in shown
+    assert shown.index(CURSOR_ON) < shown.index("67%")  # a kill leaves it visible
 
 
 @pytest.mark.parametrize("reader_and_writer", ["os.openpty()", "os.pipe()"])

@@ -30,6 +30,9 @@ def run(monkeypatch, capsys):
 
 def test_bad_input_is_one_sentence(tmp_path, run):
     (tmp_path / "file").write_text("{}")
+    damaged = record()
+    damaged["networks"][0]["batch"] = -1
+    (tmp_path / "batch").write_text(json.dumps(damaged))
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for args, sentence in [
@@ -41,13 +44,17 @@ def test_bad_input_is_one_sentence(tmp_path, run):
         (["--published", "--out", tmp_path / "link"], r"--out=\S+link: .*directory.*"),
         (["--published", "--out", tmp_path / "file" / "deep"], r"--out=\S+deep: Not a directory"),
         (["--latency", tmp_path / "nothing"], r"--latency=\S+nothing: No such file or directory"),
-        (["--latency", tmp_path / "file"], r"--latency=\S+: not a record of benchmarks/layer_latency.py"),
+        (
+            ["--latency", tmp_path / "file"],
+            r"--latency=\S+: not a record of benchmarks/\S+ \(device: .*\)",
+        ),
+        (["--latency", tmp_path / "batch", "--out", tmp_path / "page"], r"--latency=\S+: .*\(networks.0.batch: .*\)"),
         (["--compare", RUNS[0], tmp_path / "empty"], r"--compare: \S+empty is not the directory of one .* \(no run\)"),
         (["--compare", RUNS[0], RUNS[0].parent], r"--compare: \S+ is not the directory of one .* \(\d+ runs\)"),
     ]:
         status, out, err = run(*args)
         assert (status, out) == (1, "") and re.fullmatch(f"error: {sentence}\n", err), (args, err)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "link"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["batch", "empty", "file", "link"]
 
 
 def test_published_costs(run):
@@ -125,8 +132,10 @@ def test_two_runs_compared(run):
     assert any(line.startswith("| test top-1, % ") for line in out.splitlines())
 
 
-def test_starts_without_jax_and_matplotlib():
+def test_starts_without_slow_imports():
     code = "import sys; sys.argv = ['report', '--published']; from mobilenet_jax import report; report.main()"
-    code += "; print({'jax', 'matplotlib'} & {*sys.modules}, file=sys.stderr)"
+    code += (
+        "; print({'jax', 'markdown_it', 'matplotlib', 'numpy', 'pydantic', 'scipy'} & {*sys.modules}, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "set()\n")

@@ -2,11 +2,19 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from analysis_runs import trained
 from conftest import ROOT
+from helpers import DEVICE, record
+
+from mobilenet_jax.analysis import latency, tradeoffs
+from mobilenet_jax.analysis.configurations import group_runs
+from mobilenet_jax.records import collect
+from mobilenet_jax.render.tables import Page
 
 SOURCES = [ROOT / "launch.py", *sorted((ROOT / "mobilenet_jax").rglob("*.py"))]
 RUNS_DATA = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -34,6 +42,21 @@ def test_yaml_makes_plain_values_only(read_sweep):
     for tag in ("!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!python/object:object {}"):
         with pytest.raises(InputError, match="is not YAML"):
             read_sweep(f"program: launch.py\nmethod: grid\nparameters: {{config.seed: {{value: {tag}}}}}\n")
+
+
+def test_a_record_cannot_add_to_a_page(tmp_path):
+    """A name and a setting of several lines stay inside the note, the title or the cell that shows them."""
+    lines = "z\n\n# Planted\n\n| b |\n| --- |\n| c |"
+    for name in ("sgd", lines):
+        for alpha in (0.25, 0.5):
+            settings = {"optim.name": name, f"optim.{name}": 1, "model.alpha": alpha}
+            trained(tmp_path, settings, [0.7], mult_adds=10**6 + int(9 * alpha))
+    runs, problems = collect.read([tmp_path])
+    of_runs = tradeoffs.sections(group_runs(runs), problems)
+    of_latency = latency.sections(record() | {"device": DEVICE | {"name": lines}})
+    for sections in (of_runs, of_latency):
+        page = Page("page", "A page", sections).markdown()
+        assert "# Planted" in page and not re.search("(?m)^(# Planted|[|] b [|])", page)
 
 
 @pytest.mark.slow

@@ -199,3 +199,22 @@ def test_changed_metrics_of_a_finished_run_are_noticed(damage, record):
     path.unlink() if damage is None else path.write_bytes(damage)
     with pytest.raises(InputError, match=r"metrics.jsonl is missing or damaged.*move \S+summary.json away"):
         directory.read_summary(record.path)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl"])
+def test_a_file_that_cannot_be_read_now_is_no_damage(name, record):
+    """Moving it away would throw away a good result."""
+    record.finish(RESULT, [{"step": 1}])
+    (record.path / name).unlink()
+    (record.path / name).symlink_to(name)  # a link to itself
+    with pytest.raises(InputError, match=f"{name}.*cannot be read") as e:
+        directory.read_summary(record.path)
+    assert "away" not in str(e.value)
+
+
+def test_a_summary_without_its_digest_is_noticed(record):
+    record.finish(RESULT, [])
+    stored = json.loads((record.path / "summary.json").read_text())
+    (record.path / "summary.json").write_text(json.dumps({k: v for k, v in stored.items() if k != "sha256"}))
+    with pytest.raises(InputError, match="damaged"):
+        directory.read_summary(record.path)

@@ -67,6 +67,16 @@ def test_a_field_that_is_not_allowed_is_named(field, value, allowed):
         summary.parse(SUMMARY | {field: value})
 
 
+@pytest.mark.parametrize("field", ["title", "fused", "compile_seconds", "num_classes"])
+def test_an_optional_field_may_be_null(field):
+    assert summary.parse(SUMMARY | {field: None}) == summary.parse({k: v for k, v in SUMMARY.items() if k != field})
+
+
+def test_a_wrong_type_of_an_optional_field_is_named():
+    with pytest.raises(ValueError, match="fused is 'two', allowed is .*integer"):
+        summary.parse(SUMMARY | {"fused": "two"})
+
+
 def test_a_missing_field_is_named():
     with pytest.raises(ValueError, match="params is absent"):
         summary.parse({key: value for key, value in SUMMARY.items() if key != "params"})

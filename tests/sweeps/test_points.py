@@ -126,6 +126,13 @@ def test_the_same_run_is_listed_once(read_sweep):
     assert type(one.assignment["model.alpha"]) is int
 
 
+def test_a_former_name_of_a_value(read_sweep):
+    sweep = read_sweep(parameters(model__variant={"values": ["seed004", "paper"]}))
+    found = points(sweep, digits_v1.get_config(), "digits_v1")
+    assert [p.spec.config.model.variant for p in found] == ["cifar28", "paper"]
+    assert found[0].assignment["model.variant"] == "seed004"
+
+
 def test_a_cap(read_sweep):
     tree = parameters(seed={"values": [0, 1, 2]}, model__alpha={"values": [0.5, 1.0]}) | {"run_cap": 4}
     found = [tuple(p.assignment.values()) for p in points(read_sweep(tree), default.get_config(), "x")]

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pathlib
-import random
 import shutil
 import signal
 import subprocess
@@ -20,14 +19,14 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
-from helpers import TINY, rows_of, spec_of, summary_of
+from helpers import TINY, flags_of, result, rows_of, spec_of, summary_of
 from training_helpers import Crash, after, compile_once, crash, one_block, send
 
-from mobilenet_jax.data import arrays, augment, datasets
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.data import arrays, augment
+from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks import cost
-from mobilenet_jax.records.directory import Busy, RunDirectory
+from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.training import loop
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.training.step import init_state
@@ -47,8 +46,6 @@ EVERYTHING = TINY | {
     "train.label_smoothing": 0.1,
     "train.ema_decay": 0.99,
 }
-SPEEDS = {"images_per_second", "train_images_per_second", "resumed_from"}
-SPEEDS |= {"sha256", "metrics_sha256"}  # they include the speeds
 
 SUMMARY = {
     **dict.fromkeys(("schema", "resolution", "num_classes", "seed", "epochs", "steps"), int),
@@ -75,10 +72,6 @@ def printed(overrides: dict[str, Any], directory: pathlib.Path) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert run(overrides, directory) == 0
     return output.getvalue()
-
-
-def flags_of(overrides: dict[str, Any]) -> list[str]:
-    return [f"--config.{key}={value}" for key, value in overrides.items()]
 
 
 Start = Callable[..., subprocess.CompletedProcess[str]]
@@ -120,15 +113,6 @@ def crashed(tmp_path_factory) -> pathlib.Path:
 def saved(directory: pathlib.Path) -> set[str]:
     """Return the steps of the checkpoints."""
     return {path.name for path in (directory / "checkpoints").iterdir()}
-
-
-def result(directory: pathlib.Path) -> tuple[Any, Any]:
-    """Return all results of a run, without its speeds."""
-
-    def kept(row: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in row.items() if k not in SPEEDS and not k.endswith("_seconds")}
-
-    return kept(summary_of(directory)), [kept(row) for row in rows_of(directory)]
 
 
 # A run from start to end.
@@ -445,6 +429,12 @@ def test_a_run_that_diverges(tmp_path):
     assert again.startswith("already diverged: MobileNet v1") and "test accuracy" not in again
 
 
+def test_an_epoch_of_one_step(tmp_path):
+    """No time has passed when the first metrics arrive."""
+    assert run(TINY | {"train.batch_size": 1024, "train.epochs": 3}, tmp_path / "run") == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2, 3]
+
+
 def test_evaluations_now_and_then_and_another_seed(finished, tmp_path):
     assert run(TINY | {"train.eval_epochs": 2, "seed": 1}, tmp_path) == 0
     assert [("test_loss" in row, "train_loss" in row) for row in rows_of(tmp_path)] == [
@@ -481,27 +471,6 @@ def test_wandb_gets_the_knobs_and_the_costs_as_flat_keys(tmp_path, monkeypatch):
     assert (logged.rows, logged.finished) == (rows_of(tmp_path), 1)
 
 
-# Whole networks, through `launch.py`.
-
-
-def launched(settings: dict[str, str], *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run `launch.py` with XLA's optimisations."""
-    variables = os.environ | settings | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"} | env
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=400)
-
-
-@pytest.mark.slow
-def test_two_devices(settings, tmp_path):
-    overrides = TINY | {"train.epochs": 1, "optim.warmup_epochs": 0}
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    done = launched(settings, f"--run_dir={tmp_path}/run", *flags_of(overrides), **devices)
-    assert (done.returncode, done.stderr) == (0, "")
-    summary = summary_of(tmp_path / "run")
-    assert summary["device"].startswith("2 x cpu") and summary["status"] == "finished"
-    assert summary["test_accuracy"] * 360 == pytest.approx(round(summary["test_accuracy"] * 360))
-
-
 @pytest.mark.slow
 def test_v2_in_bfloat16(tmp_path):
     overrides = TINY | {"model.version": "v2", "model.variant": "paper", "model.expansion": 2.0, "train.epochs": 1}
@@ -510,47 +479,3 @@ def test_v2_in_bfloat16(tmp_path):
     summary = summary_of(tmp_path)
     assert (summary["version"], summary["expansion"], summary["status"]) == ("v2", 2.0, "finished")
     assert rows_of(tmp_path)[-1]["train_loss"] < 3
-
-
-@pytest.mark.slow
-def test_killed_anywhere(settings, tmp_path):
-    """At four random moments of a run that writes a checkpoint nearly all the time."""
-    overrides = TINY | {"train.epochs": 6, "train.batch_size": 16, "train.checkpoint_epochs": 0.2}
-    assert launched(settings, f"--run_dir={tmp_path}/whole", *flags_of(overrides)).returncode == 0
-    seconds = summary_of(tmp_path / "whole")["train_seconds"]
-    draw = random.Random(0)
-    for name in ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM"):
-        directory = tmp_path / f"{name}{draw.random()}"
-        command = [sys.executable, str(ROOT / "launch.py"), f"--run_dir={directory}", *flags_of(overrides)]
-        environment = os.environ | settings | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-            while not list(directory.glob("checkpoints/*/commit_success.txt")):
-                assert process.poll() is None
-                time.sleep(0.01)
-            time.sleep(draw.uniform(0, seconds / 2))
-            process.send_signal(getattr(signal, name))
-        assert process.returncode == (143 if name == "SIGTERM" else -9)
-        assert launched(settings, f"--run_dir={directory}", *flags_of(overrides)).returncode == 0
-        assert summary_of(directory)["resumed_from"] > 0
-        assert result(directory) == result(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_the_default_command_learns_the_digits(settings, tmp_path):
-    done = launched(settings, f"--workdir={tmp_path}")
-    assert (done.returncode, done.stderr) == (0, "")
-    (summary,) = (summary_of(path) for path in tmp_path.iterdir())
-    assert summary["test_accuracy"] >= 0.98
-    assert f"test accuracy  {summary['test_accuracy']:.4f}" in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(datasets.prepared("cifar10") is None, reason=f"CIFAR-10 is not prepared in {datasets.data_root()}")
-def test_real_cifar10(settings, tmp_path):
-    overrides = {"model.alpha": 0.25, "model.rho": 0.25, "model.bn_decay": 0.9}
-    overrides |= {"train.epochs": 1, "train.batch_size": 256}
-    done = launched(settings, f"--workdir={tmp_path}", f"--config={ROOT}/configs/cifar_v1.py", *flags_of(overrides))
-    assert (done.returncode, done.stderr) == (0, "")
-    (summary,) = (summary_of(path) for path in tmp_path.iterdir())
-    assert (summary["dataset"], summary["steps"]) == ("cifar10", 195)
-    assert summary["test_accuracy"] > 0.2

@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import on_a_terminal
+from conftest import CURSOR_ON, on_a_terminal
 from helpers import environment, python_command
 
 from mobilenet_jax.training import progress
@@ -34,6 +34,7 @@ def clock(monkeypatch) -> list[float]:
 def test_a_bar_on_a_terminal():
     code, text = on_a_terminal(python_command(SHOW), environment(TERM="xterm"))
     assert code == 0
+    assert text.index(CURSOR_ON) < text.index("epoch")  # a kill leaves it visible
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     assert re.search(r"epoch 1/2 +50% [━╸]+ loss 0\.2500  accuracy 0\.3750  1,234 images/s  ETA 00:00", plain)
     assert re.search(r"epoch 2/2 100% [━╸]+ loss 0\.1250  accuracy 0\.8750  1,234 images/s  ETA 00:00\r\n", plain)
