@@ -21,7 +21,7 @@ from mobilenet_jax.records import summary as summaries
 from mobilenet_jax.sweeps.file import Sweep
 from mobilenet_jax.sweeps.parameters import Parameter
 from mobilenet_jax.sweeps.points import Budget, Plan, points
-from mobilenet_jax.sweeps.queue import Claim, Queue
+from mobilenet_jax.sweeps.queue import Entry, Queue
 
 GRID = """
 program: launch.py
@@ -112,7 +112,7 @@ def training(command: int) -> dict[int, pathlib.Path]:
 
 def patched(directory: pathlib.Path, *statements: str) -> list[str]:
     """Return the command line of a sweep that first runs these statements, with its modules imported."""
-    modules = "connection, database, owners, queue, supervisor, worker"
+    modules = "database, processes, queue, supervisor, worker"
     program = ["import sys, launch", f"from mobilenet_jax.sweeps import {modules}"]
     return [sys.executable, "-c", "\n".join([*program, *statements, "sys.exit(launch.run())"]), *command(directory)[2:]]
 
@@ -138,16 +138,16 @@ POINTS = {"aa": {"x": 1}, "bb": {"x": 2}, "cc": {"x": 3}}
 FINISHED = summaries.parse(SUMMARY | {"test_accuracy": 0.5})
 
 
-def open_queue(url: str, method: str = "grid", **points: Any) -> Queue:
+def open_queue(url: str, method: str = "grid", owner: str = "", **points: Any) -> Queue:
     """Open a queue with `points`, by default with POINTS; a search starts empty."""
     x = Parameter("x", "values", (1, 2, 3))
-    queue = Queue(url, "s", Sweep("s", method, (x,), "test_accuracy", "maximize", None, ()))
+    queue = Queue(url, "s", Sweep("s", method, (x,), "test_accuracy", "maximize", None, ()), owner)
     queue.open()
     queue.enqueue(points or POINTS if method == "grid" else {})
     return queue
 
 
-def claimed(queue: Queue, draws: int = 0) -> Claim:
+def claimed(queue: Queue, draws: int = 0) -> Entry:
     claim = queue.claim(draws=draws)
     assert claim is not None
     return claim
@@ -156,5 +156,6 @@ def claimed(queue: Queue, draws: int = 0) -> Claim:
 def plan_of(sweep: Sweep, **changes: Any) -> Plan:
     """Return the plan of a grid over the default config, without a database."""
     found = points(sweep, default.get_config(), "x")
-    given = {"draw": mock.Mock(), "budget": Budget(), "workdir": pathlib.Path("runs"), "storage": "", "fuse": 1}
+    directory, url = pathlib.Path("runs"), "sqlite:///runs/sweeps.db"
+    given = {"draw": mock.Mock(), "budget": Budget(), "workdir": directory, "storage": url, "fuse": 1}
     return Plan(sweep, found, **(given | changes))
