@@ -73,7 +73,7 @@ class Queue:
             self.connect()
         except (database.Damaged, database.Unwritable) as e:
             raise self.explain(e) from None
-        except (ImportError, database.Unavailable, OSError, sqlalchemy.exc.SQLAlchemyError) as e:
+        except (ImportError, ValueError, database.Unavailable, OSError, sqlalchemy.exc.SQLAlchemyError) as e:
             missing = "its driver is missing; pip install '.[postgres]'; " if isinstance(e, ImportError) else ""
             why = f"cannot be opened ({database.reason(e)}); {missing}{database.FORMS}"
             raise InputError(f"--storage={self.shown_url}: {why}") from None
@@ -160,14 +160,15 @@ class Queue:
                 trial.suggest_float(p.key, p.low, p.high, step=p.step, log=p.log)
 
     def requeue_dead(self, *names: str) -> list[str]:
-        """Requeue points without heartbeats, and those whose owner's name starts with one of `names`.
+        """Requeue points without heartbeats, and those of the owners NAME and NAME/... for each of `names`.
 
         A point whose processes keep dying before the end of an epoch fails. Returns the digests.
         """
         with self._locked():
+            prefixes = tuple(f"{name}/" for name in names)
             silent = self._storage._get_stale_trial_ids(self._study._study_id)
             running = [(trial, trial.user_attrs.get("owner", "")) for trial in self._running()]
-            dead = [trial for trial, owner in running if trial._trial_id in silent or owner.startswith(names)]
+            dead = [trial for trial, owner in running if trial._trial_id in silent or f"{owner}/".startswith(prefixes)]
             for trial in dead:
                 if not self._failed_by_deaths(trial):
                     self._storage.set_trial_state_values(trial._trial_id, WAITING)
