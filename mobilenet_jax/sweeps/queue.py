@@ -71,6 +71,8 @@ class Queue:
         try:
             database.check(self.url)
             self.connect()
+        except InputError:
+            raise
         except (database.Damaged, database.Unwritable) as e:
             raise self.explain(e) from None
         except (ImportError, ValueError, database.Unavailable, OSError, sqlalchemy.exc.SQLAlchemyError) as e:
