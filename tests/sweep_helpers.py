@@ -112,7 +112,7 @@ def training(command: int) -> dict[int, pathlib.Path]:
 
 def patched(directory: pathlib.Path, *statements: str) -> list[str]:
     """Return the command line of a sweep that first runs these statements, with its modules imported."""
-    modules = "database, processes, queue, supervisor, worker"
+    modules = "database, queue, supervisor, worker"
     program = ["import sys, launch", f"from mobilenet_jax.sweeps import {modules}"]
     return [sys.executable, "-c", "\n".join([*program, *statements, "sys.exit(launch.run())"]), *command(directory)[2:]]
 

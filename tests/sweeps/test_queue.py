@@ -1,25 +1,24 @@
 """The queue of a sweep: each point is claimed once and never lost. Queues on PostgreSQL: test_postgres.py."""
 
 import contextlib
-import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from unittest import mock
+from typing import Any
 
 import pytest
 import sqlalchemy
 import sqlalchemy.event
-from conftest import ROOT
-from sweep_helpers import FINISHED, POINTS, claimed, open_queue
+from helpers import environment
+from sweep_helpers import FINISHED, POINTS, claimed, open_queue, patched, write
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.records import summary as summaries
-from mobilenet_jax.sweeps import database, owners
+from mobilenet_jax.sweeps import database
 from mobilenet_jax.sweeps.database import Damaged, Unwritable
-from mobilenet_jax.sweeps.queue import RETRIES, Queue
+from mobilenet_jax.sweeps.queue import GRACE, RETRIES, Queue
 
 DIVERGED = summaries.parse(FINISHED.model_dump() | {"status": "diverged", "test_accuracy": None})
 
@@ -33,6 +32,12 @@ def states(queue: Queue) -> dict[str, str]:
     return {entry.digest: entry.state for entry in queue.entries()}
 
 
+def age_heartbeats(url: str, seconds: int) -> None:
+    with contextlib.closing(sqlite3.connect(database.file_of(url) or "")) as connection:
+        connection.execute(f"UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-{seconds} seconds')")
+        connection.commit()
+
+
 def test_each_point_is_enqueued_and_claimed_once(url):
     one, other = open_queue(url), open_queue(url)
     claims = [claimed(queue) for queue in (one, other, one)]
@@ -40,8 +45,9 @@ def test_each_point_is_enqueued_and_claimed_once(url):
     assert one.claim() is None and other.claim() is None
     one.finish(claims[0], FINISHED)
     one.finish(claims[2], DIVERGED)
-    other.fail(claims[1], "why")
-    assert states(one) == {"aa": "finished", "bb": "failed", "cc": "diverged"} and one.count_open() == (0, 0)
+    other.release(claims[1], "why")
+    assert states(one) == {"aa": "finished", "bb": "failed", "cc": "diverged"}
+    assert not any(entry.is_open for entry in one.entries())
     assert [entry.error for entry in other.entries()] == ["", "why", ""]
     open_queue(url)
     assert states(one) == {"aa": "finished", "bb": "waiting", "cc": "diverged"}
@@ -49,8 +55,10 @@ def test_each_point_is_enqueued_and_claimed_once(url):
 
 def test_a_point_that_does_not_fit_is_left(url):
     queue = open_queue(url)
+    claim = queue.claim(lambda digest: digest == "bb")
+    assert claim is not None and claim.digest == "bb"
     assert queue.claim(lambda digest: digest == "bb") is None
-    assert states(queue) == dict.fromkeys(POINTS, "waiting")
+    assert states(queue) == {"aa": "waiting", "bb": "running", "cc": "waiting"}
 
 
 def test_a_released_point_waits_again(url):
@@ -63,123 +71,141 @@ def test_a_released_point_waits_again(url):
 
 def test_a_late_result_counts(url):
     """The point was requeued in between; no process trains it again."""
-    queue, other = open_queue(url, aa={"x": 1}), open_queue(url, aa={"x": 1})
+    queue = open_queue(url, owner="a/0", aa={"x": 1})
     claim = claimed(queue)
-    other.release(claim)  # as for a machine that counts as dead
-    assert queue.heartbeat([claim]) == [claim]
+    queue.requeue_dead("a/0")
+    assert states(queue) == {"aa": "waiting"} and not queue.heartbeat(claim, {})
     queue.finish(claim, FINISHED)
-    assert states(other) == {"aa": "finished"}
-    assert other.claim() is None and other.count_open() == (0, 0)
-    (entry,) = other.entries()
+    assert states(queue) == {"aa": "finished"} and queue.claim() is None
+    (entry,) = queue.entries()
     assert (entry.summary, entry.values) == (FINISHED, {"x": 1})
 
 
-CLAIMING = """
-import sys
-from sweep_helpers import claimed, open_queue
-claimed(open_queue(sys.argv[1], aa={"x": 1}))
-"""
+def test_a_lost_claim_changes_nothing(url):
+    """Another process has the point by now."""
+    one, other = open_queue(url, owner="a/0", aa={"x": 1}), open_queue(url, owner="b/0", aa={"x": 1})
+    lost = claimed(one)
+    other.requeue_dead("a/0")
+    taken = claimed(other)
+    assert not one.heartbeat(lost, {"step": 1, "steps": 2}) and other.heartbeat(taken, {})
+    one.release(lost, "why")
+    one.release(lost)
+    (entry,) = other.entries()
+    assert (entry.state, entry.error, entry.progress) == ("running", "", {})
+    one.finish(lost, FINISHED)  # its result counts
+    assert not other.heartbeat(taken, {})
+    other.finish(taken, DIVERGED)
+    assert states(other) == {"aa": "finished"}
 
 
-def test_the_point_of_a_dead_local_process_is_requeued_at_once(url):
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    subprocess.run([sys.executable, "-c", CLAIMING, url], env=os.environ | {"PYTHONPATH": path}, check=True)
-    queue = open_queue(url, aa={"x": 1})
-    assert states(queue) == {"aa": "running"}
-    queue.requeue_dead(stale=False)
-    assert states(queue) == {"aa": "waiting"}
+# Processes that die.
 
 
-def die(queue: Queue, monkeypatch: pytest.MonkeyPatch, epoch: int | None = None) -> str:
+def test_a_worker_that_starts_again_requeues_its_own_points(url):
+    """Points of all other processes stay, even if one name starts with the other one."""
+    for owner in ("a/1", "a/10", "b/1"):
+        claimed(open_queue(url, owner=owner))
+    queue = open_queue(url, owner="a/1")
+    for name in ("a/0", "a/2", "c", "1"):
+        assert queue.requeue_dead(name) == []
+    assert queue.requeue_dead("a/1") == ["aa"]
+    assert states(queue) == {"aa": "waiting", "bb": "running", "cc": "running"}
+    assert claimed(queue).values == {"x": 1}
+    assert queue.requeue_dead("a") == ["aa", "bb"]  # as a command does for all its workers
+    assert states(queue) == {"aa": "waiting", "bb": "waiting", "cc": "running"}
+
+
+def test_points_without_heartbeats_are_requeued(url):
+    one, other = open_queue(url, owner="a/0"), open_queue(url, owner="b/0")
+    claims = [claimed(one), claimed(one)]
+    age_heartbeats(url, GRACE - 20)
+    assert other.requeue_dead() == []
+    assert one.heartbeat(claims[1], {})
+    age_heartbeats(url, 21)
+    assert other.requeue_dead() == ["aa"]
+    assert states(other) == {"aa": "waiting", "bb": "running", "cc": "waiting"}
+    assert not one.heartbeat(claims[0], {}) and one.heartbeat(claims[1], {})
+
+
+def die(queue: Queue, epoch: int | None = None) -> str:
     """Claim the only point, report an epoch if one is given, die, and be found; return the point's state."""
     claim = claimed(queue)
     if epoch is not None:
-        queue.report(claim, {"step": 1, "steps": 2}, epoch, 0.5)
-    with monkeypatch.context() as patch:
-        patch.setattr(owners, "is_dead", lambda identity: True)
-        queue.requeue_dead(stale=False)
+        assert queue.heartbeat(claim, {"epoch": float(epoch), "test_accuracy": 0.5})
+    assert queue.requeue_dead(queue.owner) == ["aa"]
     return states(queue)["aa"]
 
 
-def test_a_point_whose_processes_die_in_their_first_epoch_fails(url, monkeypatch):
-    queue = open_queue(url, aa={"x": 1})
-    assert [die(queue, monkeypatch) for _ in range(RETRIES)] == ["waiting"] * RETRIES
-    assert die(queue, monkeypatch) == "failed"
+def test_a_point_whose_processes_die_in_their_first_epoch_fails(url):
+    queue = open_queue(url, owner="a/0", aa={"x": 1})
+    assert [die(queue) for _ in range(RETRIES)] == ["waiting"] * RETRIES == ["waiting"] * 5
+    assert die(queue) == "failed" and queue.claim() is None
     (entry,) = queue.entries()
     assert entry.error.startswith("6 processes died while training it") and entry.values == {"x": 1}
+    queue.enqueue({"aa": {"x": 1}})  # the next command tries again, and counts from the start
+    assert [die(queue) for _ in range(RETRIES + 1)] == ["waiting"] * RETRIES + ["failed"]
 
 
-def test_deaths_after_an_epoch_are_not_counted(url, monkeypatch):
-    """A machine that is taken away often says nothing about the point."""
-    queue = open_queue(url, aa={"x": 1})
-    assert [die(queue, monkeypatch, epoch=i + 1) for i in range(RETRIES + 1)] == ["waiting"] * (RETRIES + 1)
+def test_an_epoch_resets_the_count_of_deaths(url):
+    """A machine that is taken away often says nothing about the point. An epoch counts once."""
+    queue = open_queue(url, owner="a/0", aa={"x": 1})
+    epochs = [None] * RETRIES + [1] + [1] * (RETRIES - 1) + [2, 3]
+    assert [die(queue, epoch) for epoch in epochs] == ["waiting"] * len(epochs)
+    assert [die(queue, 3) for _ in range(RETRIES)] == ["waiting"] * (RETRIES - 1) + ["failed"]
 
 
-def test_a_lost_claim_changes_nothing(url, monkeypatch):
-    """Another process has the point by now."""
-    queue = open_queue(url, aa={"x": 1})
-    lost = claimed(queue)
-    queue.release(lost)
-    with monkeypatch.context() as patch:
-        patch.setattr(owners, "me", lambda: "another")
-        taken = claimed(queue)
-    assert queue.heartbeat([lost]) == [lost] and queue.mine() == []
-    queue.fail(lost, "why")
-    queue.release(lost)
-    assert states(queue) == {"aa": "running"}
-    queue.finish(lost, FINISHED)  # its result counts
-    queue.finish(taken, DIVERGED)
-    assert states(queue) == {"aa": "finished"}
-
-
-def test_a_process_finds_its_claims_again(url):
-    queue = open_queue(url)
-    claims = [claimed(queue), claimed(queue)]
-    again = open_queue(url).mine()
-    assert [(claim.trial, claim.digest) for claim in again] == [(claim.trial, claim.digest) for claim in claims]
-    assert all(claim.age >= 0 for claim in again)
-
-
-@pytest.mark.parametrize(
-    "write", ["set_trial_user_attr", "record_heartbeat", "set_trial_state_values", "set_trial_param"]
-)
-def test_a_process_that_dies_while_it_claims(write, url, monkeypatch):
+@pytest.mark.parametrize("found_by", ["name", "heartbeat"])
+@pytest.mark.parametrize("method", ["grid", "random"])
+def test_a_process_that_dies_while_it_claims(method, found_by, url, monkeypatch):
     """No point is lost, whichever write was the last."""
+    queue = open_queue(url, method, owner="a/0", **({"aa": {"x": 1}} if method == "grid" else {}))
+    storage, left = queue._storage, 0
 
-    def die(*args, **kwargs):
-        getattr(storage, write)(*args, **kwargs)
-        raise KeyboardInterrupt
+    def dying(name: str) -> Any:
+        def call(*args, **kwargs):
+            nonlocal left
+            result = original(*args, **kwargs)
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return result
 
-    queue = open_queue(url, aa={"x": 1})
-    storage = queue._storage
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(queue, "_storage", mock.Mock(wraps=storage, **{write: die}))
-        patch.setattr(queue._study, "_storage", mock.Mock(wraps=queue._study._storage, **{write: die}))
-        claimed(queue)
-    monkeypatch.setattr(owners, "is_dead", lambda identity: bool(identity))
-    other = open_queue(url, aa={"x": 1})
-    other.requeue_dead(stale=False)
-    assert states(other) == {"aa": "waiting"} and claimed(other).values == {"x": 1}
+        original = getattr(storage, name)
+        return call
+
+    for name in ("create_new_trial", "set_trial_user_attr", "record_heartbeat", "set_trial_state_values"):
+        monkeypatch.setattr(storage, name, dying(name))
+    monkeypatch.setattr(storage, "set_trial_param", dying("set_trial_param"))
+    drawn, claim, deaths = [], None, 0
+    while claim is None:
+        left = deaths + 1
+        try:
+            claim = claimed(queue, draws=1)
+        except KeyboardInterrupt:
+            left, deaths = 0, deaths + 1
+            running = [entry for entry in queue.entries() if entry.state == "running"]
+            drawn += [entry.values["x"] for entry in running if entry.values]
+            if found_by == "heartbeat":
+                age_heartbeats(url, GRACE + 1)
+            assert len(queue.requeue_dead(*["a/0"] * (found_by == "name"))) == len(running)
+            assert [*states(queue).values()] == ["waiting"]
+    assert deaths > 5 and {*drawn} == {claim.values["x"]}  # values that were drawn stay
+    assert len(queue.entries()) == 1 and (method == "random" or claim.values == {"x": 1})
 
 
-def test_a_live_process_keeps_its_point(url):
-    queue = open_queue(url, aa={"x": 1})
-    claim = claimed(queue)
-    queue.requeue_dead(stale=True)
-    assert states(queue) == {"aa": "running"} and queue.heartbeat([claim]) == []
+# Searches, results that are lost.
 
 
 def test_a_search_draws_up_to_a_limit(url):
     queue = open_queue(url, "random")
     outside, inside = claimed(queue, draws=2), claimed(queue, draws=2)
     assert queue.claim(draws=2) is None
-    queue.fail(outside)
+    queue.release(outside, "")
     inside = queue.set_digest(inside, "b")
     third = queue.set_digest(claimed(queue, draws=2), "c")
     assert inside and third and queue.claim(draws=2) is None
-    queue.fail(third, "no data")
+    queue.release(third, "no data")
     queue.finish(inside, FINISHED)
-    queue.requeue_dead(stale=False)
     assert states(queue) == {"b": "finished", "c": "failed"} and queue.claim(draws=2) is None
     queue.enqueue({entry.digest: entry.values for entry in queue.entries() if entry.state == "failed"})
     again = claimed(queue, draws=2)
@@ -191,13 +217,13 @@ def test_a_search_draws_up_to_a_limit(url):
     [
         ("postgresql+psycopg://u:pa/ss@h/d", "postgresql+psycopg://u:***@h/d"),
         ("postgresql+psycopg://u:p:q@h/d", "postgresql+psycopg://u:***@h/d"),
-        ("oracle://h/d?user=u&password=secret", "oracle://h/d?user=u&password=***"),
+        ("oracle://h/d?user=u&password=secret", "oracle://h/d"),
         ("postgresql//u:secret@h/d", "postgresql//u:***@h/d"),
         ("postgresql:/u:secret@h/d", "postgresql:***@h/d"),
         ("u:secret@h/d", "u:***@h/d"),
         ("postgresql://u/v:se\ncret@h/d", "postgresql://u/v:***@h/d"),
-        ("oracle://u@h/d?host=h&token=secret", "oracle://u@h/d?host=h&token=***"),
-        ("oracle://u@h/d?pass%77ord=secret&conninfo=password%3Dsecret", "oracle://u@h/d?pass%77ord=***&conninfo=***"),
+        ("postgresql+psycopg://u:pa?ss@h/d", "postgresql+psycopg://u:***@h/d"),
+        ("oracle://u@h/d?pass%77ord=secret&conninfo=password%3Dsecret", "oracle://u@h/d"),
     ],
 )
 def test_no_password_is_shown(url, shown, monkeypatch):
@@ -232,22 +258,30 @@ def test_a_database_that_disappears_is_damaged(how, url, tmp_path):
 
 def test_a_lost_result_is_produced_again(url):
     queue, other = open_queue(url), open_queue(url)
-    for _ in range(2):
-        queue.finish(claimed(queue), FINISHED)
-    for each in (queue, other, other):  # open points are left alone
-        each.reopen({"aa": {"x": 1}, "cc": {"x": 3}})
-    assert states(other) == {"aa": "waiting", "bb": "finished", "cc": "waiting"}
-    assert claimed(other).digest == "cc"
-    claim = claimed(other)
-    assert (claim.digest, claim.values, states(queue)["aa"]) == ("aa", {"x": 1}, "running")
-    other.release(claim)
-    assert (states(queue)["aa"], queue.count_open()) == ("waiting", (1, 1))
+    for summary in (FINISHED, DIVERGED):
+        queue.finish(claimed(queue), summary)
+    for each in (queue, other, other):  # one command after another finds the same; open points are left alone
+        each.enqueue(POINTS, lost=["aa", "cc"])
+    assert states(other) == {"aa": "waiting", "bb": "diverged", "cc": "waiting"}
+    assert claimed(other).digest == "aa"
+    queue.enqueue(POINTS, lost=["aa", "bb"])
+    assert states(other) == {"aa": "running", "bb": "waiting", "cc": "waiting"}
+    queue.enqueue(POINTS)
+    assert len(queue._study.trials) == 5
+
+
+def test_the_last_trial_of_a_point_decides(url):
+    """Earlier ones are history: the point keeps its place, and has one entry."""
+    queue = open_queue(url)
     queue.finish(claimed(queue), FINISHED)
-    assert states(other) == {"aa": "finished", "bb": "finished", "cc": "running"}
-    with pytest.raises(AssertionError):
-        claimed(queue)
-    open_queue(url)
-    assert queue.count_open() == (0, 1)
+    queue.enqueue(POINTS, lost=["aa"])
+    first = queue.entries()[0]
+    assert (first.digest, first.state, first.summary) == ("aa", "waiting", None) and len(queue.entries()) == 3
+    queue.release(claimed(queue), "why")
+    assert states(queue) == {"aa": "failed", "bb": "waiting", "cc": "waiting"}
+    queue.enqueue(POINTS)
+    assert (states(queue)["aa"], queue.entries()[0].error) == ("waiting", "")
+    assert [claimed(queue).digest for _ in POINTS] == ["aa", "bb", "cc"] and queue.claim() is None
 
 
 @pytest.mark.parametrize("how", ["max_page_count = 1", "query_only = 1"])
@@ -282,12 +316,25 @@ def test_values_that_optuna_cannot_read_are_damage(url, tmp_path):
             open_queue(f"sqlite:///{copy}").entries()
 
 
-def test_a_password_is_never_shown():
-    with pytest.raises(InputError) as e:
-        open_queue("postgresql+psycopg://me:se@cret@nowhere.invalid/base")
-    assert "cret" not in str(e.value) and "an @ in a user's name or password is written %40" in str(e.value)
-    with pytest.raises(InputError, match="cannot be opened"):
-        open_queue("postgresql+psycopg://me@nowhere.invalid:port/base")
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("sweeps.db", "cannot be opened"),
+        ("nonsense://host/base", "cannot be opened"),
+        ("mysql://me@host/base", "postgresql"),
+        ("postgresql+psycopg2://me@host/base", "driver is missing"),
+        ("postgresql+psycopg://me@host:port/base", "cannot be opened"),
+        ("postgresql+psycopg://me:se@cret@host/base", "%40 for an @"),
+        ("postgresql+psycopg://me@127.0.0.1:1/base", "cannot be opened"),
+        ("sqlite:////dev/null/sweeps.db", "cannot be opened"),
+    ],
+)
+def test_an_address_that_cannot_be_used(url, reason, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg2", None)  # as if it were not installed
+    with pytest.raises(InputError, match="^--storage=") as refused:
+        open_queue(url)
+    assert reason in str(refused.value) and "cret" not in str(refused.value)
+    assert "sqlite:///PATH" in str(refused.value) and "postgresql+psycopg://USER@HOST/DATABASE" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["exp?lr=1", "a#b", "50%41", "{x}", "user:word@host"])
@@ -296,3 +343,27 @@ def test_a_path_is_no_address(name, tmp_path):
     claimed(open_queue(database.sqlite_url(tmp_path / name / "sweeps.db")))
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["sweeps.db", "sweeps.db.lock"]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+WORKDIRS = ("exp?lr=1", "exp?lr=2", "a#b", "50%41/{x}")
+
+
+def test_each_workdir_has_its_own_database(tmp_path):
+    """The whole command, up to the start of its workers."""
+    program = patched(
+        tmp_path,
+        "import os",
+        "supervisor._train = lambda *rest: ''",
+        f"for directory in {WORKDIRS}:",
+        "    if not os.fork():",
+        "        sys.argv[-1] = f'--workdir={directory}'",
+        "        os._exit(launch.run())",
+        "    assert os.wait()[1] == 0",
+        "os._exit(0)",
+    )
+    file = write(tmp_path, {"seed": [0]})
+    done = subprocess.run(program, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("sweeps.db")}
+    assert found == {*WORKDIRS}
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, *(name.partition("/")[0] for name in WORKDIRS)}
