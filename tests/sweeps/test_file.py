@@ -1,10 +1,8 @@
 """Sweep files: what they mean, and one message per error."""
 
 import math
-import random
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import GRID, SEARCH
 
@@ -26,15 +24,6 @@ def refused(read_sweep, tmp_path):
         return sentence.removeprefix(start)
 
     return run
-
-
-def test_steps_equal_those_of_numpy_to_the_last_bit():
-    chance = random.Random(0)
-    for _ in range(500):
-        start, step = chance.uniform(-2, 2), chance.choice([0.1, 0.3, 1, chance.uniform(0.01, 1)])
-        stop = start + chance.uniform(0.01, 3)
-        assert parameters._arange(start, stop, step) == tuple(np.arange(start, stop, step).tolist())
-    assert [type(value) for value in parameters._arange(1, 4, 2)] == [int, int]
 
 
 def test_what_a_search_draws(read_sweep):
@@ -222,8 +211,9 @@ def test_bad_files(changes, sentence, refused):
         ("config.seed", {"values": [[1]]}, "config.seed: [1] must be a number, text, true or false"),
         ("config.seed", {"value": {"a": 1}}, "config.seed: {'a': 1} must be a number, text, true or false"),
         ("config.seed", {"values": [None]}, "config.seed: None must be a number, text"),
-        ("config.optim.lr", {"values": ["3e-4"]}, "config.optim.lr: '3e-4' is text to YAML; write 3.0e-4"),
-        ("config.optim.lr", {"value": "1.5e3"}, "'1.5e3' is text to YAML; write 1.5e+3"),
+        ("config.optim.lr", {"values": ["3e-4"]}, "config.optim.lr: '3e-4' is text to YAML; write 0.0003"),
+        ("config.optim.lr", {"value": "1.5e3"}, "'1.5e3' is text to YAML; write 1500"),
+        ("config.optim.lr", {"value": "1e-7"}, "'1e-7' is text to YAML; write 1.0e-07"),
         ("config.optim.lr", {"value": "0.1"}, "'0.1' is text to YAML; write 0.1"),
         ("config.seed", {"min": 3, "max": 3}, "config.seed: min=3 must be below max=3"),
         (
@@ -238,7 +228,7 @@ def test_bad_files(changes, sentence, refused):
             "config.seed: min=True must be a number",
         ),
         ("config.seed", {"distribution": "q_uniform", "min": 0, "max": 3, "q": 0}, "config.seed: q=0 must be above 0"),
-        ("config.seed", {"distribution": "q_uniform", "min": 0, "max": 3, "q": "1e0"}, "is text to YAML; write 1.0e+0"),
+        ("config.seed", {"distribution": "q_uniform", "min": 0, "max": 3, "q": "1e0"}, "is text to YAML; write 1"),
         (
             "config.seed",
             {"distribution": "q_uniform", "min": 0, "max": math.inf},
@@ -286,7 +276,7 @@ def test_required_keys_of_a_search(method, missing, sentence, refused):
         ({"distribution": "log_uniform", "min": -1e9, "max": 1}, "is too large"),
         (
             {"distribution": "log_uniform_values", "min": "1e-4", "max": 1},
-            "optim.lr: '1e-4' is text to YAML; write 1.0",
+            "optim.lr: '1e-4' is text to YAML; write 0.0001",
         ),
         ({"distribution": "q_uniform", "min": 0.15, "max": 0.4, "q": 0.1}, "min and max must be multiples of q=0.1"),
         ({"distribution": "q_uniform", "min": 0, "max": 1e25, "q": 1e-5}, "too large or too small for each other"),

@@ -71,9 +71,9 @@ def test_a_released_point_waits_again(url):
 
 def test_a_late_result_counts(url):
     """The point was requeued in between; no process trains it again."""
-    queue = open_queue(url, owner="a/0", aa={"x": 1})
+    queue = open_queue(url, owner="a/0/", aa={"x": 1})
     claim = claimed(queue)
-    queue.requeue_dead("a/0")
+    queue.requeue_dead("a/0/")
     assert states(queue) == {"aa": "waiting"} and not queue.heartbeat(claim, {})
     queue.finish(claim, FINISHED)
     assert states(queue) == {"aa": "finished"} and queue.claim() is None
@@ -83,9 +83,9 @@ def test_a_late_result_counts(url):
 
 def test_a_lost_claim_changes_nothing(url):
     """Another process has the point by now."""
-    one, other = open_queue(url, owner="a/0", aa={"x": 1}), open_queue(url, owner="b/0", aa={"x": 1})
+    one, other = open_queue(url, owner="a/0/", aa={"x": 1}), open_queue(url, owner="b/0/", aa={"x": 1})
     lost = claimed(one)
-    other.requeue_dead("a/0")
+    other.requeue_dead("a/0/")
     taken = claimed(other)
     assert not one.heartbeat(lost, {"step": 1, "steps": 2}) and other.heartbeat(taken, {})
     one.release(lost, "why")
@@ -102,21 +102,21 @@ def test_a_lost_claim_changes_nothing(url):
 
 
 def test_a_worker_that_starts_again_requeues_its_own_points(url):
-    """Points of all other processes stay, even if one name starts with the other one."""
-    for owner in ("a/1", "a/10", "b/1"):
+    """Points of all other processes stay, even if one number starts with the other one."""
+    for owner in ("a/1/", "a/10/", "b/1/"):
         claimed(open_queue(url, owner=owner))
-    queue = open_queue(url, owner="a/1")
-    for name in ("a/0", "a/2", "c", "1"):
+    queue = open_queue(url, owner="a/1/")
+    for name in ("a/0/", "a/2/", "c/", "1/"):
         assert queue.requeue_dead(name) == []
-    assert queue.requeue_dead("a/1") == ["aa"]
+    assert queue.requeue_dead(queue.owner) == ["aa"]
     assert states(queue) == {"aa": "waiting", "bb": "running", "cc": "running"}
     assert claimed(queue).values == {"x": 1}
-    assert queue.requeue_dead("a") == ["aa", "bb"]  # as a command does for all its workers
+    assert queue.requeue_dead("a/") == ["aa", "bb"]  # as a command does for all its workers
     assert states(queue) == {"aa": "waiting", "bb": "waiting", "cc": "running"}
 
 
 def test_points_without_heartbeats_are_requeued(url):
-    one, other = open_queue(url, owner="a/0"), open_queue(url, owner="b/0")
+    one, other = open_queue(url, owner="a/0/"), open_queue(url, owner="b/0/")
     claims = [claimed(one), claimed(one)]
     age_heartbeats(url, GRACE - 20)
     assert other.requeue_dead() == []
@@ -137,7 +137,7 @@ def die(queue: Queue, epoch: int | None = None) -> str:
 
 
 def test_a_point_whose_processes_die_in_their_first_epoch_fails(url):
-    queue = open_queue(url, owner="a/0", aa={"x": 1})
+    queue = open_queue(url, owner="a/0/", aa={"x": 1})
     assert [die(queue) for _ in range(RETRIES)] == ["waiting"] * RETRIES == ["waiting"] * 5
     assert die(queue) == "failed" and queue.claim() is None
     (entry,) = queue.entries()
@@ -148,7 +148,7 @@ def test_a_point_whose_processes_die_in_their_first_epoch_fails(url):
 
 def test_an_epoch_resets_the_count_of_deaths(url):
     """A machine that is taken away often says nothing about the point. An epoch counts once."""
-    queue = open_queue(url, owner="a/0", aa={"x": 1})
+    queue = open_queue(url, owner="a/0/", aa={"x": 1})
     epochs = [None] * RETRIES + [1] + [1] * (RETRIES - 1) + [2, 3]
     assert [die(queue, epoch) for epoch in epochs] == ["waiting"] * len(epochs)
     assert [die(queue, 3) for _ in range(RETRIES)] == ["waiting"] * (RETRIES - 1) + ["failed"]
@@ -158,7 +158,7 @@ def test_an_epoch_resets_the_count_of_deaths(url):
 @pytest.mark.parametrize("method", ["grid", "random"])
 def test_a_process_that_dies_while_it_claims(method, found_by, url, monkeypatch):
     """No point is lost, whichever write was the last."""
-    queue = open_queue(url, method, owner="a/0", **({"aa": {"x": 1}} if method == "grid" else {}))
+    queue = open_queue(url, method, owner="a/0/", **({"aa": {"x": 1}} if method == "grid" else {}))
     storage, left = queue._storage, 0
 
     def dying(name: str) -> Any:
@@ -187,7 +187,7 @@ def test_a_process_that_dies_while_it_claims(method, found_by, url, monkeypatch)
             drawn += [entry.values["x"] for entry in running if entry.values]
             if found_by == "heartbeat":
                 age_heartbeats(url, GRACE + 1)
-            assert len(queue.requeue_dead(*["a/0"] * (found_by == "name"))) == len(running)
+            assert len(queue.requeue_dead(*["a/0/"] * (found_by == "name"))) == len(running)
             assert [*states(queue).values()] == ["waiting"]
     assert deaths > 5 and {*drawn} == {claim.values["x"]}  # values that were drawn stay
     assert len(queue.entries()) == 1 and (method == "random" or claim.values == {"x": 1})

@@ -1,6 +1,7 @@
-"""Memory, restarts, the cache of compiled programs: seen from inside processes that use them."""
+"""Memory, restarts, the cache of compiled programs: seen from inside processes that use them. GPUs and their shares."""
 
 import signal
+import stat
 import sys
 
 import pytest
@@ -133,3 +134,87 @@ def test_the_users_directory_is_used(tmp_path):
 def test_no_cache_without_a_writable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None", "-1"]
+
+
+NVIDIA_SMI = """#!/bin/sh
+echo "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5a1b)"
+echo "  MIG 1g.10gb Device 0: (UUID: MIG-7c2d)"
+echo "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-6b2c)"
+echo "an unknown line about a GPU 2"
+exit $CODE
+"""
+VARIABLES = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch):
+    """A machine with JAX's plugin for CUDA and a driver with two GPUs."""
+    plugin, driver = tmp_path / "jax_cuda12_plugin" / "__init__.py", tmp_path / "bin" / "nvidia-smi"
+    for path in (plugin, driver):
+        path.parent.mkdir()
+    plugin.write_text("")
+    driver.write_text(NVIDIA_SMI)
+    driver.chmod(stat.S_IRWXU)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setenv("PATH", str(driver.parent))
+    monkeypatch.setenv("CODE", "0")
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("variables", "gpus"),
+    [
+        ({}, ["0", "1"]),
+        ({"CODE": "9"}, []),  # without a driver that works
+        ({"PATH": "/nowhere"}, []),
+        ({"JAX_PLATFORMS": "cpu"}, []),
+        ({"JAX_PLATFORMS": "cuda"}, ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, []),
+        ({"CUDA_VISIBLE_DEVICES": ""}, []),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ["1"]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-5a1b, MIG-7c2d,-1,0"}, ["GPU-5a1b", "MIG-7c2d"]),
+    ],
+)
+def test_gpus_that_can_be_used(variables, gpus, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert host.visible_gpus() == gpus
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_no_gpu_without_jaxs_plugin(monkeypatch):
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
+    assert host.visible_gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert host.visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shares", "memory"),
+    [
+        (8, ["0,2,4,6", "1,3,5,7"], None),
+        (8, ["0,1,2,3,4,5,6,7"], None),
+        (3, ["0,2", "1"], None),
+        (2, ["0", "1"], None),
+        (2, ["0", "1", "0"], "0.44"),
+        (1, ["0", "0", "0"], "0.29"),
+    ],
+)
+def test_workers_share_all_gpus(gpus, shares, memory, monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    count = len(shares)
+    found = [host.gpu_settings(number, count, [str(i) for i in range(gpus)]) for number in range(count)]
+    more = {"JAX_PLATFORMS": "cuda"} | ({"XLA_CLIENT_MEM_FRACTION": memory} if memory else {})
+    assert found == [{"CUDA_VISIBLE_DEVICES": share} | more for share in shares]
+
+
+@pytest.mark.parametrize("name", ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"])
+def test_the_users_own_share_of_memory_stays(name, monkeypatch):
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "0.2")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    assert host.gpu_settings(1, 2, ["5"]) == {"CUDA_VISIBLE_DEVICES": "5"}

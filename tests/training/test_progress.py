@@ -70,6 +70,7 @@ def test_a_listener_gets_rows_and_a_position_per_second(capsys, clock):
         display.advance(0.5, 0.25, 20.0)
     display.log({"epoch": 1.0})
     display.close()
-    positions = [{"step": step, "steps": 100, "train_accuracy": 0.25} for step in (42, 44)]
-    assert heard == [*positions, {"epoch": 1.0}]
+    figures = {"steps": 100, "train_accuracy": 0.25, "images_per_second": 20.0}
+    positions = [{"step": step} | figures for step in (42, 44)]
+    assert heard == [{"step": 40, "steps": 100}, *positions, {"epoch": 1.0}]
     assert capsys.readouterr().out == ""
