@@ -45,10 +45,8 @@ def shown(url: str) -> str:
 def check(url: str) -> None:
     """Raise InputError for an address with an unescaped @, or of another kind of database."""
     parsed = sqlalchemy.make_url(url)
-    if "@" in (parsed.host or ""):
-        raise InputError(f"--storage={shown(url)}: an @ in a user's name or password is written %40; {FORMS}")
-    if parsed.get_dialect().name not in ("sqlite", "postgresql"):
-        raise InputError(f"--storage={shown(url)}: is another kind of database; {FORMS}")
+    if "@" in (parsed.host or "") or parsed.get_dialect().name not in ("sqlite", "postgresql"):
+        raise InputError(f"--storage={shown(url)}: {FORMS}, with %40 for an @ in a user's name or password")
 
 
 def file_of(url: str) -> pathlib.Path | None:

@@ -49,7 +49,7 @@ def read(path: pathlib.Path) -> Sweep:
     """
     try:
         return _sweep(yaml.load(path.read_text(encoding="utf-8"), _Loader), path.stem)
-    except InputError as e:
+    except InputError as e:  # the messages below do not name the file
         raise InputError(f"{path}: {e}") from None
     except OSError as e:
         raise InputError(f"{path}: the sweep file cannot be read ({e.strerror})") from None
@@ -74,9 +74,6 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-# `read` adds the path to the messages below.
 
 
 def _sweep(tree: Any, name: str) -> Sweep:

@@ -75,11 +75,8 @@ def parse(name: Any, given: Any, method: str) -> Parameter:
     config.check_keys([key])
     try:
         return _parameter(key, given, method)
-    except InputError as e:
+    except InputError as e:  # the messages below do not name the parameter
         raise InputError(f"parameter {name}: {e}") from None
-
-
-# `parse` adds the parameter's name to the messages below.
 
 
 def _parameter(key: str, given: Any, method: str) -> Parameter:
@@ -148,7 +145,9 @@ def _range(key: str, distribution: str, given: dict[str, Any], method: str) -> P
         size = math.ceil((stop - low) / step)
         if size > LARGEST_GRID:
             raise InputError(f"has {size:,} values; at most {LARGEST_GRID:,} are allowed")
-        return Parameter(key, "values", _arange(low, stop, step))
+        import numpy as np  # late: few sweeps have ranges; W&B lists these values, to the last bit
+
+        return Parameter(key, "values", tuple(np.arange(low, stop, step).tolist()))
 
     if step is not None and any(Decimal(str(bound)) % Decimal(str(step)) for bound in (low, high)):
         raise InputError(f"min and max must be multiples of q={step}, because W&B draws multiples of q")
@@ -163,16 +162,6 @@ def _range(key: str, distribution: str, given: dict[str, Any], method: str) -> P
     return Parameter(key, "float", low=float(low), high=float(high), step=step, log=distribution.startswith("log_"))
 
 
-def _arange(start: float, stop: float, step: float) -> tuple[float, ...]:
-    """Return the values of `np.arange`, which W&B lists, to the last bit; importing NumPy would slow a dry run."""
-    if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
-        return tuple(range(start, stop, step))
-    first, difference = float(start), float(start + step) - float(start)
-    values = [first, float(start + step)]
-    values += [first + i * difference for i in range(2, math.ceil((stop - start) / step))]
-    return tuple(values[: math.ceil((stop - start) / step)])
-
-
 def _check_not_text(value: Any) -> None:
     """Raise InputError for text that looks like a number: YAML reads '3e-4' and '3.0e4' as text."""
     try:
@@ -180,9 +169,6 @@ def _check_not_text(value: Any) -> None:
             return
     except ValueError:
         return
-    mantissa, e, exponent = value.strip().lower().partition("e")
-    if e:
-        point = "" if "." in mantissa else ".0"
-        sign = "" if exponent[0] in "+-" else "+"
-        mantissa = f"{mantissa}{point}e{sign}{exponent}"
-    raise InputError(f"{brief(value)} is text to YAML; write {mantissa}")
+    number = f"{float(value):.15g}"
+    number = number if "." in number else number.replace("e", ".0e")
+    raise InputError(f"{brief(value)} is text to YAML; write {number}")

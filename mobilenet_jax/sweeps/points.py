@@ -50,24 +50,21 @@ class Point:
     spec: RunSpec
 
     @functools.cached_property
-    def _layers(self) -> tuple[cost.LayerCost, ...]:
-        return cost.layer_costs(self.spec.arch, self.spec.resolution)
+    def totals(self) -> cost.Totals:
+        """Mult-adds of one image, and trainable parameters."""
+        return cost.totals(self.spec.arch, self.spec.resolution)
 
     @property
     def mult_adds(self) -> int:
         """Mult-adds of one image."""
-        return sum(row.mult_adds for row in self._layers)
-
-    @property
-    def params(self) -> int:
-        """Trainable parameters."""
-        return sum(row.params for row in self._layers)
+        return self.totals.mult_adds
 
     @functools.cached_property
     def work(self) -> float:
         """Training and evaluation of the whole run, in mult-adds that would take as long."""
         spec, train, data = self.spec, self.spec.config.train, self.spec.dataset
-        image = self.mult_adds + WORK_OF_ACTIVATION * sum(row.out_activations for row in self._layers)
+        layers = cost.layer_costs(spec.arch, spec.resolution)
+        image = self.mult_adds + WORK_OF_ACTIVATION * sum(layer.out_activations for layer in layers)
         evaluations = -(-train.epochs // train.eval_epochs)
         held_out = data.train_size - spec.train_size
         evaluated = evaluations * held_out + data.test_size if held_out else evaluations * data.test_size
@@ -127,18 +124,15 @@ def points(
         bounds = [f"at least {budget.low:,}"] if budget.low else []
         bounds += [f"at most {budget.high:,}"] if budget.high is not None else []
         costs = [point.mult_adds for point in found]
-        raise InputError(
-            f"sweep {sweep.name}: no point has {' and '.join(bounds)} mult-adds; they have {min(costs):,} to "
-            f"{max(costs):,}"
-        )
+        have = f"they have {min(costs):,} to {max(costs):,}"
+        raise InputError(f"sweep {sweep.name}: no point has {' and '.join(bounds)} mult-adds; {have}")
     return within
 
 
 def draw(sweep: Sweep, base: ConfigDict, name: str, assignment: Mapping[str, Any]) -> Point:
-    """Return the point of a search with these values. Constants may be missing from `assignment`.
+    """Return the point of a search with these values; raise InputError if they contradict one another.
 
-    Raises:
-      InputError: the values contradict one another.
+    Constants may be missing from `assignment`.
     """
     values = {p.key: assignment[p.key] if p.varies else p.values[0] for p in sweep.parameters}
     return _point(base.to_dict(), name, values)

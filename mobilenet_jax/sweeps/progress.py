@@ -58,27 +58,23 @@ class Screen:
         self._last, self._line = time.monotonic(), ""
 
     def say(self, text: str) -> None:
-        """Print a line above the table."""
-        self._last = time.monotonic()
+        """Print a line above the table, unless it is the last one again: all workers see an outage of the database."""
+        if text == self._line:
+            return
+        self._last, self._line = time.monotonic(), text
         if self._live.is_started:
             console.draw(lambda: self._console.print(text, markup=False))
         else:
             console.say(text)
 
     def show(self, entries: Sequence[Entry]) -> None:
-        """Show the points: all that fit on a terminal, otherwise those that are being trained, once in a while."""
+        """Show as many points as fit on a terminal; without one, print the totals once in a while."""
         totals = self._totals(entries)
         if self._console.is_terminal:
             console.draw(self._live.start)
             console.draw(lambda: self._live.update(Group(self._table(entries), totals), refresh=True))
         elif time.monotonic() - self._last > _LINE_SECONDS:
-            for entry in entries:
-                if done := _done(entry):
-                    values = [f"{name} {cell(entry.values.get(key))}" for key, name in self._names.items()]
-                    totals += f"; {' '.join(values)} {done:.0%}"
-            if totals != self._line:
-                self._line = totals
-                self.say(totals)
+            self.say(totals)
 
     def close(self) -> None:
         """Remove the table; the lines above it remain."""

@@ -21,6 +21,7 @@ from mobilenet_jax.errors import InputError
 from mobilenet_jax.records import summary as summaries
 from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.sweeps import database
+from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
 from mobilenet_jax.sweeps.file import Sweep
 
 GRACE = 60  # seconds without a heartbeat after which a claim is void
@@ -52,13 +53,13 @@ class Entry:
 class Queue:
     """The points of one sweep. Any number of processes on any number of machines can use the same queue.
 
-    Call `open` or `connect` first. All methods raise `database.Unavailable` or `database.Damaged`.
+    Call `open` or `connect` first. All methods raise `Unavailable` or `Damaged`.
 
     Args:
       url: as SQLAlchemy writes it: 'sqlite:///runs/sweeps.db', 'postgresql+psycopg://user@host/base'.
       name: the study's name in the database.
       sweep: parameters, metric, goal and method. 'bayes' is Optuna's tree-structured Parzen estimator.
-      owner: of the claims; no two processes that run have the same.
+      owner: 'COMMAND/NUMBER/' of a worker, to which its claims belong.
     """
 
     def __init__(self, url: str, name: str, sweep: Sweep, owner: str = ""):
@@ -73,12 +74,8 @@ class Queue:
             self.connect()
         except InputError:
             raise
-        except (database.Damaged, database.Unwritable) as e:
-            raise self.explain(e) from None
-        except (ImportError, ValueError, database.Unavailable, OSError, sqlalchemy.exc.SQLAlchemyError) as e:
-            missing = "its driver is missing; pip install '.[postgres]'; " if isinstance(e, ImportError) else ""
-            why = f"cannot be opened ({database.reason(e)}); {missing}{database.FORMS}"
-            raise InputError(f"--storage={self.shown_url}: {why}") from None
+        except (Damaged, Unavailable, ImportError, ValueError, OSError, sqlalchemy.exc.SQLAlchemyError) as e:
+            raise self.explain(e, "cannot be opened") from None
 
     def connect(self) -> None:
         """Connect to the database; create it and the study if they are missing."""
@@ -102,15 +99,17 @@ class Queue:
         self._storage: Any = self._study._storage  # which also caches finished trials
         self._inode = database.inode(self.url)
 
-    def explain(self, error: Exception, silence: str = "does not answer") -> InputError:
-        """Return an error of the database as a sentence; `silence` describes one that does not answer."""
-        rebuilt = "rebuilds it from the run directories" if self.sweep.method == "grid" else "restarts the search"
-        how, then = silence, "once it does, the same command resumes"
-        if isinstance(error, database.Damaged):
+    def explain(self, error: Exception, how: str = "does not answer") -> InputError:
+        """Return an error of the database as a sentence; `how` describes one that does not answer."""
+        then = f"once it answers, the same command goes on; {database.FORMS}"
+        if isinstance(error, ImportError):
+            then = f"its driver is missing: pip install '.[postgres]'; {database.FORMS}"
+        elif isinstance(error, Damaged):
+            rebuilt = "rebuilds it from the run directories" if self.sweep.method == "grid" else "restarts the search"
             how, then = "is damaged", f"move it away, and the same command {rebuilt}"
-        elif isinstance(error, database.Unwritable):
+        elif isinstance(error, Unwritable):
             how, then = "cannot be written", "once it can, the same command resumes"
-        return InputError(f"--storage={self.shown_url}: {how} ({error}); {then}")
+        return InputError(f"--storage={self.shown_url}: {how} ({database.reason(error)}); {then}")
 
     def enqueue(self, points: Mapping[str, Mapping[str, Any]], lost: Collection[str] = ()) -> None:
         """Add the points `{digest: values}` that are missing, have failed, or whose result is `lost`."""
@@ -122,14 +121,11 @@ class Queue:
                     self._study.enqueue_trial(dict(values), user_attrs={"digest": digest})
 
     def claim(self, fits: Callable[[str], bool] = lambda digest: True, draws: int = 0) -> Entry | None:
-        """Claim the first waiting point that fits, or draw a new one.
+        """Claim the first waiting point that fits, or draw a new one; return None if there is neither.
 
         Args:
           fits: whether to claim the point with this digest.
           draws: the largest number of points to draw in all, if none is waiting.
-
-        Returns:
-          None if no waiting point fits and no draw is left.
         """
         with self._locked():
             points = self._points()
@@ -145,7 +141,7 @@ class Queue:
                 self._storage.set_trial_user_attr(chosen, key, value)
             self._storage.record_heartbeat(chosen)
             if not self._storage.set_trial_state_values(chosen, RUNNING):
-                raise database.Unavailable("another machine claimed at the same time")  # the lock was lost
+                raise Unavailable("another machine claimed at the same time")  # the lock was lost
             self._draw(chosen)
             return _entry(self._storage.get_trial(chosen))
 
@@ -162,30 +158,22 @@ class Queue:
                 trial.suggest_float(p.key, p.low, p.high, step=p.step, log=p.log)
 
     def requeue_dead(self, *names: str) -> list[str]:
-        """Requeue points without heartbeats, and those of the owners NAME and NAME/... for each of `names`.
+        """Requeue points without heartbeats, and those whose owner's name starts with one of `names`.
 
         A point whose processes keep dying before the end of an epoch fails. Returns the digests.
         """
         with self._locked():
-            prefixes = tuple(f"{name}/" for name in names)
             silent = self._storage._get_stale_trial_ids(self._study._study_id)
-            running = [(trial, trial.user_attrs.get("owner", "")) for trial in self._running()]
-            dead = [trial for trial, owner in running if trial._trial_id in silent or f"{owner}/".startswith(prefixes)]
+            running = self._study.get_trials(deepcopy=False, states=(RUNNING,))
+            dead = [t for t in running if t._trial_id in silent or t.user_attrs.get("owner", "").startswith(names)]
             for trial in dead:
-                if not self._failed_by_deaths(trial):
-                    self._storage.set_trial_state_values(trial._trial_id, WAITING)
+                before, epochs = trial.user_attrs, len(trial.intermediate_values)
+                deaths = 1 if epochs > before.get("epochs", 0) else before.get("deaths", 0) + 1
+                for key, value in {"deaths": deaths, "epochs": epochs}.items():
+                    self._storage.set_trial_user_attr(trial._trial_id, key, value)
+                error = f"{deaths} processes died while training it, all before the end of an epoch"
+                self._end(trial._trial_id, error if deaths > RETRIES else None)
         return [_name(trial) for trial in dead]
-
-    def _failed_by_deaths(self, trial: FrozenTrial) -> bool:
-        """Count the death of a process; return whether the point has failed by it."""
-        before, epochs = trial.user_attrs, len(trial.intermediate_values)
-        deaths = 1 if epochs > before.get("epochs", 0) else before.get("deaths", 0) + 1
-        for key, value in {"deaths": deaths, "epochs": epochs}.items():
-            self._storage.set_trial_user_attr(trial._trial_id, key, value)
-        if deaths > RETRIES:
-            error = f"{deaths} processes died while training it, all before the end of an epoch"
-            self._set(trial._trial_id, FAIL, error)
-        return deaths > RETRIES
 
     def set_digest(self, claim: Entry, digest: str) -> Entry:
         """Return the claim with the digest of a drawn point, which is recorded."""
@@ -194,10 +182,7 @@ class Queue:
         return dataclasses.replace(claim, digest=digest)
 
     def heartbeat(self, claim: Entry, figures: Mapping[str, Any]) -> bool:
-        """Send a heartbeat with the last figures of the run, {} before training; return whether the claim still holds.
-
-        Optuna's dashboard draws the metric of each epoch.
-        """
+        """Send a heartbeat with the figures of the run, {} before training; return whether the claim still holds."""
         with self._unless_finished():
             if not self._has(claim):
                 return False
@@ -216,25 +201,19 @@ class Queue:
             values = None if value is None else [value]
             self._storage.set_trial_state_values(claim.trial, FINISHED if values else DIVERGED, values)
 
-    def fail(self, claim: Entry, error: str = "") -> None:
-        """Record that the point cannot be trained. The next start of the sweep retries it.
+    def release(self, claim: Entry, error: str | None = None) -> None:
+        """Requeue a claimed point or, with an error, record that it cannot be trained.
 
-        Without an error, a drawn point is dropped: it does not count as a draw.
+        The next start of the sweep retries it. With the error '', a drawn point is dropped: it counts as no draw.
         """
         with self._locked():
             if self._has(claim):
-                self._set(claim.trial, FAIL, error)
+                self._end(claim.trial, error)
 
-    def release(self, claim: Entry) -> None:
-        """Requeue a claimed point."""
-        with self._locked():
-            if self._has(claim):
-                self._set(claim.trial, WAITING)
-
-    def _set(self, trial: int, state: TrialState, error: str = "") -> None:
+    def _end(self, trial: int, error: str | None) -> None:
         if error:
             self._storage.set_trial_user_attr(trial, "error", error)
-        self._storage.set_trial_state_values(trial, state)
+        self._storage.set_trial_state_values(trial, WAITING if error is None else FAIL)
 
     def _has(self, claim: Entry) -> bool:
         trial = self._storage.get_trial(claim.trial)
@@ -242,11 +221,8 @@ class Queue:
 
     def entries(self) -> list[Entry]:
         """Return one entry per point, in the order in which the points came."""
-        with self._translated():
+        with database.translated(self.url, self._inode):
             return [_entry(trial) for trial in self._points().values()]
-
-    def _running(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=(RUNNING,))
 
     def _points(self) -> dict[str, FrozenTrial]:
         """Return digest -> the point's last trial, without draws that were dropped."""
@@ -255,17 +231,15 @@ class Queue:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._translated(), database.lock(self.url):
+        with database.translated(self.url, self._inode), database.lock(self.url):
             yield
 
     @contextlib.contextmanager
     def _unless_finished(self) -> Iterator[None]:
         """Skip the rest of a block about a trial that another process has ended."""
-        with self._translated(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        ended = optuna.exceptions.UpdateFinishedTrialError
+        with database.translated(self.url, self._inode), contextlib.suppress(ended):
             yield
-
-    def _translated(self) -> contextlib.AbstractContextManager[None]:
-        return database.translated(self.url, self._inode)
 
 
 def _name(trial: FrozenTrial) -> str:

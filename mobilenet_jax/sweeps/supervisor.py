@@ -5,13 +5,17 @@ This process trains nothing and decides nothing about a point. All state is in t
 
 import contextlib
 import itertools
+import os
 import pathlib
 import platform
+import select
 import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilenet_jax import console
@@ -20,11 +24,12 @@ from mobilenet_jax.records import directory
 from mobilenet_jax.sweeps import progress, tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable
 from mobilenet_jax.sweeps.points import Plan, Point
-from mobilenet_jax.sweeps.processes import WorkerProcess
 from mobilenet_jax.sweeps.queue import Entry, Queue
+from mobilenet_jax.sweeps.worker import CANNOT_TRAIN, DONE, START_AGAIN
 from mobilenet_jax.training import host
 
 MAX_SILENCE = 120.0  # seconds without a sign of life after which a worker is killed
+DEATHS = 8  # in a row without a line; then a worker is not started again
 _TICK = 0.25  # seconds between two rounds of the loop
 _LOOK = 1.0  # seconds between two looks at the database
 
@@ -40,27 +45,25 @@ def run(plan: Plan, workers: int = 0) -> int:
       The exit code: 0 if every point has a result, 1 if some failed, 128 + the signal's number after a signal.
 
     Raises:
-      InputError: the database or the directory cannot be used, or a result in it is damaged; nothing was started. Or
-        a worker could not go on, as its machine cannot train, or the database was damaged or lost.
+      InputError: the database, the directory or a result in it cannot be used, or a worker could not go on.
     """
-    if plan.storage.startswith("sqlite"):  # with a server, no directory is made before it answers
-        _make_directories(plan.workdir)
-    queue = Queue(plan.storage, plan.study, plan.sweep)
-    queue.open()
+    queue, logs = Queue(plan.storage, plan.study, plan.sweep), plan.workdir / "logs"
     try:
+        if plan.storage.startswith("sqlite"):  # with a server, no directory is made before it answers
+            logs.mkdir(parents=True, exist_ok=True)
+        queue.open()
         queue.enqueue(*_points_to_train(plan, queue))
-        _make_directories(plan.workdir)
         entries = queue.entries()
+        logs.mkdir(parents=True, exist_ok=True)
     except (Damaged, Unavailable) as e:
         raise queue.explain(e) from None
+    except OSError as e:
+        raise InputError(f"--workdir={plan.workdir}: cannot be written ({e.strerror})") from None
     gpus = host.visible_gpus()
     count = workers or len(gpus) or 1
-    total = len(plan.grid) or f"up to {plan.sweep.run_cap}"
-    console.say(
-        f"sweep {plan.sweep.name}: {total} points, {count} worker{'s' * (count > 1)}, runs in {plan.workdir}, "
-        f"database {queue.shown_url}"
-    )
-    error = ""
+    total, error = len(plan.grid) or f"up to {plan.sweep.run_cap}", ""
+    place = f"runs in {plan.workdir}, database {queue.shown_url}"
+    console.say(f"sweep {plan.sweep.name}: {total} points, {count} worker{'s' * (count > 1)}, {place}")
     with console.signals(again=True) as signals:
         if not plan.grid or any(entry.is_open for entry in entries):
             error = _train(plan, queue, count, gpus, signals)
@@ -77,12 +80,7 @@ def run(plan: Plan, workers: int = 0) -> int:
 
 def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: Sequence[int]) -> str:
     """Keep `count` workers alive until they end for good; return why one gave up, '' if none did."""
-    screen, over, last = progress.Screen(plan), threading.Event(), [""]
-
-    def say(text: str) -> None:
-        if text != last[0]:  # all workers see an outage of the database
-            screen.say(text)
-        last[0] = text
+    screen, over = progress.Screen(plan), threading.Event()
 
     def show() -> None:
         while not over.wait(_LOOK):
@@ -91,39 +89,26 @@ def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: S
 
     name, log = uuid.uuid4().hex, plan.workdir / "logs" / f"{queue.name}-{platform.node()}"
     workers = [
-        WorkerProcess(f"{i}/{count}/{name}/{queue.name}", gpus, pathlib.Path(f"{log}-{i}.log"), say)
+        WorkerProcess(f"{i}/{count}/{name}/{queue.name}", gpus, pathlib.Path(f"{log}-{i}.log"), screen.say)
         for i in range(count)
     ]
     for thread in [*(worker.thread for worker in workers), threading.Thread(target=show, daemon=True)]:
         thread.start()
-    passed_on, before = 0, time.monotonic()
-    while alive := [worker for worker in workers if worker.thread.is_alive()]:
+    passed_on = 0  # signals
+    while any(worker.thread.is_alive() for worker in workers):
         time.sleep(_TICK)
-        passed, before = time.monotonic() - before, time.monotonic()
-        came = len(signals)
-        if came and not passed_on:
-            say(f"stopping ({signal.Signals(signals[0]).name}): the workers save; a second signal kills them")
-        for worker in alive:
-            worker.silence += min(passed, 2 * _TICK)  # while this process was paused, it heard nothing
-            if worker.silence > MAX_SILENCE:
-                say(f"killed    a worker that was silent for {MAX_SILENCE:.0f} s (see {worker.log})")
-                worker.send(signal.SIGKILL, stop=False)
-                worker.silence = 0.0
-            if came > passed_on:
-                worker.send(signal.SIGKILL if passed_on else signal.SIGTERM, stop=True)
-        passed_on = came
+        if len(signals) > passed_on:
+            if not passed_on:
+                first = signal.Signals(signals[0]).name
+                screen.say(f"stopping ({first}): the workers save; a second signal kills them")
+            for worker in workers:
+                worker.stop(signal.SIGKILL if passed_on else signal.SIGTERM)
+            passed_on = len(signals)
     over.set()
     screen.close()
     with contextlib.suppress(Unavailable, Damaged):
-        queue.requeue_dead(name)  # the points of workers that were killed
+        queue.requeue_dead(f"{name}/")  # the points of workers that were killed
     return next((worker.error for worker in workers if worker.error), "")
-
-
-def _make_directories(workdir: pathlib.Path) -> None:
-    try:
-        (workdir / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"--workdir={workdir}: cannot be written ({e.strerror})") from None
 
 
 def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str, Any]], set[str]]:
@@ -170,3 +155,86 @@ def _print_results(plan: Plan, entries: Sequence[Entry], queue: Queue) -> None:
         console.say(f"failed    {tables.assignment(entry.values)}: {entry.error}")
     console.say(f"runs      {plan.workdir}  (python -m mobilenet_jax.report {plan.workdir})")
     console.say(f"database  {queue.shown_url}")
+
+
+class WorkerProcess:
+    """A process that runs the same command as this one, as a worker; a thread starts it again when it dies.
+
+    Args:
+      place: for --worker, 'NUMBER/COUNT/...'; it gives the process its share of the GPUs or of the CPU cores.
+      gpus: names of the GPUs that the workers share.
+      log: takes the process's errors.
+      say: prints a line. Empty lines of the process are only a sign of life.
+    """
+
+    def __init__(self, place: str, gpus: Sequence[str], log: pathlib.Path, say: Callable[[str], None]):
+        self._number, count = map(int, place.split("/")[:2])
+        self._log, self._say = log, say
+        self.error = ""  # why it ended for good
+        # A program given with -c is part of `sys.orig_argv` too.
+        self._command = [sys.executable, *sys.orig_argv[1:], f"--worker={place}"]
+        self._env = os.environ | (host.gpu_settings(self._number, count, gpus) if gpus else host.kept_memory())
+        self._cores = set() if gpus else host.share_of_cores(self._number, count)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._over = threading.Event()
+        self.thread = threading.Thread(target=self._keep_alive, daemon=True)
+
+    def stop(self, number: int) -> None:
+        """Send a signal to the process, if it runs, and do not start it again."""
+        self._over.set()
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _keep_alive(self) -> None:
+        if self._cores:
+            os.sched_setaffinity(0, self._cores)  # of this thread, from which the process inherits them
+        deaths = 0
+        while not self._over.wait(2 ** (deaths - 1) - 1 if deaths else 0):
+            try:
+                code, spoke = self._run()
+            except OSError as e:
+                can = "once it can, the same command resumes"
+                self.error = f"{self._log}: a worker cannot be started with this log ({e.strerror}); {can}"
+                return
+            if code in (DONE, CANNOT_TRAIN) or self._over.is_set():
+                return
+            if code == START_AGAIN:
+                continue
+            deaths = 1 if spoke else deaths + 1
+            how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            self._say(f"died      worker {self._number} ({how}; see {self._log})")
+            self._command.append("--fuse=1")  # one of the points that were trained together may be the reason
+            if deaths == DEATHS:
+                self.error = f"a worker died {deaths} times, the last time {how} (see {self._log})"
+                return
+
+    def _run(self) -> tuple[int, bool]:
+        """Run the process once and print its lines; return its exit code, and whether it printed any."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,  # its end, which is also that of a command that was killed, ends the worker
+                stdout=subprocess.PIPE,  # lines for the user
+                stderr=log,
+                env=self._env,
+                start_new_session=True,  # Ctrl-C goes to the command alone, which stops its workers
+            )
+        with self._process as process:
+            if self._over.is_set():  # a signal came while it started
+                process.terminate()
+            assert process.stdout is not None
+            output, rest, spoke = process.stdout.fileno(), b"", False
+            while True:
+                if not select.select([output], [], [], MAX_SILENCE)[0]:
+                    self._say(f"killed    a worker that was silent for {MAX_SILENCE:.0f} s (see {self._log})")
+                    process.kill()
+                elif not (read := os.read(output, 1 << 16)):
+                    return process.wait(), spoke
+                else:
+                    *lines, rest = (rest + read).split(b"\n")
+                    for text in [line.decode(errors="replace") for line in lines if line]:
+                        spoke = True
+                        if text.startswith("error: "):
+                            self.error = text.removeprefix("error: ")
+                        else:
+                            self._say(text)

@@ -21,25 +21,19 @@ def describe(sweep: Sweep, points: Sequence[Point], output_format: str = "text")
       points: all points of a grid, or the corners of a search.
       output_format: 'text' or 'json'.
     """
-    costs = [point.mult_adds for point in points]
-    totals: dict[str, Any] = {
-        "points": len(points),
-        "programs": len({point.spec.program_key for point in points}),
-        "mult_adds_min": min(costs),
-        "mult_adds_max": max(costs),
-    }
-    if sweep.method != "grid":
-        totals["points"] = sweep.run_cap
-        del totals["programs"]
+    costs, grid = [point.mult_adds for point in points], sweep.method == "grid"
+    totals: dict[str, Any] = {"points": len(points) if grid else sweep.run_cap}
+    if grid:
+        totals["programs"] = len({point.spec.program_key for point in points})
+    totals |= {"mult_adds_min": min(costs), "mult_adds_max": max(costs)}
     if output_format == "json":
         head = {"sweep": sweep.name, "method": sweep.method, "metric": sweep.metric, "goal": sweep.goal}
-        rows = {"points": [_record(point) for point in points]}
-        if sweep.method != "grid":
-            rows = {"parameters": [dataclasses.asdict(p) for p in sweep.parameters], "run_cap": sweep.run_cap}
+        ranges = {"parameters": [dataclasses.asdict(p) for p in sweep.parameters], "run_cap": sweep.run_cap}
+        rows = {"points": [_record(point) for point in points]} if grid else ranges
         return json.dumps({**head, **rows, "totals": totals}, indent=1)
 
-    table = _table_of_points(sweep, points) if sweep.method == "grid" else _table_of_ranges(sweep)
-    cap = "" if sweep.method == "grid" else "up to "
+    table = _table_of_points(sweep, points) if grid else _table_of_ranges(sweep)
+    cap = "" if grid else "up to "
     total = [
         ("points", f"{cap}{totals['points']}"),
         *([("programs", f"{totals['programs']} to compile")] if "programs" in totals else []),
@@ -47,7 +41,7 @@ def describe(sweep: Sweep, points: Sequence[Point], output_format: str = "text")
         ("time", "unknown until the first point is done"),
     ]
     title = f"sweep {sweep.name}: {sweep.method}, {sweep.goal} {sweep.metric}"
-    return "\n".join([title, "", *columns(table, 0 if sweep.method == "grid" else 3), "", *columns(total, 2)])
+    return "\n".join([title, "", *columns(table, 0 if grid else 3), "", *columns(total, 2)])
 
 
 def results(sweep: Sweep, entries: Sequence["Entry"]) -> str:
@@ -73,7 +67,7 @@ def assignment(values: Mapping[str, Any]) -> str:
 
 def _record(point: Point) -> dict[str, Any]:
     named = {"run": point.spec.run_name, "digest": point.spec.digest, "assignment": point.assignment}
-    return named | {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.params}
+    return named | {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.totals.params}
 
 
 def _table_of_points(sweep: Sweep, points: Sequence[Point]) -> list[tuple[str, ...]]:
@@ -81,7 +75,7 @@ def _table_of_points(sweep: Sweep, points: Sequence[Point]) -> list[tuple[str, .
     rows = [(*(key.rpartition(".")[2] for key in keys), "resolution", "mult-adds", "params")]
     for p in points:
         values = (cell(p.assignment[key]) for key in keys)
-        rows.append((*values, str(p.spec.resolution), millions(p.mult_adds), millions(p.params)))
+        rows.append((*values, str(p.spec.resolution), millions(p.mult_adds), millions(p.totals.params)))
     return rows
 
 

@@ -21,7 +21,6 @@ from mobilenet_jax.records.directory import RunDirectory, read_summary
 from mobilenet_jax.sweeps import tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
 from mobilenet_jax.sweeps.points import Plan, Point
-from mobilenet_jax.sweeps.processes import CANNOT_TRAIN, DONE, START_AGAIN
 from mobilenet_jax.sweeps.queue import Entry, Queue
 from mobilenet_jax.training import host
 from mobilenet_jax.training.progress import Display
@@ -31,7 +30,7 @@ PATIENCE = 600.0  # seconds that a worker with nothing to train waits for its da
 HEARTBEAT = 3.0  # seconds between two heartbeats
 _LOOK = 2.0  # seconds between two looks for an open point
 _BUSY = 5.0  # seconds until a point that another process trains is tried again
-_OF_MACHINE = (OSError, ImportError, MemoryError)  # errors that other points would meet too
+DONE, CANNOT_TRAIN, START_AGAIN = 0, 3, 4  # exit codes; after any other one, the process has died
 T = TypeVar("T")
 
 
@@ -46,11 +45,8 @@ class Job:
         self.claim, self.point, self.record, self.name = claim, point, record, point.spec.run_name
         self.figures: dict[str, Any] = {}
         self.display = Display(self.figures.update)
-        self._started = time.monotonic() - host.compiled_before()
-
-    def elapsed(self) -> float:
-        """Return the seconds since the claim, with those of a compilation that ended in a restart."""
-        return time.monotonic() - self._started
+        started = time.monotonic() - host.compiled_before()
+        self.elapsed = lambda: time.monotonic() - started  # seconds since the claim, and of compiling before a restart
 
 
 def run(plan: Plan, place: str) -> NoReturn:
@@ -63,7 +59,7 @@ def run(plan: Plan, place: str) -> NoReturn:
     try:
         if study != plan.study:  # this worker and its command would train different sweeps
             raise CannotTrain(f"the sweep {plan.sweep.name} or its config changed while it was trained; start it again")
-        code = Worker(plan, f"{command}/{number}").run()
+        code = Worker(plan, f"{command}/{number}/").run()
     except CannotTrain as e:
         console.say(f"error: {e}")
         code = CANNOT_TRAIN
@@ -74,7 +70,7 @@ def run(plan: Plan, place: str) -> NoReturn:
 
 def _die(error: BaseException | None) -> NoReturn:
     """End this process because of a bug."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the log's disk may be full
         traceback.print_exception(error)
     os._exit(1)
 
@@ -83,10 +79,8 @@ class Worker:
     """The loop of one process. `owner` names it in the database."""
 
     def __init__(self, plan: Plan, owner: str):
-        self.plan, self.fuse = plan, plan.fuse
-        self.queue = Queue(plan.storage, plan.study, plan.sweep, owner)
+        self.plan, self.queue = plan, Queue(plan.storage, plan.study, plan.sweep, owner)
         self.jobs: list[Job] = []  # all points that this process has claimed
-        self.training: Sequence[Job] = ()  # those in the training loop, which saves when a signal comes
         self.asked: list[int] = []  # signals that came
         self.busy: dict[str, float] = {}  # digest -> when to try the point again, by `time.monotonic`
         self.outside = 0  # drawn points outside the budget
@@ -98,8 +92,7 @@ class Worker:
             threading.Thread(target=self._beat, daemon=True).start()
             try:
                 self._reach(self.queue.connect)
-                if self._requeue(self.queue.owner):  # the process before this one has died
-                    self.fuse = 1  # one of its points may have been the reason
+                self._requeue(self.queue.owner)  # the claims of the process before this one
                 while not self.asked and (group := self._next()):
                     self._train(group)
             except (Damaged, Unavailable) as e:
@@ -115,13 +108,18 @@ class Worker:
             with contextlib.suppress(Unavailable, Damaged):
                 self.queue.release(self.jobs.pop().claim)
 
+    def _trained(self) -> int:
+        """Return how many points are in the training loop, which saves them when a signal comes."""
+        return sum(bool(job.figures) for job in self.jobs)
+
     def _beat(self) -> None:
         """Show that this process lives, report figures, and end it when it has to; runs in a thread."""
         due = 0.0
         while True:
-            if not self.asked and select.select([0], [], [], 0.5)[0] and not os.read(0, 1):
+            time.sleep(0.5)
+            if not self.asked and select.select([0], [], [], 0)[0]:  # nobody writes to it: it has ended
                 self.asked.append(signal.SIGTERM)
-            if self.asked and not self.training:  # there is nothing to save
+            if self.asked and not self._trained():  # there is nothing to save
                 self._release()
                 os._exit(128 + self.asked[0])
             if time.monotonic() > due:
@@ -130,24 +128,18 @@ class Worker:
                     with contextlib.suppress(Unavailable, Damaged):
                         self._report(job)
                 due = time.monotonic() + HEARTBEAT
-            time.sleep(0.5 * bool(self.asked))
 
     def _report(self, job: Job) -> None:
         """Send a heartbeat with the figures of a run; end this process if another one has taken over the point."""
         figures = {**job.figures}
-        if figures:
-            figures["images_per_second"] = figures.get("images_per_second", 0) / max(1, len(self.training))
+        if "images_per_second" in figures:
+            figures["images_per_second"] /= max(1, self._trained())
         if not self._reach(self.queue.heartbeat, job.claim, figures, patience=0) and job in self.jobs:
             console.say(f"taken over by another machine  {job.name}")
             os._exit(START_AGAIN)
 
     def _reach(self, action: Callable[..., T], *arguments: Any, patience: float = PATIENCE) -> T:
-        """Return what an action on the database returns, once it answers.
-
-        Raises:
-          Unavailable: it is full, or was silent for longer than `patience`, in seconds.
-          Damaged: it is damaged.
-        """
+        """Return what an action on the database returns; raise Unavailable if it is full or silent for `patience`."""
         until = time.monotonic() + patience
         while True:
             try:
@@ -157,7 +149,7 @@ class Worker:
             except Unavailable as e:
                 if not self.silent:
                     how = "cannot be written" if isinstance(e, Unwritable) else "does not answer"
-                    console.say(f"the database {how}{', training goes on' if self.training else ''} ({e})")
+                    console.say(f"the database {how}{', training goes on' if self._trained() else ''} ({e})")
                 self.silent, self.silent_at = True, time.monotonic()
                 if isinstance(e, Unwritable) or time.monotonic() >= until:
                     raise
@@ -166,7 +158,7 @@ class Worker:
     def _next(self) -> list[Job]:
         """Return points of one program to train together, none if no point is open."""
         while True:
-            while len(self.jobs) < self.fuse and self._claim():
+            while len(self.jobs) < self.plan.fuse and self._claim():
                 pass
             if self.jobs:
                 program = self.jobs[0].point.spec.program_key
@@ -188,12 +180,9 @@ class Worker:
                     return True
         return False
 
-    def _requeue(self, *names: str) -> list[str]:
-        dead = self._reach(self.queue.requeue_dead, *names)
-        for digest in dead:
-            known = self.plan.grid.get(digest)
+    def _requeue(self, *names: str) -> None:
+        for known in map(self.plan.grid.get, self._reach(self.queue.requeue_dead, *names)):
             console.say(f"requeued  {known.spec.run_name if known else 'a point'}  (its worker died)")
-        return dead
 
     def _point(self, claim: Entry) -> Point | None:
         """Return the claimed point; None if it is a drawn one that cannot be trained."""
@@ -201,15 +190,15 @@ class Worker:
             return self.plan.grid[claim.digest]
         try:
             point = self.plan.draw(claim.values)
+            if self.plan.budget.holds(point.mult_adds):
+                return point
+            self.outside += 1
+            enough = self.outside > DRAWS * (self.plan.sweep.run_cap or 1)
+            error = "outside the budget, like most draws" if enough else ""
         except InputError as e:
+            error = str(e)
             console.say(f"failed    {tables.assignment(claim.values)}: {e}")
-            self._reach(self.queue.fail, claim, str(e))
-            return None
-        if self.plan.budget.holds(point.mult_adds):
-            return point
-        self.outside += 1
-        enough = self.outside > DRAWS * (self.plan.sweep.run_cap or 1)
-        self._reach(self.queue.fail, claim, "outside the budget, like most draws" if enough else "")
+        self._reach(self.queue.release, claim, error)
         return None
 
     def _finish(self, job: Job) -> bool:
@@ -234,67 +223,51 @@ class Worker:
         """Train points until each has a result, has failed, or is busy; raise CannotTrain if this machine cannot."""
         try:
             from mobilenet_jax.training import loop  # imports JAX
-            from mobilenet_jax.training.compile import compile_runs
-            from mobilenet_jax.training.run import TrainingRun
 
             inputs = loop.prepare(group[0].point.spec)
         except Exception as e:
             raise CannotTrain(_reason(e)) from e
         with contextlib.ExitStack() as held:
-            jobs = [job for job in group if self._lock(job, held)]
+            jobs = []
+            for job in group:
+                try:
+                    loop.finished(job.point.spec, job.record.path)  # raises if the directory holds another run
+                    held.enter_context(job.record.locked())
+                    jobs += [] if self._finish(job) else [job]
+                except Busy:
+                    line = f"waiting   {job.name}  (another process trains it)"
+                    self._leave(job, "" if job.claim.digest in self.busy else line, self.queue.release)
+                    self.busy[job.claim.digest] = time.monotonic() + _BUSY
+                except InputError as e:
+                    self._fail(job, e)
+            if not jobs:
+                return
             try:
-                if not jobs:
-                    return
-                program = compile_runs([job.point.spec for job in jobs], inputs)
-                share = (host.compiled_before() + program.compile_seconds) / len(jobs)
-                if host.should_restart(program.compile_seconds):
-                    self._release()  # the fresh process claims them again
-                    host.restart_after_compiling(program.compile_seconds, self.asked)
-                os.environ.pop(host.COMPILED, None)  # the next program is another one
-                name = loop.device_name(inputs.devices)
-                runs = [TrainingRun(j.point.spec, j.record, j.display, name, j.elapsed, share, len(jobs)) for j in jobs]
-                self.training = jobs
-                loop.train(program, runs, self.asked)
+                starts = [loop.Start(job.point.spec, job.record, job.display, job.elapsed) for job in jobs]
+                loop.compile_and_train(starts, inputs, self.asked, self._release)  # a fresh process claims them again
             except loop.Interrupted:
-                pass
+                return
             except Exception as e:
                 if len(jobs) > 1 and not is_unwritable(e):
                     raise  # a fresh process trains them one at a time
                 self._fail(jobs[0], e)
-            finally:
-                self.training = ()
-        for job in jobs:
-            if job in self.jobs:
-                self._finish(job)
-
-    def _lock(self, job: Job, held: contextlib.ExitStack) -> bool:
-        """Lock the run directory until `held` ends; return whether the point has to be trained."""
-        from mobilenet_jax.training import loop
-
-        try:
-            loop.finished(job.point.spec, job.record.path)  # raises if the directory holds another run
-            held.enter_context(job.record.locked())
-        except Busy:
-            self.busy[job.claim.digest] = time.monotonic() + _BUSY
-            self._leave(job, f"waiting   {job.name}  (another process trains it)", self.queue.release)
-            return False
-        except InputError as e:
-            self._fail(job, e)
-            return False
-        return not self._finish(job)
+        for job in [job for job in jobs if job in self.jobs]:
+            self._finish(job)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        """Record that the point cannot be trained, unless the machine is the reason."""
+        """Record that the point cannot be trained; raise CannotTrain if the machine is the reason."""
         reason = _reason(error)
-        if is_unwritable(error) or isinstance(error, _OF_MACHINE):
+        if is_unwritable(error) or isinstance(error, OSError | ImportError | MemoryError):
             raise CannotTrain(reason) from error
         if not self._finish(job):
-            self._leave(job, f"failed    {job.name}: {reason}", self.queue.fail, reason)
+            self._leave(job, f"failed    {job.name}: {reason}", self.queue.release, reason)
         if not isinstance(error, InputError):  # a bug may have left this process in any state
+            self._release()
             os._exit(START_AGAIN)
 
 
 def _reason(error: Exception) -> str:
+    """Return the error in one line; all lines of a bug go to the log."""
     if isinstance(error, InputError):
         return str(error)
     with contextlib.suppress(OSError):  # the log's disk may be full

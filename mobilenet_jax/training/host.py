@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mobilenet_jax import console, files
 
@@ -47,24 +47,23 @@ def kept_memory() -> dict[str, str]:
     return {"GLIBC_TUNABLES": f"{before}:{KEPT_MEMORY}".lstrip(":") if missing else before}
 
 
-def should_restart(compile_seconds: float) -> bool:
-    """Return whether training is faster in a fresh process, which loads the compiled programs from the cache.
+def restart_after_compiling(
+    compile_seconds: float, asked: Sequence[int] = (), before: Callable[[], object] = lambda: None
+) -> None:
+    """Restart this process once after a long compilation, if that makes training faster. Else return.
 
-    XLA leaves a fragmented heap behind, which makes every allocation of a step slower: steps take 10 to 30 % longer.
-    This was measured on CPUs with the settings of `keep_memory`.
-    """
-    kept, long = KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", ""), compile_seconds > _WORTH_A_RESTART
-    return kept and long and not compiled_before()
-
-
-def restart_after_compiling(compile_seconds: float, asked: Sequence[int] = ()) -> None:
-    """Restart this process once after a long compilation: a fresh heap trains 10-30 % faster. Else return.
+    XLA leaves a fragmented heap behind, which makes every allocation of a step slower: steps take 10 to 30 % longer
+    than in a fresh process, which loads the compiled programs from the cache. This was measured on CPUs with the
+    settings of `keep_memory`; without them, nothing restarts.
 
     Args:
       compile_seconds: spent in this process.
       asked: signals that have come (`console.signals`); with any, return, as a fresh process would not know of them.
+      before: is called before a restart.
     """
-    if should_restart(compile_seconds):
+    kept, long = KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", ""), compile_seconds > _WORTH_A_RESTART
+    if kept and long and not compiled_before():
+        before()
         sys.stdout.flush()
         restart(asked, **{COMPILED: f"{os.getpid()}:{compile_seconds}"})
 
@@ -119,6 +118,13 @@ def gpu_settings(number: int, count: int, gpus: Sequence[str]) -> dict[str, str]
         # By default, each JAX process takes three quarters of the memory. A process needs some outside its share.
         settings["XLA_CLIENT_MEM_FRACTION"] = f"{(90 - shared) // shared / 100:.2f}"
     return settings
+
+
+def share_of_cores(number: int, count: int) -> set[int]:
+    """Return the CPU cores of worker `number` of `count`: XLA starts one thread for each that its process may use."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    n = len(cores)
+    return {*cores[number * n // count : (number + 1) * n // count]} or {*cores[number % max(1, n) :][:1]}
 
 
 def use_compilation_cache() -> None:

@@ -6,8 +6,8 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -53,20 +53,16 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
             logger.finish(summary.model_dump())
         return _report(directory, "already ")
     inputs = prepare(spec)
-    record, compiled_before = RunDirectory(directory), host.compiled_before()
+    record = RunDirectory(directory)
     with record.locked(), console.signals() as asked:
         if finished(spec, directory):  # the process that held the lock a moment ago finished the run
             return _report(directory, "already ")
-        if not compiled_before:  # else this process printed these lines before it restarted
+        if not host.compiled_before():  # else this process printed these lines before it restarted
             sums = cost.totals(spec.arch, spec.resolution)
             console.say(f"{spec.title}\nmult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}")
             console.say(f"run            {directory}")
-        program = compile_runs([spec], inputs)
-        host.restart_after_compiling(program.compile_seconds, asked)
-        compile_seconds = compiled_before + program.compile_seconds
-        name = device_name(inputs.devices)
         try:
-            train(program, [TrainingRun(spec, record, Display(), name, host.process_seconds, compile_seconds)], asked)
+            compile_and_train([Start(spec, record, Display(), host.process_seconds)], inputs, asked)
         except Interrupted as e:
             console.say(f"stopped by {e}; the same command resumes")
             return e.exit_code
@@ -104,6 +100,29 @@ def prepare(spec: RunSpec) -> Inputs:
         needed = f"must be a multiple of the {len(devices)} devices"
         raise InputError(f"config.train.batch_size={c.train.batch_size}: {needed}")
     return Inputs(arrays.load(spec.dataset, c.data.dir, c.data.archive), devices)
+
+
+class Start(NamedTuple):
+    """A run to start: its directory, which is locked, its display, and a function that returns its wall time so far."""
+
+    spec: RunSpec
+    record: RunDirectory
+    display: Display
+    elapsed: Callable[[], float]
+
+
+def compile_and_train(
+    runs: Sequence[Start], inputs: Inputs, asked: list[int], before_restart: Callable[[], object] = lambda: None
+) -> None:
+    """Compile runs of one program and train them to their ends; see `train` for the errors.
+
+    A long compilation ends in a restart of this process, which then has to come here again.
+    """
+    before, program = host.compiled_before(), compile_runs([run.spec for run in runs], inputs)
+    host.restart_after_compiling(program.compile_seconds, asked, before_restart)
+    os.environ.pop(host.COMPILED, None)  # the next program of this process is another one
+    share, name = (before + program.compile_seconds) / len(runs), device_name(inputs.devices)
+    train(program, [TrainingRun(*run[:3], name, run.elapsed, share, len(runs)) for run in runs], asked)
 
 
 def train(program: Program, runs: Sequence[TrainingRun], asked: list[int]) -> None:
