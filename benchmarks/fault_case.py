@@ -27,7 +27,7 @@ class TooLate(Exception):
 
 
 class Command:
-    """A command as a group of processes. Its output goes to files."""
+    """A command and all processes that it starts. Its output goes to files."""
 
     def __init__(self, case: "Case", arguments: list[str], cwd: pathlib.Path, env: dict[str, str]):
         """Start Python with `arguments` in `cwd`; an empty value in `env` unsets the variable."""
@@ -35,6 +35,7 @@ class Command:
         merged = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_MODE": "disabled"}
         merged |= {"XDG_CACHE_HOME": str(case.models / "cache"), "PYTHONDONTWRITEBYTECODE": "1"} | env
         self.out, self.err = (pathlib.Path(tempfile.mkstemp(dir=case.work, suffix=end)[1]) for end in (".out", ".err"))
+        merged["FAULT_COMMAND"] = str(self.out)  # which all its processes inherit
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -67,9 +68,14 @@ class Command:
             raise TooLate
         self.process.send_signal(number)
 
-    def send_all(self, number: int) -> None:
-        """Send a signal to the command and all processes that it started."""
-        os.killpg(self.process.pid, number)
+    def processes(self) -> list[int]:
+        """Return the command, if it runs, and all processes that it started, also those that outlived it."""
+        found, mark = [], f"FAULT_COMMAND={self.out}".encode()
+        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
 
     def children(self) -> list[int]:
         found = []
@@ -79,8 +85,12 @@ class Command:
         return found
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.send_all(signal.SIGKILL)
+        """Kill all processes at once, as a power cut does."""
+        self.process.kill()  # first, as it would start others again
+        while found := self.processes():
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def end(self, within: float = 240.0) -> int:

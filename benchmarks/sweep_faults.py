@@ -20,7 +20,11 @@ from collections.abc import Callable
 from fault_case import DAMAGE, ROOT, UNDISTURBED, Command, TooLate, Wrong, damage, small_disk
 from fault_case import Case as AnyCase
 
+sys.path.append(str(ROOT / "tests"))
+import postgres_server
+
 POINTS = 3
+DONE = f"{POINTS} of {POINTS} points have a result; 0 failed"
 SWEEP = {
     "program": "launch.py",
     "method": "grid",
@@ -31,15 +35,13 @@ SWEEP = {
         *("--config.train.checkpoint_epochs=0.5", "${args}"),
     ],
 }
-# launch.py with short timeouts. With 'alone', only heartbeats show whether a worker lives, as on another machine.
+# launch.py with short timeouts.
 IMPATIENT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
 import launch
-from mobilenet_jax.sweeps import owners, queue, supervisor
-queue.HEARTBEAT, queue.GRACE, supervisor.MAX_SILENCE = 1, 5, 12
-if sys.argv.pop(1) == "alone":
-    owners.is_dead = lambda identity: False
+from mobilenet_jax.sweeps import queue, supervisor, worker
+worker.HEARTBEAT, queue.GRACE, supervisor.MAX_SILENCE = 0.5, 5, 12
 method, _, when = sys.argv.pop(1).partition("+")
 if method:  # the first worker that calls this method is killed before or after the call
     action, marker = getattr(queue.Queue, method), os.environ["FAULT_MARKER"]
@@ -74,24 +76,25 @@ class Case(AnyCase):
         """Return the results of an undisturbed sweep. Their bits depend on the number of cores per worker."""
         return results(self.models / f"sweep-{self.workers}")
 
-    def start(self, storage: str = "", alone: bool = False, kill: str = "", **variables: str) -> Command:
+    def start(self, storage: str = "", kill: str = "", **variables: str) -> Command:
         """Start the command; a worker that calls `kill`, 'METHOD+before' or 'METHOD+after' of the queue, dies once."""
         options = [f"--sweep={self.work / 'sweep.yaml'}", f"--workdir={self.runs}", f"--workers={self.workers}"]
         options += [f"--storage={storage}"] if storage else []
         marker = self.work / "kill"
         if kill:
             marker.touch()
-        arguments = ["-c", IMPATIENT, "alone" if alone else "", kill, *options]
+        arguments = ["-c", IMPATIENT, kill, *options]
         variables |= {"PYTHONPATH": str(ROOT), "FAULT_MARKER": str(marker)}
         self.commands.append(Command(self, arguments, ROOT, variables))
         return self.commands[-1]
 
     def check(self, command: Command) -> None:
-        if f"{POINTS} of {POINTS} points have a result; 0 failed" not in command.out.read_text():
+        if DONE not in command.out.read_text():
             raise Wrong(f"exit code 0 with {command.text()}")
         if (found := results(self.runs)) != self.expected:
             raise Wrong(f"other results: {found}; {command.text()}")
         self.check_database(f"sqlite:///{self.runs / 'sweeps.db'}")
+        self.check_trained(self.reopened + 1)
 
     def check_database(self, url: str) -> None:
         """Raise Wrong unless each point has its one right result and none is running or waiting."""
@@ -107,6 +110,22 @@ class Case(AnyCase):
         if found != {*self.expected.items()} or twice > self.reopened or states["RUNNING"] or states["WAITING"]:
             raise Wrong(f"the database: {len(done)} results, {found}, {dict(states)}")
 
+    def check_trained(self, times: int) -> None:
+        """Raise Wrong if a point was trained to its end more often."""
+        printed = "\n".join(command.out.read_text() for command in self.commands)
+        trained = collections.Counter(re.findall(r"^finished  (\S+) .*\d s$", printed, re.MULTILINE))
+        if any(count > times for count in trained.values()):
+            raise Wrong(f"trained more than once: {dict(trained)}")
+
+    def check_shared(self, storage: str, *commands: Command) -> None:
+        """Raise Wrong unless all commands ended well, with the result of each point in one of their directories."""
+        end_well(*commands)
+        self.check_database(storage)
+        found = [each for command in commands for each in results(command.logs.parent).items()]
+        if sorted(found) != sorted(self.expected.items()):
+            raise Wrong(f"other results: {found}")
+        self.check_trained(1)
+
     def failed(self, command: Command) -> list[str]:
         return re.findall(r"^failed  .*: (.*)$", command.out.read_text(), re.MULTILINE)
 
@@ -117,16 +136,18 @@ def results(runs: pathlib.Path) -> dict[int, str]:
     return {summary["seed"]: summary["params_sha256"] for summary in summaries}
 
 
+def end_well(*commands: Command) -> None:
+    """Wait for the commands; raise Wrong unless each ended with all results."""
+    for command in commands:
+        if command.end() or command.error() or DONE not in command.out.read_text():
+            raise Wrong(f"exit code {command.process.returncode}: {command.text()}")
+
+
 def wait_for_all(command: Command) -> None:
     """Wait until no process of the command is left."""
     end = time.monotonic() + 60
-    while True:
-        try:
-            os.killpg(command.process.pid, 0)
-        except ProcessLookupError:
-            return
+    while command.processes():
         if time.monotonic() > end:
-            command.send_all(signal.SIGKILL)
             raise Wrong(f"a process is left: {command.text()}")
         time.sleep(0.05)
 
@@ -180,11 +201,9 @@ def all_killed(case: Case) -> str:
     """Kill all processes at once, as a power cut does."""
     command = case.start()
     wait_a_while(case)
-    command.send(signal.SIGSTOP)
-    for pid in command.children():
-        os.kill(pid, signal.SIGKILL)
-    command.send_all(signal.SIGKILL)
-    command.end()
+    if command.over:
+        raise TooLate
+    command.kill()
     return case.rerun()
 
 
@@ -193,8 +212,9 @@ def killed_between(kill: str) -> Callable[[Case], str]:
 
     def fault(case: Case) -> str:
         command = case.start(kill=kill)
-        if command.end() or command.error() or (case.work / "kill").exists():
-            raise Wrong(f"exit code {command.process.returncode}: {command.text()}")
+        end_well(command)
+        if (case.work / "kill").exists():
+            raise Wrong(f"no worker was killed: {command.text()}")
         case.check(command)
         return UNDISTURBED
 
@@ -207,16 +227,13 @@ def one_cannot_train(**variables: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
         storage = f"sqlite:///{case.work / 'shared.db'}"
         case.runs = case.work / "unable"
-        unable = case.start(storage, alone=True, **variables)
+        unable = case.start(storage, **variables)
         case.runs = case.work / "able"
-        able = case.start(storage, alone=True)
-        if (code := able.end()) or able.error():
-            raise Wrong(f"exit code {code}: {able.text()}")
-        message = unable.end_with_message()  # none if the other one was done before it began
-        case.note(message)
-        case.check_database(storage)
-        if results(case.work / "able") != case.expected or results(case.work / "unable"):
-            raise Wrong(f"other results: {results(case.work / 'able')} {results(case.work / 'unable')}")
+        able = case.start(storage)
+        case.check_shared(storage, able)
+        case.note(unable.end_with_message())  # none if the other one was done before it began
+        if found := results(case.work / "unable"):
+            raise Wrong(f"results of a machine that cannot train: {found}")
         return UNDISTURBED
 
     return fault
@@ -226,23 +243,19 @@ def machine_frozen(case: Case) -> str:
     """Stop one of two machines for longer than its heartbeat may be missing, then let it continue."""
     storage = f"sqlite:///{case.work / 'shared.db'}"
     case.runs = case.work / "first"
-    first = case.start(storage, alone=True)
+    first = case.start(storage)
     wait_a_while(case)
     held = first.children()
     first.send(signal.SIGSTOP)
     for pid in held:
         os.kill(pid, signal.SIGSTOP)
     case.runs = case.work / "second"
-    second = case.start(storage, alone=True)
+    second = case.start(storage)
     time.sleep(case.chance.uniform(4, 20))
     for pid in [first.process.pid, *held]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-    codes = [first.end(), second.end()]
-    for command in (first, second):
-        command.error()
-    if any(codes):
-        raise Wrong(f"exit codes {codes}: {first.text()} {second.text()}")
+    end_well(first, second)
     case.check_database(storage)
     reference, found = case.expected, [results(case.work / name) for name in ("first", "second")]
     if found[0] | found[1] != reference or any(reference[k] != v for each in found for k, v in each.items()):
@@ -257,20 +270,37 @@ def two_commands(case: Case) -> str:
     if first.over:
         raise TooLate
     second = case.start()
-    codes = [first.end(), second.end()]
-    for command in (first, second):
-        command.error()
-    if any(codes):
-        raise Wrong(f"exit codes {codes}: {first.text()} {second.text()}")
+    end_well(first, second)
     return case.rerun()
+
+
+def server_killed(case: Case) -> str:
+    """Kill the database server of two machines, and start it again."""
+    with postgres_server.running() as server:
+        storage, commands = server.url("postgres"), []
+        for name in ("first", "second"):
+            case.runs = case.work / name
+            commands.append(case.start(storage))
+        if not all(command.wait_for_output("sweep sweep: ") for command in commands):
+            raise Wrong(f"did not begin: {' '.join(command.text() for command in commands)}")
+        for i in range(case.chance.choice([1, 1, 2, 3])):
+            wait_a_while(case)
+            if all(command.over for command in commands):
+                if not i:
+                    raise TooLate
+                break
+            case.chance.choice([server.kill, server.stop])()
+            time.sleep(case.chance.uniform(1, 20))
+            server.start()
+        case.check_shared(storage, *commands)
+    return UNDISTURBED
 
 
 def file_damaged(how: str) -> Callable[[Case], str]:
     def fault(case: Case) -> str:
         command = case.start()
         wait_a_while(case)
-        command.send_all(signal.SIGKILL)
-        command.end()
+        command.kill()
         files = [path for path in sorted(case.runs.rglob("*")) if path.is_file() and path.stat().st_size]
         top = [path for path in files if len(path.relative_to(case.runs).parts) < 3]  # the database, the records
         damage(case, files, how, likely=top)
@@ -317,6 +347,7 @@ KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
     "sweep: machine frozen, another takes over": (machine_frozen, 2),
     "sweep: two machines, one without a device": (one_cannot_train(JAX_PLATFORMS="cuda"), 2),
     "sweep: two machines, one without data": (one_cannot_train(FAULT_NO_DATA="1"), 2),
+    "sweep: database killed and restarted": (server_killed, 3),
     "sweep: two commands at once": (two_commands, 1),
     "sweep: database taken away": (database_moved, 1),
     "sweep: disk full": (disk_full, 2),
