@@ -60,6 +60,7 @@ def test_a_table_on_a_terminal(read_sweep, tmp_path):
     assert "ETA 01:15" in text
     assert "done [bold]\r\n" in text  # the line remains
     assert text.endswith("the end\r\n")
+    assert "\x1b[2K" in text.rpartition("ETA 01:15")[2]  # the table does not remain
     table = [" ".join(line.split()) for line in plain(text.partition("done [bold]")[0]).splitlines()]
     head = table.index("α t mult-adds accuracy progress images/s state machine")
     rows = table[head + 1 : head + 5]
@@ -82,17 +83,22 @@ def test_plain_lines_when_piped(read_sweep, capsys, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     plan = plan_of(read_sweep(GRID))
     screen, entries = Screen(plan), entries_of(plan)
-    for _ in range(9):
-        now[0] += 10
-        screen.show(entries)  # prints once, because nothing changes
+
+    def shown(*steps: int) -> list[str]:
+        for first in steps:
+            now[0] += 10
+            screen.show(entries[first:])
+        return capsys.readouterr().out.splitlines()
+
+    (line,) = shown(0, 1, 2, 0)  # one line for the last 30 seconds
+    assert line == "1 finished, 1 failed, 1 waiting, 1 running, ETA unknown until the first point is done"
+    assert shown(*[0] * 9) == []  # nothing has changed
     screen.say("done")
-    for _ in range(4):
-        now[0] += 10
-        screen.show(entries[2:])
+    assert capsys.readouterr().out == "done\n"
+    (line,) = shown(2, 2, 2, 2)
+    assert line.startswith("1 finished, 1 running, ETA ")
     screen.close()
-    first, *rest = capsys.readouterr().out.splitlines()
-    assert first.startswith("1 finished, 1 failed, 1 waiting, 1 running, ETA unknown until the first point is done")
-    assert rest[0] == "done" and rest[1].startswith("1 finished, 1 running, ETA ") and len(rest) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_the_time_left_is_measured_on_this_machine(read_sweep):

@@ -189,7 +189,7 @@ def test_a_process_that_dies_while_it_claims(method, found_by, url, monkeypatch)
                 age_heartbeats(url, GRACE + 1)
             assert len(queue.requeue_dead(*["a/0/"] * (found_by == "name"))) == len(running)
             assert [*states(queue).values()] == ["waiting"]
-    assert deaths > 5 and {*drawn} == {claim.values["x"]}  # values that were drawn stay
+    assert deaths > 3 and {*drawn} == {claim.values["x"]}  # values that were drawn stay
     assert len(queue.entries()) == 1 and (method == "random" or claim.values == {"x": 1})
 
 

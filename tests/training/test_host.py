@@ -20,7 +20,7 @@ RESTARTED = """
 import os, sys
 from mobilenet_jax.training import host
 print(os.getpid(), sys.argv[1:], host.compiled_before())
-host.restart_after_compiling(float(sys.argv[1]))
+host.restart_after_compiling(float(sys.argv[1]), before=lambda: print("before"))
 """
 CACHED = """
 from mobilenet_jax.training import host
@@ -47,13 +47,16 @@ def test_the_users_own_setting_of_huge_pages_wins():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "tunables", "starts"),
-    [("5.5", host.KEPT_MEMORY, ["0.0", "5.5"]), ("4.5", host.KEPT_MEMORY, ["0.0"]), ("5.5", "", ["0.0"])],
+    ("seconds", "tunables", "printed"),
+    [
+        ("5.5", host.KEPT_MEMORY, ["{} ['5.5'] 0.0", "before", "{} ['5.5'] 5.5"]),
+        ("4.5", host.KEPT_MEMORY, ["{} ['4.5'] 0.0"]),
+        ("5.5", "", ["{} ['5.5'] 0.0"]),
+    ],
 )
-def test_a_process_that_compiled_for_long_restarts_once(seconds, tunables, starts):
+def test_a_process_that_compiled_for_long_restarts_once(seconds, tunables, printed):
     lines = python(RESTARTED, seconds, GLIBC_TUNABLES=tunables)
-    pid = lines[0].split()[0]
-    assert lines == [f"{pid} ['{seconds}'] {before}" for before in starts]
+    assert lines == [line.format(lines[0].split()[0]) for line in printed]
 
 
 SIGNALLED = """
@@ -218,3 +221,18 @@ def test_the_users_own_share_of_memory_stays(name, monkeypatch):
     monkeypatch.setenv(name, "0.2")
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
     assert host.gpu_settings(1, 2, ["5"]) == {"CUDA_VISIBLE_DEVICES": "5"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "shares"),
+    [
+        ({0, 1}, [{0, 1}]),
+        ({0, 1, 4, 5, 9}, [{0, 1}, {4, 5, 9}]),
+        ({3, 8}, [{3}, {8}]),
+        ({3, 8}, [{3}, {3}, {8}]),
+        ({3, 8}, [{3}, {8}, {3}, {8}, {8}]),
+    ],
+)
+def test_workers_share_the_cores(cores, shares, monkeypatch):
+    monkeypatch.setattr(host.os, "sched_getaffinity", lambda pid: cores, raising=False)
+    assert [host.share_of_cores(number, len(shares)) for number in range(len(shares))] == shares
