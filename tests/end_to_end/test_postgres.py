@@ -23,8 +23,10 @@ import sqlalchemy
 from conftest import ROOT
 from helpers import TINY, environment
 from sweep_helpers import (
+    claimed,
     command,
     gone,
+    open_queue,
     patched,
     results,
     run,
@@ -37,14 +39,12 @@ from sweep_helpers import (
     write,
 )
 
+from mobilenet_jax.sweeps import database as databases
+from mobilenet_jax.sweeps.queue import Queue
+
 PASSWORD = "s3cr3t-of-the-tests"
 HEARTBEAT, GRACE = 1, 5  # seconds, in machines started with `hasty`
-
-# The machines of a test are one machine. With these statements, they know one another's deaths by heartbeats alone.
-HASTY = (
-    f"queue.HEARTBEAT, queue.GRACE = {HEARTBEAT}, {GRACE}",
-    "owners.is_dead = lambda identity: False",
-)
+HASTY = f"worker.HEARTBEAT, queue.GRACE = {HEARTBEAT}, {GRACE}"
 
 # Claims points until none is left, and prints what it got; starts at a line on stdin.
 CLAIMER = """
@@ -154,10 +154,18 @@ def database(server) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A command that runs in its own directory."""
+    """A command that runs in its own directory and its own process group."""
 
     directory: pathlib.Path
     process: subprocess.Popen[str]
+
+    def send(self, number: int) -> list[int]:
+        """Send a signal to the command's process group and to its workers; return their PIDs."""
+        found = workers(self.process.pid)
+        os.killpg(self.process.pid, number)  # first, as it would start its workers again
+        for pid in found:
+            os.kill(pid, number)
+        return [self.process.pid, *found]
 
     @property
     def out(self) -> str:
@@ -165,9 +173,7 @@ class Machine:
 
     def kill(self) -> None:
         """Kill the command and its workers at once, like a power cut."""
-        held = [self.process.pid, *workers(self.process.pid)]
-        for pid in held:
-            os.kill(pid, signal.SIGKILL)
+        held = self.send(signal.SIGKILL)
         self.process.wait()
         until = time.monotonic() + 30
         while not all(gone(pid) for pid in held):
@@ -193,9 +199,11 @@ def machine(tmp_path, database) -> Iterator[Callable[..., Machine]]:
         directory = tmp_path / f"machine{len(started)}"
         directory.mkdir()
         write(directory, parameters)
-        line = [*(patched(directory, *HASTY) if hasty else command(directory)), f"--storage={database}", *arguments]
+        line = [*(patched(directory, HASTY) if hasty else command(directory)), f"--storage={database}", *arguments]
         with (directory / "out").open("w") as out, (directory / "err").open("w") as err:
-            process = subprocess.Popen(line, cwd=directory, stdout=out, stderr=err, text=True, env=environment())
+            process = subprocess.Popen(
+                line, cwd=directory, stdout=out, stderr=err, text=True, env=environment(), process_group=0
+            )
         started.append(Machine(directory, process))
         return started[-1]
 
@@ -272,28 +280,64 @@ def test_the_database_goes_away_for_some_seconds(machine, database, server):
 
 @pytest.mark.slow
 def test_the_database_goes_away_for_longer_than_the_grace_period(machine, database, server):
-    """No machine could send heartbeats: the first to return must not requeue the points of the others."""
+    """No machine could send heartbeats: one that waits for a point must not take those of the others."""
     parameters = TINY | {"train.epochs": 60, "seed": [0, 1]}
-    machines = [machine(parameters, hasty=True), machine(parameters, hasty=True)]
-    held = [pid for each in machines for pid in wait(lambda each=each: training(each.process.pid), each.process)]
-    for pid in held:
-        os.kill(pid, signal.SIGSTOP)  # so that they do not finish before the database is back
+    machines = [machine(parameters, hasty=True) for _ in range(3)]
+    pids = [each.process.pid for each in machines]
+    wait(lambda: sum(len(training(pid)) for pid in pids) == 2, machines[0].process)
     server.stop()
     try:
         time.sleep(GRACE + 2)
     finally:
         server.start()
-    time.sleep(3 * HEARTBEAT)
-    for pid in held:
-        os.kill(pid, signal.SIGCONT)
-    for each in machines:
-        assert "taken over" not in each.ended()
-    assert trial_states(database) == ["COMPLETE"] * 2
+    time.sleep(6 * HEARTBEAT)  # the waiting machine looks for dead ones after 4
+    assert trial_states(database) == ["RUNNING"] * 2
+    for out in [each.ended() for each in machines]:
+        assert out.count("the database does not answer") == 1
+        assert "requeued" not in out and "taken over" not in out
+    assert [trial.user_attrs.get("deaths", 0) for trial in trials(database)] == [0, 0]
     one_each(database, *machines)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", ["port", "password", "database", "driver", "dialect"])
+def test_three_machines_of_which_one_is_killed_and_one_is_paused(machine, database):
+    """The paused one finds its point taken over, and trains others. All have the grace period of users."""
+    parameters = TINY | {"train.epochs": 30, "seed": [0, 1, 2, 3, 4, 5]}
+    machines = [machine(parameters) for _ in range(3)]
+    killed, paused, unharmed = machines
+
+    def caught() -> list[pathlib.Path]:
+        """Stop two machines; return what they train, and let them go on unless all machines train."""
+        if not all(training(each.process.pid) for each in machines):
+            return []
+        for each in (killed, paused):
+            each.send(signal.SIGSTOP)
+        found = [path for each in (killed, paused) for path in training(each.process.pid).values()]
+        if len(found) < 2:
+            for each in (killed, paused):
+                each.send(signal.SIGCONT)
+        return found if len(found) == 2 else []
+
+    lost = {path.name for path in wait(caught, unharmed.process, seconds=300)}
+    killed.kill()
+    time.sleep(90)
+    wait(lambda: unharmed.out.count("requeued") == 2, unharmed.process)  # after the point that it trains
+    paused.send(signal.SIGCONT)
+    outputs = [each.ended() for each in (paused, unharmed)]
+    assert "taken over by another machine" in outputs[0]
+    assert {line.split()[1] for line in outputs[1].splitlines() if line.startswith("requeued")} == lost
+    assert all([row[-1] for row in table(out)] == ["finished"] * 6 for out in outputs)
+    assert trial_states(database) == ["COMPLETE"] * 6
+    one_each(database, *machines)
+    lines = [line.split() for out in (*outputs, killed.out) for line in out.splitlines()]
+    recorded = [line[1] for line in lines if line[:1] == ["finished"]]
+    assert len(recorded) == len(set(recorded)) == 6
+    deaths = {trial.user_attrs["digest"]: trial.user_attrs.get("deaths", 0) for trial in trials(database)}
+    assert {digest for digest, count in deaths.items() if count} == {name.rpartition("-")[2] for name in lost}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["port", "password", "database", "driver", "dialect", "path"])
 def test_a_database_that_cannot_be_opened(wrong, server, database, tmp_path):
     url = {
         "port": database.replace(f":{server.port}/", f":{free_port()}/"),
@@ -301,12 +345,44 @@ def test_a_database_that_cannot_be_opened(wrong, server, database, tmp_path):
         "database": server.url("absent"),
         "driver": database.replace("+psycopg:", "+absent:"),
         "dialect": database.replace("postgresql+psycopg:", "oracle:"),
+        "path": "sweeps.db",
     }[wrong]
     write(tmp_path, TINY | {"seed": [0, 1]})
     done = run(tmp_path, f"--storage={url}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: --storage=") and done.stderr.count("\n") == 1
+    assert all(form in done.stderr for form in ("sqlite:///PATH", "postgresql+psycopg://USER@HOST/DATABASE"))
     assert PASSWORD not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def queue(database) -> Iterator[Queue]:
+    opened = open_queue(database)
+    yield opened
+    opened._storage._backend.engine.dispose()  # its connections
+
+
+def test_the_lock_is_given_up_after_a_while(queue, database, monkeypatch):
+    monkeypatch.setattr(databases, "_LOCK_SECONDS", 1)
+    with databases.lock(database):
+        start = time.monotonic()
+        with pytest.raises(databases.Unavailable, match="lock timeout"):
+            queue.claim()
+        assert 1 <= time.monotonic() - start < 3
+        assert queue.entries()[0].state == "waiting"  # reading needs no lock
+    assert queue.claim() is not None
+
+
+def test_the_server_dies_while_a_machine_holds_the_lock(queue, database, server):
+    with pytest.raises(databases.Unavailable), queue._locked():
+        server.stop()
+        server.start()
+        with databases.lock(database):  # the new server knows nothing of the lock
+            pass
+    with pytest.raises(databases.Unavailable):  # by the connection that the queue has kept
+        queue.claim()
+    assert claimed(queue).digest == "aa"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -328,8 +404,8 @@ def test_four_processes_claim_every_point_once(kind, request, tmp_path):
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        claimed = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+        found = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
-    assert sorted(digest for each in claimed for digest in each) == digests
+    assert sorted(digest for each in found for digest in each) == digests
     assert trial_states(url) == ["COMPLETE"] * 20
     assert sorted(trial.user_attrs["digest"] for trial in trials(url)) == digests
