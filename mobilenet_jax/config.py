@@ -5,6 +5,7 @@ A new key gets a rule in `RULES` and a line in `configs/default.py`.
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -210,15 +211,18 @@ def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
     return [f"config.{key} is {other!r} there and {value!r} here" for key, other, value in pairs if other != value]
 
 
+_build = functools.lru_cache(maxsize=1024)(arch.mobilenet)  # the points of a sweep share their networks
+
+
 def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
     version = flat["model.version"]
     for key, default in (_ONLY_V2 if version == "v1" else _ONLY_V1).items():
         if flat[key] != default:
             raise InputError(f"config.{key}={flat[key]!r}: has no meaning for {version}; allowed is {default!r}")
-    build, own = (arch.mobilenet_v1, _ONLY_V1) if version == "v1" else (arch.mobilenet_v2, _ONLY_V2)
+    own = _ONLY_V1 if version == "v1" else _ONLY_V2
     keys = ("model.alpha", "model.strides", "model.activation", "model.bn_epsilon", *own)
     try:
-        return build(num_classes=num_classes, **{key.removeprefix("model."): flat[key] for key in keys})
+        return _build(version, num_classes=num_classes, **{key.removeprefix("model."): flat[key] for key in keys})
     except InputError as e:
         raise InputError(f"config.model.{e}") from None
 

@@ -43,16 +43,17 @@ def shown(url: str) -> str:
 
 
 def check(url: str) -> None:
-    """Raise InputError for an address with an unescaped @, or of another kind of database."""
+    """Raise InputError for an address with an unescaped @, without a database, or of another kind of database."""
     parsed = sqlalchemy.make_url(url)
-    if "@" in (parsed.host or "") or parsed.get_dialect().name not in ("sqlite", "postgresql"):
+    known = parsed.get_dialect().name in ("sqlite", "postgresql") and parsed.database not in (None, "", ":memory:")
+    if "@" in (parsed.host or "") or not known:
         raise InputError(f"--storage={shown(url)}: {FORMS}, with %40 for an @ in a user's name or password")
 
 
 def file_of(url: str) -> pathlib.Path | None:
     """Return the file of an SQLite database, None of a server."""
     parsed = sqlalchemy.make_url(url)
-    return pathlib.Path(parsed.database or "sweeps.db") if parsed.get_dialect().name == "sqlite" else None
+    return pathlib.Path(parsed.database or "") if parsed.get_dialect().name == "sqlite" else None
 
 
 @contextlib.contextmanager

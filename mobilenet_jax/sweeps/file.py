@@ -161,10 +161,8 @@ def _arguments(command: Any) -> tuple[str, ...]:
             arguments.append(_argument(word, words))
         elif word != "${args}":
             why = " (it drops false values)" if word == "${args_no_boolean_flags}" else ""
-            raise InputError(
-                f"command: {brief(word)} is not supported{why}; allowed are ${{env}}, ${{interpreter}}, ${{program}} "
-                "and ${args}"
-            )
+            known = "${env}, ${interpreter}, ${program} and ${args}"
+            raise InputError(f"command: {brief(word)} is not supported{why}; allowed are {known}")
     if command[at:].count("${args}") != 1:
         raise InputError("command must have ${args} once, after ${program}: it becomes the values of a point")
     return tuple(arguments)

@@ -20,13 +20,12 @@ from mobilenet_jax.render.tables import cell
 from mobilenet_jax.sweeps.file import Sweep
 from mobilenet_jax.sweeps.parameters import LARGEST_GRID
 
-# The time that a run takes for other things than mult-adds, in mult-adds: a least-squares fit to six networks on two
-# CPU cores (results/bench/cpu.json, 32x32 images, batches of 128), within 4 % of each. An evaluated image takes 0.18 to
-# 0.22 of the time of a trained one. Elsewhere, the ratio of two points is rougher.
+# The time that a run takes for other things than mult-adds, in mult-adds: a fit to six networks on two CPU cores, to
+# 4 % of each (results/bench/cpu.json, 32x32 images, batches of 128). Elsewhere, the ratio of two points is rougher.
 WORK_OF_ACTIVATION = 144.5
 WORK_OF_STEP = 2.75e8
 WORK_TO_START = 4.6e11  # compiling included
-EVALUATION = 0.2
+EVALUATION = 0.2  # of a training step, measured 0.18 to 0.22
 
 
 # NOTE: the name of a search in its database is a hash over the `repr` of its budget.

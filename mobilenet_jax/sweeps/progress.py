@@ -83,8 +83,8 @@ class Screen:
     def _totals(self, entries: Sequence[Entry]) -> str:
         count = Counter(entry.state for entry in entries)
         text = ", ".join(f"{count[state]} {state}" for state in reversed(_ORDER) if count[state])
-        if not count["running"] + count["waiting"]:
-            return text
+        if not self._plan.grid or not count["running"] + count["waiting"]:
+            return text  # nobody knows the points of a search
         left = seconds_left(self._plan, entries)
         return f"{text}, ETA {'unknown until the first point is done' if left is None else console.clock(left)}"
 

@@ -101,22 +101,22 @@ class Queue:
 
     def explain(self, error: Exception, how: str = "does not answer") -> InputError:
         """Return an error of the database as a sentence; `how` describes one that does not answer."""
-        then = f"once it answers, the same command goes on; {database.FORMS}"
+        then = "once it answers, the same command goes on"
         if isinstance(error, ImportError):
-            then = f"its driver is missing: pip install '.[postgres]'; {database.FORMS}"
+            then = "its driver is missing: pip install '.[postgres]'"
         elif isinstance(error, Damaged):
             rebuilt = "rebuilds it from the run directories" if self.sweep.method == "grid" else "restarts the search"
             how, then = "is damaged", f"move it away, and the same command {rebuilt}"
         elif isinstance(error, Unwritable):
             how, then = "cannot be written", "once it can, the same command resumes"
-        return InputError(f"--storage={self.shown_url}: {how} ({database.reason(error)}); {then}")
+        return InputError(f"--storage={self.shown_url}: {how} ({database.reason(error)}); {then} ({database.FORMS})")
 
     def enqueue(self, points: Mapping[str, Mapping[str, Any]], lost: Collection[str] = ()) -> None:
         """Add the points `{digest: values}` that are missing, have failed, or whose result is `lost`."""
         with self._locked():
-            trials = self._points()
+            states = {_name(trial): trial.state for trial in self._trials()}
             for digest, values in points.items():
-                state = trials[digest].state if digest in trials else FAIL
+                state = states.get(digest, FAIL)
                 if state == FAIL or (digest in lost and state in (DIVERGED, FINISHED)):
                     self._study.enqueue_trial(dict(values), user_attrs={"digest": digest})
 
@@ -128,9 +128,11 @@ class Queue:
           draws: the largest number of points to draw in all, if none is waiting.
         """
         with self._locked():
-            points = self._points()
-            waiting = {digest: trial for digest, trial in points.items() if trial.state == WAITING}
-            if not waiting and len(points) < draws:
+            trials = self._trials()
+            last = {_name(trial): trial for trial in trials}
+            waiting = {digest: trial for digest, trial in last.items() if trial.state == WAITING}
+            drawn = sum(not trial.system_attrs.get("fixed_params") for trial in trials)
+            if not waiting and drawn < draws:
                 self._study.enqueue_trial({})
                 waiting = {"": self._study.get_trials(deepcopy=False, states=(WAITING,))[-1]}
             chosen = next((trial._trial_id for digest, trial in waiting.items() if fits(digest)), None)
@@ -222,12 +224,12 @@ class Queue:
     def entries(self) -> list[Entry]:
         """Return one entry per point, in the order in which the points came."""
         with database.translated(self.url, self._inode):
-            return [_entry(trial) for trial in self._points().values()]
+            return [*{_name(trial): _entry(trial) for trial in self._trials()}.values()]
 
-    def _points(self) -> dict[str, FrozenTrial]:
-        """Return digest -> the point's last trial, without draws that were dropped."""
+    def _trials(self) -> list[FrozenTrial]:
+        """Return the trials without draws that were dropped. The last one of a digest gives the point's state."""
         trials = self._study.get_trials(deepcopy=False)
-        return {_name(t): t for t in trials if t.state != FAIL or "digest" in t.user_attrs or "error" in t.user_attrs}
+        return [t for t in trials if t.state != FAIL or "digest" in t.user_attrs or "error" in t.user_attrs]
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -83,9 +83,12 @@ def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: S
     screen, over = progress.Screen(plan), threading.Event()
 
     def show() -> None:
-        while not over.wait(_LOOK):
+        took = 0.0
+        while not over.wait(max(_LOOK, 20 * took)):  # a large sweep takes no core from its workers
+            before = time.monotonic()
             with contextlib.suppress(Unavailable, Damaged):  # the last known state stays
                 screen.show(queue.entries())
+            took = time.monotonic() - before
 
     name, log = uuid.uuid4().hex, plan.workdir / "logs" / f"{queue.name}-{platform.node()}"
     workers = [
@@ -176,8 +179,7 @@ class WorkerProcess:
         self._env = os.environ | (host.gpu_settings(self._number, count, gpus) if gpus else host.kept_memory())
         self._cores = set() if gpus else host.share_of_cores(self._number, count)
         self._process: subprocess.Popen[bytes] | None = None
-        self._over = threading.Event()
-        self.thread = threading.Thread(target=self._keep_alive, daemon=True)
+        self._over, self.thread = threading.Event(), threading.Thread(target=self._keep_alive, daemon=True)
 
     def stop(self, number: int) -> None:
         """Send a signal to the process, if it runs, and do not start it again."""
