@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, on_a_terminal
 from helpers import TINY, environment, spec_of, summary_of
 from sweep_helpers import (
     GRID,
@@ -71,6 +72,12 @@ def finished(rerun, tmp_path):
     """A copy of the finished sweep."""
     shutil.copytree(rerun[0], tmp_path / "sweep")
     return tmp_path / "sweep"
+
+
+def start(line: list[str], directory: pathlib.Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line of a sweep to its end."""
+    env = environment(**variables)
+    return subprocess.run(line, cwd=directory, env=env, capture_output=True, text=True, timeout=200)
 
 
 def trained(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -210,27 +217,24 @@ def test_a_full_disk_stops_the_sweep_and_fails_no_point(tmp_path):
     assert trial_states(database(tmp_path)) == ["WAITING", "WAITING"] and "failed  " not in done.stdout
 
 
-@pytest.mark.parametrize("method", ["mine", "claim"])  # always, or only for writers
 @pytest.mark.parametrize(
     ("error", "line", "message", "patience"),
     [
-        ("Unavailable", "does not answer", "has not answered for 0 minutes (why); once it does", 1),
-        ("Unwritable", "cannot be written", "cannot be written (why); once it can", 600),
+        ("Unavailable", "does not answer", "has not answered for 0 minutes (why); once it answers, the same", 1),
+        ("Unwritable", "cannot be written", "cannot be written (why); once it can, the same command resumes", 600),
     ],
 )
-def test_a_database_that_stays_away(method, error, line, message, patience, tmp_path):
+def test_a_database_that_stays_away(error, line, message, patience, tmp_path):
     """With nothing left to train, a sweep waits for a while; if the database's disk is full, it does not wait."""
     write(tmp_path, TINY | {"seed": [0, 1]})
-    away = f"def away(*args, **kwargs):\n    raise database.{error}('why')"
+    away = f"def away(*args):\n    raise database.{error}('why')\nqueue.Queue.claim = away"
+    patient = f"worker.PATIENCE = worker.Worker._reach.__kwdefaults__['patience'] = {patience}"
     started = time.monotonic()
-    done = subprocess.run(
-        patched(tmp_path, away, f"queue.Queue.{method}, connection.PATIENCE = away, {patience}"),
-        **{"cwd": tmp_path, "env": environment(), "capture_output": True, "text": True, "timeout": 100},
-    )
+    done = start(patched(tmp_path, away, patient), tmp_path)
     assert done.returncode == 1 and (error == "Unwritable" or time.monotonic() - started > patience)
     assert done.stdout.splitlines()[1:2] == [f"the database {line} (why)"] and done.stdout.count("(why)") == 1
     assert done.stderr.startswith("error: --storage=sqlite:///") and done.stderr.count("\n") == 1
-    assert f"sweeps.db: {message}, the same command resumes\n" in done.stderr
+    assert f"sweeps.db: {message}" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -243,7 +247,7 @@ def test_a_database_that_stays_away(method, error, line, message, patience, tmp_
         (["--workers=-1"], "--workers"),
         (["--fuse=0"], "--fuse"),
         (["--max_mult_adds=1000"], "no point has at most 1,000 mult-adds"),
-        (["--storage=oracle://x"], "--storage=oracle://x: is another kind of database; allowed is sqlite:///PATH or"),
+        (["--storage=oracle://x"], "--storage=oracle://x: allowed is sqlite:///PATH or"),
         (["--storage=nonsense"], "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"),
         (["--workdir=tiny.yaml/runs"], "--workdir=tiny.yaml/runs: cannot be written (Not a directory)"),
         (["--sweep=absent.yaml"], "absent.yaml: the sweep file cannot be read"),
@@ -288,7 +292,7 @@ def test_the_training_process_is_killed_three_times(tmp_path):
     found = results(tmp_path)
     assert len(found) == 8 and all(summary["status"] == "finished" for summary in found.values())
     assert all(found[name]["resumed_from"] > 0 for name in killed)
-    assert out.count("killed by SIGKILL") == 3
+    assert out.count("killed by signal 9") == 3
     assert trial_states(database(tmp_path)) == ["COMPLETE"] * 8
 
 
@@ -302,7 +306,7 @@ def test_a_silent_worker_is_killed(tmp_path):
         os.kill(pid, signal.SIGSTOP)
         out = process.communicate(timeout=200)[0]
     assert process.returncode == 0
-    assert "killed    a worker that was silent for 12 s" in out and "died      worker 0 (killed by SIGKILL" in out
+    assert "killed    a worker that was silent for 12 s" in out and "died      worker 0 (killed by signal 9" in out
     (summary,) = results(tmp_path).values()
     assert summary["status"] == "finished" and summary["resumed_from"] > 0
     assert trial_states(database(tmp_path)) == ["COMPLETE"]
@@ -333,9 +337,8 @@ queue.Queue.{method} = once(queue.Queue.{method})
 )
 def test_a_worker_killed_between_two_steps(method, after, tmp_path):
     write(tmp_path, TINY | {"seed": [0, 1]})
-    line = patched(tmp_path, KILLED_ONCE.format(method=method, after=after))
-    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("killed by SIGKILL") == 1
+    done = start(patched(tmp_path, KILLED_ONCE.format(method=method, after=after)), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("killed by signal 9") == 1
     assert "2 of 2 points have a result; 0 failed" in done.stdout
     lines = [line for line in trained(done) if line.startswith("finished")]
     assert len(lines) == (1 if (method, after) == ("finish", True) else 2)
@@ -344,6 +347,7 @@ def test_a_worker_killed_between_two_steps(method, after, tmp_path):
     assert trial_states(database(tmp_path)) == ["COMPLETE"] * 2
 
 
+# As if the data set were not on this machine.
 NO_DATA = """
 from mobilenet_jax.data import arrays
 from mobilenet_jax.errors import InputError
@@ -352,36 +356,87 @@ arrays.load = load
 """
 
 
-@pytest.mark.slow
+CLAIMS = """
+import pathlib
+claim = queue.Queue.claim
+def claims(*args):
+    entry = claim(*args)
+    pathlib.Path("claimed").touch()
+    return entry
+queue.Queue.claim = claims
+"""
+
+
 @pytest.mark.parametrize(
     ("statements", "variables", "sentence"),
     [
         ("", {"JAX_PLATFORMS": "cuda"}, "JAX finds no device on this machine with JAX_PLATFORMS=cuda"),
-        (NO_DATA, {}, "the set is not here"),
+        pytest.param(NO_DATA, {}, "the set is not here", marks=pytest.mark.slow),
     ],
+    ids=["no device", "no data"],
 )
 def test_a_machine_that_cannot_train(statements, variables, sentence, tmp_path):
-    """It gives its point back and ends; another machine trains all points."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    storage = f"--storage=sqlite:///{tmp_path / 'shared.db'}"
-    for directory in (first, second):
+    """It gives its point back and ends, while another machine trains all points."""
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    able, unable = tmp_path / "able", tmp_path / "unable"
+    for directory in (able, unable):
         directory.mkdir()
         write(directory, TINY | {"seed": [0, 1]})
-    started = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 200}
-    unable = subprocess.run([*patched(first, statements), storage], env=environment(**variables), **started)
-    assert (unable.returncode, unable.stderr.count("\n")) == (1, 1)
-    assert unable.stderr.startswith(f"error: {sentence}")
-    assert trial_states(f"sqlite:///{tmp_path / 'shared.db'}") == ["WAITING"] * 2
-    able = subprocess.run([*command(second), storage], env=environment(), **started)
-    assert (able.returncode, able.stderr) == (0, "") and len(results(second)) == 2
+    # The healthy machine waits until the other one has claimed a point.
+    late = "import pathlib, time\nwhile not pathlib.Path('claimed').exists(): time.sleep(0.01)"
+    other = [*patched(able, late), f"--storage={storage}"]
+    with subprocess.Popen(other, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        done = start([*patched(unable, statements, CLAIMS), f"--storage={storage}"], tmp_path, **variables)
+        out = process.communicate(timeout=200)[0]
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {sentence}") and done.stderr.count("\n") == 1
+    assert "failed  " not in done.stdout and not results(unable)
+    assert process.returncode == 0 and [row[-1] for row in table(out)] == ["finished"] * 2 and len(results(able)) == 2
+    assert trial_states(storage) == ["COMPLETE"] * 2
+
+
+BUG = """
+from mobilenet_jax.training import loop
+train = loop.train
+def fails(program, runs, asked):
+    if any(run.spec.config.seed == 1 for run in runs): raise RuntimeError("a bug\\nwith details")
+    train(program, runs, asked)
+loop.train = fails
+"""
+
+
+@pytest.mark.slow
+def test_a_fused_point_that_raises_an_error(tmp_path):
+    """The points of its group are trained one at a time, and the others get results."""
+    write(tmp_path, TINY | {"seed": [0, 1, 2]})
+    done = start([*patched(tmp_path, BUG), "--fuse=3"], tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [row[-1] for row in table(done.stdout)] == ["finished", "failed", "finished"]
+    assert [line.split()[0] for line in trained(done)].count("died") == 1
+    assert "failed    optim.lr" not in done.stdout and "seed=1: RuntimeError: a bug\n" in done.stdout
+    assert sorted(summary["fused"] for summary in results(tmp_path).values()) == [1, 1]
+    assert trial_states(database(tmp_path)) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
+@pytest.mark.slow
+def test_the_table_on_a_terminal(tmp_path):
+    """It names the points by the knobs that vary, not by hashes."""
+    write(tmp_path, TINY | {"model.alpha": [0.25, 0.5], "model.rho": [0.25, 0.5]})
+    code, shown = on_a_terminal(command(tmp_path, "--max_mult_adds=250000"), environment(TERM="xterm"))
+    assert code == 0
+    lines = [line.split() for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*\w", "", shown))]
+    heads = [i for i, words in enumerate(lines) if words[:1] == ["α"]]
+    assert lines[heads[0]] == ["α", "ρ", "mult-adds", "accuracy", "progress", "images/s", "state", "machine"]
+    rows = [lines[i + 1] for i in heads]
+    assert all(words[:4] == ["0.25", "0.25", "0.20", "M"] for words in rows) and any("running" in row for row in rows)
+    digest = run_of(tmp_path).name.rpartition("-")[2]
+    assert digest in shown and not any(digest in " ".join(words) for words in rows)
 
 
 def test_a_sweep_that_changes_while_it_is_trained(tmp_path):
     """Its command and a restarted worker would train different points."""
     write(tmp_path, TINY | {"seed": [0, 1]})
     change = "from mobilenet_jax.sweeps.points import Plan\nPlan.study = f'tiny-{len(sys.argv)}'"
-    line = patched(tmp_path, change)
-    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100)
+    done = start(patched(tmp_path, change), tmp_path)
     assert done.returncode == 1
     assert done.stderr == "error: the sweep tiny or its config changed while it was trained; start it again\n"
 
