@@ -14,7 +14,6 @@ import sqlalchemy.exc
 from mobilenet_jax import files
 from mobilenet_jax.errors import InputError, first_line, is_unwritable
 
-_LOCK = "SELECT pg_advisory_xact_lock(7210531)"  # released with the transaction
 _LOCK_SECONDS = 20  # that a process waits for the lock
 _DAMAGE = ("malformed", "not a database", "no such table")  # in SQLite's messages
 FORMS = "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
@@ -66,7 +65,7 @@ def lock(url: str) -> Iterator[None]:
     else:
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=connect_args(url))
         with engine.begin() as connection:
-            connection.execute(sqlalchemy.text(_LOCK))
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(7210531)"))  # until the transaction ends
             yield
 
 
@@ -76,7 +75,8 @@ def connect_args(url: str) -> dict[str, Any]:
         return {}
     seconds = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
     options = {"timezone": "UTC", "lock_timeout": f"{_LOCK_SECONDS}s", **{f"tcp_{k}": v for k, v in seconds.items()}}
-    return {"connect_timeout": 10, **seconds, "options": " ".join(f"-c {k}={v}" for k, v in options.items())}
+    seconds |= {"connect_timeout": 10, "tcp_user_timeout": 25_000}  # the latter in ms
+    return {**seconds, "options": " ".join(f"-c {key}={value}" for key, value in options.items())}
 
 
 def inode(url: str) -> int | None:
@@ -87,10 +87,7 @@ def inode(url: str) -> int | None:
 
 @contextlib.contextmanager
 def translated(url: str, opened: int | None) -> Iterator[None]:
-    """Raise the errors of Optuna and SQLAlchemy as `Unavailable`, `Unwritable` or `Damaged`.
-
-    `opened` is the inode of the file when it was opened, None without a file.
-    """
+    """Raise the errors of Optuna and SQLAlchemy as ours; `opened` is the inode of the file when it was opened."""
     try:
         yield
     except (Unavailable, Damaged, InputError, optuna.exceptions.UpdateFinishedTrialError):

@@ -138,10 +138,7 @@ def draw(sweep: Sweep, base: ConfigDict, name: str, assignment: Mapping[str, Any
 
 
 def check_search(sweep: Sweep, base: ConfigDict, name: str, overridden: Collection[str] = ()) -> list[Point]:
-    """Return the corners of a search: each parameter at each of its ends, the others at their first.
-
-    Args and errors are those of `points`. A metric on held-out images also needs a holdout.
-    """
+    """Return the corners of a search, each parameter at each of its ends, the others at their first; see `points`."""
     _check_overrides(sweep, overridden)
     first = {p.key: p.ends[0] for p in sweep.parameters}
     return _resolve_all(sweep, base, name, [first | {p.key: end} for p in sweep.parameters for end in p.ends])

@@ -135,10 +135,9 @@ def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str
 
 
 def order(points: Iterable[Point], fuse: int) -> list[str]:
-    """Return the digests in training order.
+    """Return the digests in training order: with fusing, the points of a program next to one another.
 
-    Without fusing, the first points of all programs come first, so that two workers do not compile the same program.
-    With fusing, points of one program come next to one another.
+    Else the first points of all programs come first, so that two workers do not compile the same program.
     """
     by_program: dict[Any, list[str]] = {}
     for point in points:

@@ -50,11 +50,8 @@ class Job:
 
 
 def run(plan: Plan, place: str) -> NoReturn:
-    """Train points of a sweep, and end this process. A CANNOT_TRAIN follows a line 'error: SENTENCE'.
-
-    `place` is 'NUMBER/COUNT/COMMAND/STUDY', from the command that started this process.
-    """
-    number, _, command, study = place.split("/", 3)
+    """Train points of a sweep, and end this process. A CANNOT_TRAIN follows a line 'error: SENTENCE'."""
+    number, _, command, study = place.split("/", 3)  # from the command that started this process
     threading.excepthook = lambda args: _die(args.exc_value)  # without its heartbeats, a worker must not train
     try:
         if study != plan.study:  # this worker and its command would train different sweeps
@@ -89,7 +86,8 @@ class Worker:
     def run(self) -> int:
         """Train until no point is open or a signal comes; return the exit code, or raise CannotTrain."""
         with console.signals(again=True) as self.asked:
-            threading.Thread(target=self._beat, daemon=True).start()
+            for action in (self._watch, self._beat):
+                threading.Thread(target=action, daemon=True).start()
             try:
                 self._reach(self.queue.connect)
                 self._requeue(self.queue.owner)  # the claims of the process before this one
@@ -112,22 +110,24 @@ class Worker:
         """Return how many points are in the training loop, which saves them when a signal comes."""
         return sum(bool(job.figures) for job in self.jobs)
 
-    def _beat(self) -> None:
-        """Show that this process lives, report figures, and end it when it has to; runs in a thread."""
-        due = 0.0
+    def _watch(self) -> None:
+        """Show that this process lives, and end it after a signal with nothing to save; runs in a thread."""
         while True:
             time.sleep(0.5)
+            console.say("")  # to the command
             if not self.asked and select.select([0], [], [], 0)[0]:  # nobody writes to it: it has ended
                 self.asked.append(signal.SIGTERM)
-            if self.asked and not self._trained():  # there is nothing to save
+            if self.asked and not self._trained():
                 self._release()
                 os._exit(128 + self.asked[0])
-            if time.monotonic() > due:
-                console.say("")  # to the command
-                for job in [*self.jobs]:
-                    with contextlib.suppress(Unavailable, Damaged):
-                        self._report(job)
-                due = time.monotonic() + HEARTBEAT
+
+    def _beat(self) -> None:
+        """Send heartbeats, which may take long to be answered; runs in a thread."""
+        while True:
+            for job in [*self.jobs]:
+                with contextlib.suppress(Unavailable, Damaged):
+                    self._report(job)
+            time.sleep(HEARTBEAT)
 
     def _report(self, job: Job) -> None:
         """Send a heartbeat with the figures of a run; end this process if another one has taken over the point."""
