@@ -17,7 +17,7 @@ import sqlalchemy.exc
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import InputError, first_line
 from mobilenet_jax.records import summary as summaries
 from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.sweeps import database
@@ -109,7 +109,7 @@ class Queue:
             how, then = "is damaged", f"move it away, and the same command {rebuilt}"
         elif isinstance(error, Unwritable):
             how, then = "cannot be written", "once it can, the same command resumes"
-        return InputError(f"--storage={self.shown_url}: {how} ({database.reason(error)}); {then} ({database.FORMS})")
+        return InputError(f"--storage={self.shown_url}: {how} ({first_line(error)}); {then} ({database.FORMS})")
 
     def enqueue(self, points: Mapping[str, Mapping[str, Any]], lost: Collection[str] = ()) -> None:
         """Add the points `{digest: values}` that are missing, have failed, or whose result is `lost`."""
