@@ -312,9 +312,10 @@ def test_a_silent_worker_is_killed(tmp_path):
     assert trial_states(database(tmp_path)) == ["COMPLETE"]
 
 
-# Kills the worker the first time that it is between two steps.
+# Kills the worker the first time that it is between two steps. Missing heartbeats reveal nothing within the test.
 KILLED_ONCE = """
 import os, pathlib, signal
+queue.GRACE = 600
 def once(action):
     def killing(*args):
         if {after}: result = action(*args)
