@@ -4,7 +4,7 @@ import errno
 import os
 
 # A full or read-only disk, in the words of the system, of SQLite and of PostgreSQL.
-_UNWRITABLE = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
+_UNWRITABLE = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)]
 _UNWRITABLE += ["disk is full", "readonly database", "read-only transaction"]
 
 

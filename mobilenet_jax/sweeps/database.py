@@ -1,7 +1,6 @@
 """The database of a sweep: its address, one lock across machines, and errors by what a user can do."""
 
 import contextlib
-import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -79,22 +78,14 @@ def connect_args(url: str) -> dict[str, Any]:
     return {**seconds, "options": " ".join(f"-c {key}={value}" for key, value in options.items())}
 
 
-def inode(url: str) -> int | None:
-    """Return the inode of an SQLite database, None if there is no file."""
-    path = file_of(url)
-    return os.stat(path).st_ino if path and path.exists() else None
-
-
 @contextlib.contextmanager
-def translated(url: str, opened: int | None) -> Iterator[None]:
-    """Raise the errors of Optuna and SQLAlchemy as ours; `opened` is the inode of the file when it was opened."""
+def translated() -> Iterator[None]:
+    """Raise the errors of Optuna and SQLAlchemy as ours."""
     try:
         yield
     except (Unavailable, Damaged, InputError, optuna.exceptions.UpdateFinishedTrialError):
         raise
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DatabaseError, OSError) as e:
-        if opened is not None and opened != inode(url):
-            raise Damaged("its file was removed or replaced") from e
         problem = reason(e)
         if any(words in problem for words in _DAMAGE):
             raise Damaged(problem) from e

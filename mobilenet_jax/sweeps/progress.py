@@ -33,7 +33,7 @@ def seconds_left(plan: Plan, entries: Sequence[Entry]) -> float | None:
     for entry in entries if plan.grid else ():
         point, here = plan.grid[entry.digest], entry.host == platform.node()
         if entry.summary and here:
-            finished.append(entry.summary.wall_seconds / entry.summary.fused / point.work)
+            finished.append(entry.summary.wall_seconds / point.work)
         elif entry.is_open:
             left += point.work * (1 - _done(entry))
             workers += entry.state == "running"
@@ -58,10 +58,8 @@ class Screen:
         self._last, self._line = time.monotonic(), ""
 
     def say(self, text: str) -> None:
-        """Print a line above the table, unless it is the last one again: all workers see an outage of the database."""
-        if text == self._line:
-            return
-        self._last, self._line = time.monotonic(), text
+        """Print a line above the table."""
+        self._last = time.monotonic()
         if self._live.is_started:
             console.draw(lambda: self._console.print(text, markup=False))
         else:
@@ -73,7 +71,8 @@ class Screen:
         if self._console.is_terminal:
             console.draw(self._live.start)
             console.draw(lambda: self._live.update(Group(self._table(entries), totals), refresh=True))
-        elif time.monotonic() - self._last > _LINE_SECONDS:
+        elif time.monotonic() - self._last > _LINE_SECONDS and totals != self._line:
+            self._line = totals
             self.say(totals)
 
     def close(self) -> None:

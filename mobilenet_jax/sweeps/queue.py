@@ -65,7 +65,6 @@ class Queue:
     def __init__(self, url: str, name: str, sweep: Sweep, owner: str = ""):
         self.url, self.name, self.sweep, self.owner = url, name, sweep, owner
         self.shown_url = database.shown(url)
-        self._inode: int | None = None
 
     def open(self) -> None:
         """Connect, and raise every error as InputError."""
@@ -97,7 +96,6 @@ class Queue:
                 load_if_exists=True,
             )
         self._storage: Any = self._study._storage  # which also caches finished trials
-        self._inode = database.inode(self.url)
 
     def explain(self, error: Exception, how: str = "does not answer") -> InputError:
         """Return an error of the database as a sentence; `how` describes one that does not answer."""
@@ -160,22 +158,24 @@ class Queue:
                 trial.suggest_float(p.key, p.low, p.high, step=p.step, log=p.log)
 
     def requeue_dead(self, *names: str) -> list[str]:
-        """Requeue points without heartbeats, and those whose owner's name starts with one of `names`.
+        """Requeue the points of the owners whose names start with one of `names`; by default, those without heartbeats.
 
-        A point whose processes keep dying before the end of an epoch fails. Returns the digests.
+        A point whose processes keep dying before the end of another epoch fails. Returns the digests of the others.
         """
+        requeued = []
         with self._locked():
-            silent = self._storage._get_stale_trial_ids(self._study._study_id)
-            running = self._study.get_trials(deepcopy=False, states=(RUNNING,))
-            dead = [t for t in running if t._trial_id in silent or t.user_attrs.get("owner", "").startswith(names)]
-            for trial in dead:
-                before, epochs = trial.user_attrs, len(trial.intermediate_values)
-                deaths = 1 if epochs > before.get("epochs", 0) else before.get("deaths", 0) + 1
-                for key, value in {"deaths": deaths, "epochs": epochs}.items():
-                    self._storage.set_trial_user_attr(trial._trial_id, key, value)
-                error = f"{deaths} processes died while training it, all before the end of an epoch"
-                self._end(trial._trial_id, error if deaths > RETRIES else None)
-        return [_name(trial) for trial in dead]
+            silent = () if names else self._storage._get_stale_trial_ids(self._study._study_id)
+            for trial in self._study.get_trials(deepcopy=False, states=(RUNNING,)):
+                before = trial.user_attrs
+                if trial._trial_id in silent or before.get("owner", "").startswith(names):
+                    epochs = max(before.get("epochs", 0), round(before.get("progress", {}).get("epoch", 0)))
+                    deaths = 1 if epochs > before.get("epochs", 0) else before.get("deaths", 0) + 1
+                    for key, value in {"deaths": deaths, "epochs": epochs}.items():
+                        self._storage.set_trial_user_attr(trial._trial_id, key, value)
+                    error = f"{deaths} processes died while training it, all before the end of an epoch"
+                    self._end(trial._trial_id, error if deaths > RETRIES else None)
+                    requeued += [_name(trial)] if deaths <= RETRIES else []
+        return requeued
 
     def set_digest(self, claim: Entry, digest: str) -> Entry:
         """Return the claim with the digest of a drawn point, which is recorded."""
@@ -191,7 +191,7 @@ class Queue:
             self._storage.record_heartbeat(claim.trial)
             if figures:
                 self._storage.set_trial_user_attr(claim.trial, "progress", dict(figures))
-            if (value := figures.get(self.sweep.metric)) is not None:
+            if (value := figures.get(self.sweep.metric)) is not None and "epoch" in figures:
                 self._storage.set_trial_intermediate_value(claim.trial, round(figures["epoch"]), value)
         return True
 
@@ -223,7 +223,7 @@ class Queue:
 
     def entries(self) -> list[Entry]:
         """Return one entry per point, in the order in which the points came."""
-        with database.translated(self.url, self._inode):
+        with database.translated():
             return [*{_name(trial): _entry(trial) for trial in self._trials()}.values()]
 
     def _trials(self) -> list[FrozenTrial]:
@@ -233,14 +233,14 @@ class Queue:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with database.translated(self.url, self._inode), database.lock(self.url):
+        with database.translated(), database.lock(self.url):
             yield
 
     @contextlib.contextmanager
     def _unless_finished(self) -> Iterator[None]:
         """Skip the rest of a block about a trial that another process has ended."""
         ended = optuna.exceptions.UpdateFinishedTrialError
-        with database.translated(self.url, self._inode), contextlib.suppress(ended):
+        with database.translated(), contextlib.suppress(ended):
             yield
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mobilenet_jax import console
@@ -23,13 +23,13 @@ from mobilenet_jax.errors import InputError
 from mobilenet_jax.records import directory
 from mobilenet_jax.sweeps import progress, tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable
-from mobilenet_jax.sweeps.points import Plan, Point
+from mobilenet_jax.sweeps.points import Plan
 from mobilenet_jax.sweeps.queue import Entry, Queue
 from mobilenet_jax.sweeps.worker import CANNOT_TRAIN, DONE, START_AGAIN
 from mobilenet_jax.training import host
 
 MAX_SILENCE = 120.0  # seconds without a sign of life after which a worker is killed
-DEATHS = 8  # in a row without a line; then a worker is not started again
+DEATHS = 8  # of a worker in a row, without a result; then it is not started again
 _TICK = 0.25  # seconds between two rounds of the loop
 _LOOK = 1.0  # seconds between two looks at the database
 
@@ -67,15 +67,17 @@ def run(plan: Plan, workers: int = 0) -> int:
     with console.signals(again=True) as signals:
         if not plan.grid or any(entry.is_open for entry in entries):
             error = _train(plan, queue, count, gpus, signals)
-    with contextlib.suppress(Unavailable, Damaged):
+    try:
         entries = queue.entries()
-    _print_results(plan, entries, queue)
+        _print_results(plan, entries, queue)
+    except (Damaged, Unavailable) as e:
+        error = error or str(queue.explain(e))
     if signals:
         console.say(f"stopped by {signal.Signals(signals[0]).name}; the same command resumes")
         return 128 + signals[0]
     if error:
         raise InputError(error)
-    return 1 if any(entry.state == "failed" for entry in entries) else 0
+    return 1 if any(entry.state == "failed" or entry.is_open for entry in entries) else 0
 
 
 def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: Sequence[int]) -> str:
@@ -87,7 +89,9 @@ def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: S
         while not over.wait(max(_LOOK, 20 * took)):  # a large sweep takes no core from its workers
             before = time.monotonic()
             with contextlib.suppress(Unavailable, Damaged):  # the last known state stays
-                screen.show(queue.entries())
+                entries = queue.entries()
+                if not over.is_set():
+                    screen.show(entries)
             took = time.monotonic() - before
 
     name, log = uuid.uuid4().hex, plan.workdir / "logs" / f"{queue.name}-{platform.node()}"
@@ -130,20 +134,13 @@ def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str
     if not plan.grid:
         again = [e for e in known.values() if e.digest in lost or (e.state == "failed" and e.digest[0] != "#")]
         return {entry.digest: entry.values for entry in again}, lost
-    varied = [p.key for p in plan.sweep.parameters if p.varies]
-    return {d: {key: plan.grid[d].assignment[key] for key in varied} for d in order(plan.points, plan.fuse)}, lost
-
-
-def order(points: Iterable[Point], fuse: int) -> list[str]:
-    """Return the digests in training order: with fusing, the points of a program next to one another.
-
-    Else the first points of all programs come first, so that two workers do not compile the same program.
-    """
     by_program: dict[Any, list[str]] = {}
-    for point in points:
-        by_program.setdefault(point.spec.program_key, []).append(point.spec.digest)
-    rounds = by_program.values() if fuse > 1 else itertools.zip_longest(*by_program.values())
-    return [digest for digests in rounds for digest in digests if digest is not None]
+    for digest, point in plan.grid.items():
+        by_program.setdefault(point.spec.program_key, []).append(digest)
+    # The first points of all programs come first, so that two workers do not compile the same program.
+    digests = [digest for row in itertools.zip_longest(*by_program.values()) for digest in row if digest]
+    varied = [p.key for p in plan.sweep.parameters if p.varies]
+    return {digest: {key: plan.grid[digest].assignment[key] for key in varied} for digest in digests}, lost
 
 
 def _print_results(plan: Plan, entries: Sequence[Entry], queue: Queue) -> None:
@@ -192,25 +189,24 @@ class WorkerProcess:
         deaths = 0
         while not self._over.wait(2 ** (deaths - 1) - 1 if deaths else 0):
             try:
-                code, spoke = self._run()
+                code, finished = self._run()
             except OSError as e:
                 can = "once it can, the same command resumes"
                 self.error = f"{self._log}: a worker cannot be started with this log ({e.strerror}); {can}"
                 return
             if code in (DONE, CANNOT_TRAIN) or self._over.is_set():
                 return
-            if code == START_AGAIN:
-                continue
-            deaths = 1 if spoke else deaths + 1
+            deaths = 1 if finished else deaths + 1
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            self._say(f"died      worker {self._number} ({how}; see {self._log})")
-            self._command.append("--fuse=1")  # one of the points that were trained together may be the reason
+            if code != START_AGAIN:
+                self._say(f"died      worker {self._number} ({how}; see {self._log})")
+                self._command.append("--fuse=1")  # one of the points that were trained together may be the reason
             if deaths == DEATHS:
-                self.error = f"a worker died {deaths} times, the last time {how} (see {self._log})"
+                self.error = f"a worker ended {deaths} times without a result, the last time {how} (see {self._log})"
                 return
 
     def _run(self) -> tuple[int, bool]:
-        """Run the process once and print its lines; return its exit code, and whether it printed any."""
+        """Run the process once and print its lines; return its exit code, and whether it finished a point."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -224,18 +220,17 @@ class WorkerProcess:
             if self._over.is_set():  # a signal came while it started
                 process.terminate()
             assert process.stdout is not None
-            output, rest, spoke = process.stdout.fileno(), b"", False
+            output, rest, finished = process.stdout.fileno(), b"", False
             while True:
-                if not select.select([output], [], [], MAX_SILENCE)[0]:
+                if silent := not select.select([output], [], [], MAX_SILENCE)[0]:
                     self._say(f"killed    a worker that was silent for {MAX_SILENCE:.0f} s (see {self._log})")
                     process.kill()
-                elif not (read := os.read(output, 1 << 16)):
-                    return process.wait(), spoke
-                else:
-                    *lines, rest = (rest + read).split(b"\n")
-                    for text in [line.decode(errors="replace") for line in lines if line]:
-                        spoke = True
-                        if text.startswith("error: "):
-                            self.error = text.removeprefix("error: ")
-                        else:
-                            self._say(text)
+                if silent or not (read := os.read(output, 1 << 16)):
+                    return process.wait(), finished
+                *lines, rest = (rest + read).split(b"\n")
+                for text in [line.decode(errors="replace") for line in lines if line]:
+                    finished |= text.startswith(("finished", "diverged"))
+                    if text.startswith("error: "):
+                        self.error = text.removeprefix("error: ")
+                        text = f"ended     worker {self._number}: {self.error}"
+                    self._say(text)

@@ -52,7 +52,6 @@ class Job:
 def run(plan: Plan, place: str) -> NoReturn:
     """Train points of a sweep, and end this process. A CANNOT_TRAIN follows a line 'error: SENTENCE'."""
     number, _, command, study = place.split("/", 3)  # from the command that started this process
-    threading.excepthook = lambda args: _die(args.exc_value)  # without its heartbeats, a worker must not train
     try:
         if study != plan.study:  # this worker and its command would train different sweeps
             raise CannotTrain(f"the sweep {plan.sweep.name} or its config changed while it was trained; start it again")
@@ -65,11 +64,18 @@ def run(plan: Plan, place: str) -> NoReturn:
     os._exit(code)  # what other libraries would still do has no use, and may hang
 
 
-def _die(error: BaseException | None) -> NoReturn:
+def _die(error: Exception) -> NoReturn:
     """End this process because of a bug."""
     with contextlib.suppress(OSError):  # the log's disk may be full
         traceback.print_exception(error)
     os._exit(1)
+
+
+def _guard(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except Exception as e:
+        _die(e)
 
 
 class Worker:
@@ -81,30 +87,32 @@ class Worker:
         self.asked: list[int] = []  # signals that came
         self.busy: dict[str, float] = {}  # digest -> when to try the point again, by `time.monotonic`
         self.outside = 0  # drawn points outside the budget
+        self.ending = threading.RLock()  # held while a claim ends, which a signal must not interrupt
         self.silent, self.silent_at = False, time.monotonic()  # whether the database is silent; when it was
 
     def run(self) -> int:
         """Train until no point is open or a signal comes; return the exit code, or raise CannotTrain."""
         with console.signals(again=True) as self.asked:
             for action in (self._watch, self._beat):
-                threading.Thread(target=action, daemon=True).start()
+                threading.Thread(target=_guard, args=(action,), daemon=True).start()
             try:
                 self._reach(self.queue.connect)
                 self._requeue(self.queue.owner)  # the claims of the process before this one
                 while not self.asked and (group := self._next()):
                     self._train(group)
             except (Damaged, Unavailable) as e:
-                silence = f"has not answered for {PATIENCE / 60:.0f} minutes"
-                raise CannotTrain(str(self.queue.explain(e, silence))) from e
+                how = f"has not answered for {PATIENCE / 60:.0f} minutes"
+                raise CannotTrain(str(self.queue.explain(e, how))) from e
             finally:
                 self._release()
         return 128 + self.asked[0] if self.asked else DONE
 
     def _release(self) -> None:
         """Give all points back, if the database answers; else they are requeued as those of a dead process."""
-        while self.jobs:
-            with contextlib.suppress(Unavailable, Damaged):
-                self.queue.release(self.jobs.pop().claim)
+        with self.ending:
+            while self.jobs:
+                with contextlib.suppress(Unavailable, Damaged):
+                    self.queue.release(self.jobs.pop().claim)
 
     def _trained(self) -> int:
         """Return how many points are in the training loop, which saves them when a signal comes."""
@@ -117,7 +125,7 @@ class Worker:
             console.say("")  # to the command
             if not self.asked and select.select([0], [], [], 0)[0]:  # nobody writes to it: it has ended
                 self.asked.append(signal.SIGTERM)
-            if self.asked and not self._trained():
+            if self.asked and not self._trained() and self.ending.acquire(blocking=False):
                 self._release()
                 os._exit(128 + self.asked[0])
 
@@ -138,9 +146,9 @@ class Worker:
             console.say(f"taken over by another machine  {job.name}")
             os._exit(START_AGAIN)
 
-    def _reach(self, action: Callable[..., T], *arguments: Any, patience: float = PATIENCE) -> T:
+    def _reach(self, action: Callable[..., T], *arguments: Any, patience: float | None = None) -> T:
         """Return what an action on the database returns; raise Unavailable if it is full or silent for `patience`."""
-        until = time.monotonic() + patience
+        until = time.monotonic() + (PATIENCE if patience is None else patience)
         while True:
             try:
                 result = action(*arguments)
@@ -151,7 +159,7 @@ class Worker:
                     how = "cannot be written" if isinstance(e, Unwritable) else "does not answer"
                     console.say(f"the database {how}{', training goes on' if self._trained() else ''} ({e})")
                 self.silent, self.silent_at = True, time.monotonic()
-                if isinstance(e, Unwritable) or time.monotonic() >= until:
+                if isinstance(e, Unwritable) or self.asked or time.monotonic() >= until:
                     raise
                 time.sleep(1.0)
 
@@ -171,10 +179,17 @@ class Worker:
         """Claim a point without a result; return whether there was one."""
         if time.monotonic() > self.silent_at + 4 * HEARTBEAT:  # an outage silences all heartbeats
             self._requeue()
-        draws = 0 if self.plan.grid else self.plan.sweep.run_cap or 0
-        while claim := self._reach(self.queue.claim, lambda d: self.busy.get(d, 0) < time.monotonic(), draws):
+        grid, draws = self.plan.grid, 0 if self.plan.grid else self.plan.sweep.run_cap or 0
+        program = self.jobs[0].point.spec.program_key if self.jobs else None
+
+        def fits(digest: str) -> bool:
+            other = program and digest in grid and grid[digest].spec.program_key != program
+            return not other and self.busy.get(digest, 0) < time.monotonic()
+
+        while claim := self._reach(self.queue.claim, fits, draws):
             if (point := self._point(claim)) is not None:
-                claim = self._reach(self.queue.set_digest, claim, point.spec.digest)
+                if not grid:
+                    claim = self._reach(self.queue.set_digest, claim, point.spec.digest)
                 self.jobs.append(job := Job(claim, point, RunDirectory(self.plan.workdir / point.spec.run_name)))
                 if not self._finish(job):
                     return True
@@ -215,8 +230,9 @@ class Worker:
 
     def _leave(self, job: Job, line: str, action: Callable[..., None], *arguments: Any) -> None:
         """End a claim by an action on the database, and print a line."""
-        self.jobs.remove(job)  # first, as `_beat` must not see a claim that has ended
-        self._reach(action, job.claim, *arguments)
+        with self.ending:
+            self.jobs.remove(job)  # first, as `_beat` must not see a claim that has ended
+            self._reach(action, job.claim, *arguments)
         console.say(line)
 
     def _train(self, group: Sequence[Job]) -> None:
@@ -231,6 +247,7 @@ class Worker:
             jobs = []
             for job in group:
                 try:
+                    loop.check_batch(job.point.spec, inputs)
                     loop.finished(job.point.spec, job.record.path)  # raises if the directory holds another run
                     held.enter_context(job.record.locked())
                     jobs += [] if self._finish(job) else [job]
@@ -246,7 +263,7 @@ class Worker:
                 starts = [loop.Start(job.point.spec, job.record, job.display, job.elapsed) for job in jobs]
                 loop.compile_and_train(starts, inputs, self.asked, self._release)  # a fresh process claims them again
             except loop.Interrupted:
-                return
+                pass
             except Exception as e:
                 if len(jobs) > 1 and not is_unwritable(e):
                     raise  # a fresh process trains them one at a time

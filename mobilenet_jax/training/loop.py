@@ -53,6 +53,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
             logger.finish(summary.model_dump())
         return _report(directory, "already ")
     inputs = prepare(spec)
+    check_batch(spec, inputs)
     record = RunDirectory(directory)
     with record.locked(), console.signals() as asked:
         if finished(spec, directory):  # the process that held the lock a moment ago finished the run
@@ -96,10 +97,14 @@ def prepare(spec: RunSpec) -> Inputs:
         asked = f" with JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
         reason = f" ({first_line(e)})" if str(e) else ""
         raise InputError(f"JAX finds no device on this machine{asked}{reason}") from None
-    if c.train.batch_size % len(devices):
-        needed = f"must be a multiple of the {len(devices)} devices"
-        raise InputError(f"config.train.batch_size={c.train.batch_size}: {needed}")
     return Inputs(arrays.load(spec.dataset, c.data.dir, c.data.archive), devices)
+
+
+def check_batch(spec: RunSpec, inputs: Inputs) -> None:
+    """Raise InputError if the devices cannot share a batch."""
+    batch, count = spec.config.train.batch_size, len(inputs.devices)
+    if batch % count:
+        raise InputError(f"config.train.batch_size={batch}: must be a multiple of the {count} devices")
 
 
 class Start(NamedTuple):

@@ -6,13 +6,9 @@ import datetime
 import json
 import os
 import pathlib
-import pwd
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +18,7 @@ import pytest
 import sqlalchemy
 from conftest import ROOT
 from helpers import TINY, environment
+from postgres_server import PASSWORD, Server, free_port, running
 from sweep_helpers import (
     claimed,
     command,
@@ -42,7 +39,6 @@ from sweep_helpers import (
 from mobilenet_jax.sweeps import database as databases
 from mobilenet_jax.sweeps.queue import Queue
 
-PASSWORD = "s3cr3t-of-the-tests"
 HEARTBEAT, GRACE = 1, 5  # seconds, in machines started with `hasty`
 HASTY = f"worker.HEARTBEAT, queue.GRACE = {HEARTBEAT}, {GRACE}"
 
@@ -63,81 +59,14 @@ print(json.dumps(claimed))
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Server:
-    """PostgreSQL with its data in `directory`, run by `account` if that is not this process's own."""
-
-    binaries: pathlib.Path
-    directory: pathlib.Path
-    port: int
-    account: str | None
-
-    def call(self, program: str, *arguments: str) -> None:
-        as_account: dict[str, Any] = {}
-        if self.account:
-            as_account = {"user": self.account, "group": pwd.getpwnam(self.account).pw_gid, "extra_groups": []}
-        arguments = (str(self.binaries / program), "-D", str(self.directory / "data"), *arguments)
-        subprocess.run(
-            arguments, cwd=self.directory, check=True, capture_output=True, text=True, timeout=120, **as_account
-        )
-
-    def create(self) -> None:
-        (self.directory / "password").write_text(PASSWORD)
-        if self.account:
-            for path in (self.directory, self.directory / "password"):
-                shutil.chown(path, self.account)
-        with_password = ("--username=tester", "--auth=scram-sha-256", f"--pwfile={self.directory / 'password'}")
-        self.call("initdb", *with_password, "--encoding=UTF8", "--locale=C", "--no-sync")
-
-    def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-        self.call("pg_ctl", "start", "--wait", f"--log={self.directory / 'log'}", f"--options={options}")
-
-    def stop(self) -> None:
-        self.call("pg_ctl", "stop", "--wait", "--mode=immediate")
-
-    def url(self, database: str, password: str = PASSWORD) -> str:
-        return f"postgresql+psycopg://tester:{password}@127.0.0.1:{self.port}/{database}"
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def installed() -> pathlib.Path | None:
-    """Return the directory of PostgreSQL's programs: on the path, or the newest of Debian's."""
-    found = [pathlib.Path(path).resolve() for path in [shutil.which("pg_ctl")] if path]
-    found += sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda p: -float(p.parts[-3]))
-    return next((path.parent for path in found if (path.parent / "initdb").exists()), None)
-
-
-def unprivileged() -> str | None:
-    """Return the account for the server, which refuses to run as root; None for this process's own."""
-    if os.geteuid() != 0:
-        return None
-    accounts = {entry.pw_name for entry in pwd.getpwall()}
-    return next(name for name in ("postgres", "nobody") if name in accounts)
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    pytest.importorskip("psycopg", reason="psycopg is not installed", exc_type=ImportError)
-    binaries = installed()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(prefix="mobilenet_jax-postgres-", ignore_cleanup_errors=True) as directory:
-        found = Server(binaries, pathlib.Path(directory), free_port(), unprivileged())
+    with contextlib.ExitStack() as held:
         try:
-            found.create()
-            found.start()
-        except (OSError, subprocess.SubprocessError) as e:
-            pytest.skip(f"PostgreSQL cannot be started: {e} {getattr(e, 'stderr', '')}")
-        try:
-            yield found
-        finally:
-            found.stop()
+            found = held.enter_context(running())
+        except NotImplementedError as e:
+            pytest.skip(str(e))
+        yield found
 
 
 @pytest.fixture

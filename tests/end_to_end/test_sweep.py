@@ -228,7 +228,7 @@ def test_a_database_that_stays_away(error, line, message, patience, tmp_path):
     """With nothing left to train, a sweep waits for a while; if the database's disk is full, it does not wait."""
     write(tmp_path, TINY | {"seed": [0, 1]})
     away = f"def away(*args):\n    raise database.{error}('why')\nqueue.Queue.claim = away"
-    patient = f"worker.PATIENCE = worker.Worker._reach.__kwdefaults__['patience'] = {patience}"
+    patient = f"worker.PATIENCE = {patience}"
     started = time.monotonic()
     done = start(patched(tmp_path, away, patient), tmp_path)
     assert done.returncode == 1 and (error == "Unwritable" or time.monotonic() - started > patience)

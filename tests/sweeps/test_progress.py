@@ -128,5 +128,5 @@ def test_the_time_left_is_measured_on_this_machine(read_sweep):
     assert left(there, *waiting[1:]) is None
     assert left(there, running, waiting[1]) == pytest.approx(measured / work[1] * (still + work[2]))
     here = Entry(1, small.spec.digest, "finished", {}, done, "", HERE)
-    assert left(here, waiting[1]) == pytest.approx(25 / work[0] * work[2])
-    assert left(here, running, waiting[1]) == pytest.approx(25 / work[0] * (still + work[2]))
+    assert left(here, waiting[1]) == pytest.approx(50 / work[0] * work[2])
+    assert left(here, running, waiting[1]) == pytest.approx(50 / work[0] * (still + work[2]))
