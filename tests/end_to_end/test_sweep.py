@@ -232,7 +232,7 @@ def test_a_database_that_stays_away(error, line, message, patience, tmp_path):
     started = time.monotonic()
     done = start(patched(tmp_path, away, patient), tmp_path)
     assert done.returncode == 1 and (error == "Unwritable" or time.monotonic() - started > patience)
-    assert done.stdout.splitlines()[1:2] == [f"the database {line} (why)"] and done.stdout.count("(why)") == 1
+    assert done.stdout.splitlines()[1:2] == [f"the database {line} (why)"] and done.stdout.count("(why)") == 2
     assert done.stderr.startswith("error: --storage=sqlite:///") and done.stderr.count("\n") == 1
     assert f"sweeps.db: {message}" in done.stderr
 
