@@ -1,0 +1,54 @@
+"""The processes that a command keeps alive."""
+
+import sys
+
+import pytest
+
+from mobilenet_jax.sweeps import supervisor
+from mobilenet_jax.sweeps.supervisor import WorkerProcess
+from mobilenet_jax.sweeps.worker import CANNOT_TRAIN, DONE, START_AGAIN
+
+COUNT = "import os, sys; path = sys.argv[1]; open(path, 'a').write('x'); n = os.path.getsize(path); "
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """Return a function that runs a program as a worker until it ends for good: its starts, lines and error."""
+    monkeypatch.setattr(supervisor, "DEATHS", 3)
+    monkeypatch.setattr(supervisor, "MAX_SILENCE", 2.0)
+
+    def run(program: str) -> tuple[int, list[str], str]:
+        lines = []
+        process = WorkerProcess("0/1/command/study", [], tmp_path / "log", lines.append)
+        starts = tmp_path / "starts"
+        process._command = [sys.executable, "-c", COUNT + program, str(starts)]
+        process.thread.start()
+        process.thread.join(60)
+        assert not process.thread.is_alive()
+        return starts.stat().st_size, lines, process.error
+
+    return run
+
+
+@pytest.mark.parametrize("code", [1, START_AGAIN])
+def test_a_worker_that_ends_without_a_result_is_given_up(code, worker):
+    """A line, such as that of a requeue, is no result: the machine may be the reason."""
+    starts, lines, error = worker(f"print('requeued  a point'); sys.exit({code})")
+    assert starts == 3 and "ended 3 times without a result" in error and f"exit code {code}" in error
+    assert [line.startswith("died") for line in lines].count(True) == (3 if code == 1 else 0)
+
+
+def test_a_result_starts_the_count_again(worker):
+    starts, _, error = worker("print('finished  a point' if n in (2, 4) else 'x'); sys.exit(1)")
+    assert starts == 6 and "without a result" in error
+
+
+@pytest.mark.parametrize("code", [DONE, CANNOT_TRAIN])
+def test_a_worker_that_ends_for_good_is_not_started_again(code, worker):
+    starts, lines, error = worker(f"print(); print('error: no device'); sys.exit({code})")
+    assert (starts, error) == (1, "no device") and lines == ["ended     worker 0: no device"]
+
+
+def test_a_silent_worker_is_killed(worker):
+    starts, lines, _ = worker("import time; time.sleep(60 if n == 1 else 0)")
+    assert starts == 2 and lines[0].startswith("killed") and lines[1].startswith("died")
