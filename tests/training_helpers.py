@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from mobilenet_jax import config
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.arch import Architecture, Layer
 
 
@@ -36,20 +36,22 @@ def send(signum: int) -> Callable[[], None]:
 @contextlib.contextmanager
 def one_block() -> Iterator[None]:
     """Cut every MobileNet v1 that is built after its first block: three convolutions compile within two seconds."""
-    whole = arch.mobilenet_v1
+    whole = config._build
 
-    def cut(*arguments: Any, **options: Any) -> Architecture:
-        network = whole(*arguments, **options)
+    def cut(version: str, **options: Any) -> Architecture:
+        network = whole(version, **options)
+        if version != "v1":
+            return network
         layers = network.layers[:3]
         width = layers[-1].out_channels
         top = (Layer("pool", "pool", width, width), Layer("classifier", "dense", width, network.num_classes))
         return dataclasses.replace(network, layers=layers + top)
 
-    arch.mobilenet_v1 = cut
+    config._build = cut
     try:
         yield
     finally:
-        arch.mobilenet_v1 = whole
+        config._build = whole
 
 
 @contextlib.contextmanager
