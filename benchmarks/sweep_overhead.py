@@ -20,7 +20,7 @@ import optuna
 from train_step import cpu_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SMALL = ["--config.model.rho=0.25", "--config.model.variant=shallow", "--config.train.eval_epochs=1000"]
+SMALL = ["--config.model.rho=0.25", "--config.model.variant=shallow", "--config.optim.warmup_epochs=0.5"]
 
 
 def sweep_of(directory: pathlib.Path, points: int, epochs: int) -> pathlib.Path:
@@ -36,15 +36,18 @@ def sweep_of(directory: pathlib.Path, points: int, epochs: int) -> pathlib.Path:
 
 
 def run(sweep: pathlib.Path, directory: pathlib.Path, workers: int) -> dict:
-    """Train a sweep; return its wall time, the peak memory of the command in bytes, and the records of its points."""
-    runs, peak = directory / sweep.stem, 0
+    """Train a sweep; return its wall time, the peak memory of the command in bytes, and the records of its points.
+
+    The memory is all that is resident, and what of it the process shares with no file.
+    """
+    runs, peak = directory / sweep.stem, {"VmRSS": 0, "RssAnon": 0}
     command = [sys.executable, str(ROOT / "launch.py"), f"--sweep={sweep}", f"--workdir={runs}", f"--workers={workers}"]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         try:
             status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-            peak = max(peak, 1024 * int(status.split("VmHWM:")[1].split()[0]))
+            peak = {key: max(peak[key], 1024 * int(status.split(f"{key}:")[1].split()[0])) for key in peak}
         except (OSError, IndexError):  # it has ended
             pass
         time.sleep(0.2)
@@ -54,7 +57,7 @@ def run(sweep: pathlib.Path, directory: pathlib.Path, workers: int) -> dict:
     url = f"sqlite:///{runs / 'sweeps.db'}"
     (name,) = optuna.get_all_study_names(url)
     trials = [t for t in optuna.load_study(study_name=name, storage=url).get_trials() if t.state.name == "COMPLETE"]
-    return {"wall": wall, "peak_bytes": peak, "trials": sorted(trials, key=lambda t: t.datetime_complete)}
+    return {"wall": wall, "peak": peak, "trials": sorted(trials, key=lambda t: t.datetime_complete)}
 
 
 def busy(trial: optuna.trial.FrozenTrial) -> float:
@@ -77,7 +80,7 @@ def overheads(trials: list[optuna.trial.FrozenTrial]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=1000, help="of about a second each")
-    parser.add_argument("--epochs", type=int, default=10, help="of each of these points")
+    parser.add_argument("--epochs", type=int, default=2, help="of each of these points")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=pathlib.Path, help="a JSON record")
     args = parser.parse_args()
@@ -93,7 +96,8 @@ def main() -> None:
             "wall_seconds": round(result["wall"], 1),
             "busy_seconds_per_point": round(spent / count, 3),
             "overhead_seconds_per_point": round((args.workers * result["wall"] - spent) / count, 3),
-            "command_peak_bytes": result["peak_bytes"],
+            "command_peak_bytes": result["peak"]["VmRSS"],
+            "command_private_peak_bytes": result["peak"]["RssAnon"],
         }
     record["many"] |= {
         "first_hundred_overhead": round(statistics.median(found[:100]), 3),
