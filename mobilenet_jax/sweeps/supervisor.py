@@ -119,7 +119,7 @@ def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: S
 
 
 def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str, Any]], set[str]]:
-    """Return the points, `{digest: values}` (of a search those to train again), and which of them lost their summary."""
+    """Return points, `{digest: values}` (of a search those to train again), and those that lost their summary."""
     known, lost = {entry.digest: entry for entry in queue.entries()}, set()
     for entry in known.values():
         if entry.summary:
