@@ -3,7 +3,7 @@
 import errno
 import os
 
-# A full or read-only disk, in the words of the system, of SQLite and of PostgreSQL.
+# A full, read-only or broken disk, in the words of the system, of SQLite and of PostgreSQL.
 _UNWRITABLE = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)]
 _UNWRITABLE += ["disk is full", "readonly database", "read-only transaction"]
 
@@ -32,7 +32,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_unwritable(error: BaseException | None) -> bool:
-    """Return whether the error or its cause is a full or read-only disk: the next write would fail too."""
+    """Return whether the error or its cause is a full, read-only or broken disk: the next write would fail too."""
     while error is not None:
         if any(words in str(error) for words in _UNWRITABLE):
             return True
