@@ -89,6 +89,14 @@ class Plan:
         return {point.spec.digest: point for point in self.points} if self.sweep.method == "grid" else {}
 
     @functools.cached_property
+    def order(self) -> list[str]:
+        """The digests of a grid: first one of each program, as no two workers should compile the same."""
+        by_program: dict[Any, list[str]] = {}
+        for digest, point in sorted(self.grid.items(), key=lambda item: -item[1].work):  # long runs first
+            by_program.setdefault(point.spec.program_key, []).append(digest)
+        return [digest for row in itertools.zip_longest(*by_program.values()) for digest in row if digest]
+
+    @functools.cached_property
     def study(self) -> str:
         """The sweep's name in a database: equal on all machines for the same file, base config and budget."""
         sweep, digests = self.sweep, sorted(point.spec.digest for point in self.points)
@@ -129,10 +137,7 @@ def points(
 
 
 def draw(sweep: Sweep, base: ConfigDict, name: str, assignment: Mapping[str, Any]) -> Point:
-    """Return the point of a search with these values; raise InputError if they contradict one another.
-
-    Constants may be missing from `assignment`.
-    """
+    """Return the point of a search with these values, constants may be missing; raise InputError if they conflict."""
     values = {p.key: assignment[p.key] if p.varies else p.values[0] for p in sweep.parameters}
     return _point(base.to_dict(), name, values)
 

@@ -90,14 +90,10 @@ class Screen:
     def _table(self, entries: Sequence[Entry]) -> Table:
         columns = ("mult-adds", "accuracy", "progress", "images/s", "state", "machine")
         table = Table(*self._names.values(), *columns, box=None, pad_edge=False)
-        room = max(3, self._console.height - 4)
+        room, metric = max(3, self._console.height - 4), self._plan.sweep.metric
         for entry in sorted(entries, key=lambda entry: _ORDER.index(entry.state))[:room]:
             summary, now, known = entry.summary, entry.progress, self._plan.grid.get(entry.digest) or entry.summary
-            accuracy = (
-                getattr(summary, self._plan.sweep.metric)
-                if summary
-                else now.get(self._plan.sweep.metric, now.get("train_accuracy"))
-            )
+            accuracy = getattr(summary, metric) if summary else now.get(metric, now.get("train_accuracy"))
             rate = summary.train_images_per_second if summary else now.get("images_per_second")
             table.add_row(
                 *(cell(entry.values.get(key)) for key in self._names),

@@ -142,7 +142,8 @@ class Queue:
             self._storage.record_heartbeat(chosen)
             if not self._storage.set_trial_state_values(chosen, RUNNING):
                 raise Unavailable("another machine claimed at the same time")  # the lock was lost
-            self._draw(chosen)
+            if self.sweep.method != "grid":
+                self._draw(chosen)
             return _entry(self._storage.get_trial(chosen))
 
     def _draw(self, chosen: int) -> None:

@@ -4,7 +4,6 @@ This process trains nothing and decides nothing about a point. All state is in t
 """
 
 import contextlib
-import itertools
 import os
 import pathlib
 import platform
@@ -25,7 +24,7 @@ from mobilenet_jax.sweeps import progress, tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable
 from mobilenet_jax.sweeps.points import Plan
 from mobilenet_jax.sweeps.queue import Entry, Queue
-from mobilenet_jax.sweeps.worker import CANNOT_TRAIN, DONE, START_AGAIN
+from mobilenet_jax.sweeps.worker import CANNOT_TRAIN, DONE, PATIENCE, START_AGAIN
 from mobilenet_jax.training import host
 
 MAX_SILENCE = 120.0  # seconds without a sign of life after which a worker is killed
@@ -113,9 +112,16 @@ def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: S
             passed_on = len(signals)
     over.set()
     screen.close()
-    with contextlib.suppress(Unavailable, Damaged):
-        queue.requeue_dead(f"{name}/")  # the points of workers that were killed
-    return next((worker.error for worker in workers if worker.error), "")
+    error = next((worker.error for worker in workers if worker.error), "")
+    until = time.monotonic() + PATIENCE  # the workers have waited for the database; it may be away again
+    while True:
+        try:
+            queue.requeue_dead(f"{name}/")  # the points of workers that were killed
+        except (Unavailable, Damaged) as e:
+            if type(e) is Unavailable and not error and not signals and time.monotonic() < until:
+                time.sleep(_TICK)
+                continue
+        return error
 
 
 def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str, Any]], set[str]]:
@@ -131,13 +137,8 @@ def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str
     if not plan.grid:
         again = [e for e in known.values() if e.digest in lost or (e.state == "failed" and e.digest[0] != "#")]
         return {entry.digest: entry.values for entry in again}, lost
-    by_program: dict[Any, list[str]] = {}
-    for digest, point in plan.grid.items():
-        by_program.setdefault(point.spec.program_key, []).append(digest)
-    # The first points of all programs come first, so that two workers do not compile the same program.
-    digests = [digest for row in itertools.zip_longest(*by_program.values()) for digest in row if digest]
     varied = [p.key for p in plan.sweep.parameters if p.varies]
-    return {digest: {key: plan.grid[digest].assignment[key] for key in varied} for digest in digests}, lost
+    return {digest: {key: plan.grid[digest].assignment[key] for key in varied} for digest in plan.order}, lost
 
 
 def _print_results(plan: Plan, entries: Sequence[Entry], queue: Queue) -> None:

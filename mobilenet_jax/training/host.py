@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import itertools
+import math
 import os
 import pathlib
 import signal
@@ -26,6 +27,7 @@ KEPT_MEMORY = ":".join(
     )
 )
 _WORTH_A_RESTART = 5.0  # seconds of compiling
+_RESTART_MULT_ADDS = 2e11  # of the images to train on, per core: about 15 s, of which a restart saves what it costs
 
 
 def keep_memory() -> None:
@@ -48,9 +50,12 @@ def kept_memory() -> dict[str, str]:
 
 
 def restart_after_compiling(
-    compile_seconds: float, asked: Sequence[int] = (), before: Callable[[], object] = lambda: None
+    compile_seconds: float,
+    asked: Sequence[int] = (),
+    before: Callable[[], object] = lambda: None,
+    mult_adds: float = math.inf,
 ) -> None:
-    """Restart this process once after a long compilation, if that makes training faster. Else return.
+    """Restart this process once after a long compilation, if that makes a long training faster. Else return.
 
     XLA leaves a fragmented heap behind, which makes every allocation of a step slower: steps take 10 to 30 % longer
     than in a fresh process, which loads the compiled programs from the cache. This was measured on CPUs with the
@@ -60,8 +65,10 @@ def restart_after_compiling(
       compile_seconds: spent in this process.
       asked: signals that have come (`console.signals`); with any, return, as a fresh process would not know of them.
       before: is called before a restart.
+      mult_adds: of one forward pass over all images of the training, epoch by epoch.
     """
-    kept, long = KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", ""), compile_seconds > _WORTH_A_RESTART
+    long = compile_seconds > _WORTH_A_RESTART and mult_adds > _RESTART_MULT_ADDS * cores()
+    kept = KEPT_MEMORY in os.environ.get("GLIBC_TUNABLES", "")
     if kept and long and not compiled_before():
         before()
         sys.stdout.flush()

@@ -121,10 +121,12 @@ def compile_and_train(
 ) -> None:
     """Compile runs of one program and train them to their ends; see `train` for the errors.
 
-    A long compilation ends in a restart of this process, which then has to come here again.
+    Before a long training, a long compilation ends in a restart of this process, which then has to come here again.
     """
     before, program = host.compiled_before(), compile_runs([run.spec for run in runs], inputs)
-    host.restart_after_compiling(program.compile_seconds, asked, before_restart)
+    one_image = cost.totals(runs[0].spec.arch, runs[0].spec.resolution).mult_adds
+    images = sum(run.spec.total_steps * run.spec.config.train.batch_size for run in runs)
+    host.restart_after_compiling(program.compile_seconds, asked, before_restart, one_image * images)
     os.environ.pop(host.COMPILED, None)  # the next program of this process is another one
     share, name = (before + program.compile_seconds) / len(runs), device_name(inputs.devices)
     train(program, [TrainingRun(*run[:3], name, run.elapsed, share, len(runs)) for run in runs], asked)

@@ -18,6 +18,7 @@ from mobilenet_jax.sweeps.points import (
     WORK_OF_STEP,
     WORK_TO_START,
     Budget,
+    Plan,
     check_search,
     draw,
     points,
@@ -261,6 +262,15 @@ def test_points_that_share_a_program(given, programs, read_sweep):
     sweep = read_sweep(GRID | {"parameters": {f"config.{k}": {"values": v} for k, v in given.items()}})
     found = points(sweep, default.get_config(), "x")
     assert len({p.spec.program_key for p in found}) == programs
+
+
+def test_programs_come_first_and_long_runs_before_short_ones(read_sweep, tmp_path):
+    values = {"config.model.alpha": [0.25, 1.0], "config.seed": [0, 1], "config.optim.lr": [0.1, 0.2]}
+    sweep = read_sweep(GRID | {"parameters": {key: {"values": v} for key, v in values.items()}})
+    found = points(sweep, default.get_config(), "x")
+    plan = Plan(sweep, found, lambda values: found[0], Budget(), tmp_path, "", 1)
+    ordered = [plan.grid[digest].assignment for digest in plan.order]
+    assert [a["model.alpha"] for a in ordered] == [1.0, 0.25] * 4
 
 
 def test_work_is_proportional_to_the_benchmarks_time(read_sweep):

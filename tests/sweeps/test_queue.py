@@ -306,7 +306,7 @@ def test_values_that_optuna_cannot_read_are_damage(url, tmp_path):
     for statement in (
         "UPDATE trials SET state = 'WAATING'",
         "UPDATE trial_user_attributes SET value_json = '{'",
-        'UPDATE trial_params SET distribution_json = \'{"name": "None"}\'',
+        "UPDATE trial_system_attributes SET value_json = '{'",
         "UPDATE trial_user_attributes SET value_json = '{}' WHERE key = 'summary'",
     ):
         copy = tmp_path / f"{len([*tmp_path.iterdir()])}.db"

@@ -1,10 +1,14 @@
 """The processes that a command keeps alive."""
 
+import signal
 import sys
+import types
+from typing import Any
 
 import pytest
 
 from mobilenet_jax.sweeps import supervisor
+from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
 from mobilenet_jax.sweeps.supervisor import WorkerProcess
 from mobilenet_jax.sweeps.worker import CANNOT_TRAIN, DONE, START_AGAIN
 
@@ -52,3 +56,25 @@ def test_a_worker_that_ends_for_good_is_not_started_again(code, worker):
 def test_a_silent_worker_is_killed(worker):
     starts, lines, _ = worker("import time; time.sleep(60 if n == 1 else 0)")
     assert starts == 2 and lines[0].startswith("killed") and lines[1].startswith("died")
+
+
+@pytest.mark.parametrize(
+    ("error", "signals", "calls"),
+    [(Unavailable, [], 3), (Unavailable, [signal.SIGINT], 1), (Unwritable, [], 1), (Damaged, [], 1)],
+)
+def test_a_command_waits_for_its_database_at_the_end(error, signals, calls, tmp_path):
+    """A database that is down while the last worker ends would hide all results."""
+    errors = [error("down"), error("down")]
+
+    class Queue:
+        name, entries = "study", list
+
+        def requeue_dead(self, command: str) -> None:
+            tried.append(command)
+            if errors:
+                raise errors.pop()
+
+    tried: list[str] = []
+    plan: Any = types.SimpleNamespace(workdir=tmp_path, grid={}, sweep=types.SimpleNamespace(parameters=[]))
+    queue: Any = Queue()
+    assert supervisor._train(plan, queue, 0, [], signals) == "" and len(tried) == calls

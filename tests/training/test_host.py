@@ -20,7 +20,9 @@ RESTARTED = """
 import os, sys
 from mobilenet_jax.training import host
 print(os.getpid(), sys.argv[1:], host.compiled_before())
-host.restart_after_compiling(float(sys.argv[1]), before=lambda: print("before"))
+host.restart_after_compiling(
+    float(sys.argv[1]), before=lambda: print("before"), mult_adds=float(sys.argv[2]) * host.cores()
+)
 """
 CACHED = """
 from mobilenet_jax.training import host
@@ -47,15 +49,16 @@ def test_the_users_own_setting_of_huge_pages_wins():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "tunables", "printed"),
+    ("seconds", "mult_adds", "tunables", "printed"),
     [
-        ("5.5", host.KEPT_MEMORY, ["{} ['5.5'] 0.0", "before", "{} ['5.5'] 5.5"]),
-        ("4.5", host.KEPT_MEMORY, ["{} ['4.5'] 0.0"]),
-        ("5.5", "", ["{} ['5.5'] 0.0"]),
+        ("5.5", "3e11", host.KEPT_MEMORY, ["{} ['5.5', '3e11'] 0.0", "before", "{} ['5.5', '3e11'] 5.5"]),
+        ("4.5", "3e11", host.KEPT_MEMORY, ["{} ['4.5', '3e11'] 0.0"]),
+        ("5.5", "1e11", host.KEPT_MEMORY, ["{} ['5.5', '1e11'] 0.0"]),
+        ("5.5", "3e11", "", ["{} ['5.5', '3e11'] 0.0"]),
     ],
 )
-def test_a_process_that_compiled_for_long_restarts_once(seconds, tunables, printed):
-    lines = python(RESTARTED, seconds, GLIBC_TUNABLES=tunables)
+def test_a_process_that_compiled_for_long_restarts_once(seconds, mult_adds, tunables, printed):
+    lines = python(RESTARTED, seconds, mult_adds, GLIBC_TUNABLES=tunables)
     assert lines == [line.format(lines[0].split()[0]) for line in printed]
 
 
