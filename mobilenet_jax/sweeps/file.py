@@ -23,6 +23,8 @@ METRICS = {
 }
 # The keys of a file. Only W&B's pages show the last four.
 KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "description", "project", "entity")
+_RULES = dict.fromkeys(KEYS[-4:], config.RULES["wandb.project"]) | {"run_cap": config.RULES["train.epochs"]}
+_START = ["${env}", "${interpreter}", "${program}"]  # of a command
 
 _FLAG = re.compile(r"--?(?P<no>no)?config(\.(?P<key>[^=]*))?(=(?P<value>.*))?", re.DOTALL)
 _METRIC_EXAMPLE = "{name: val_accuracy, goal: maximize}"
@@ -48,7 +50,8 @@ def read(path: pathlib.Path) -> Sweep:
       InputError: the file cannot be read, is not YAML, or asks for something that W&B or this program cannot do.
     """
     try:
-        return _sweep(yaml.load(path.read_text(encoding="utf-8"), _Loader), path.stem)
+        text = path.read_text(encoding="utf-8")
+        return _sweep(yaml.load(text, _Loader), yaml.load(text, _TextLoader), path.stem)
     except InputError as e:  # the messages below do not name the file
         raise InputError(f"{path}: {e}") from None
     except OSError as e:
@@ -62,21 +65,25 @@ def read(path: pathlib.Path) -> Sweep:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses repeated keys; PyYAML silently takes the last."""
+    """W&B's loader, but it refuses repeated keys; PyYAML silently takes the last."""
 
-    def construct_mapping(self, node, deep=False):
-        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-        seen = set()
-        for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode)):
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {brief(key.value)} is repeated", problem_mark=key.start_mark
-                )
+                raise yaml.MarkedYAMLError(None, None, f"the key {brief(key.value)} is repeated", key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
 
-def _sweep(tree: Any, name: str) -> Sweep:
+class _TextLoader(_Loader):
+    """A loader that leaves numbers, dates, true, false and null as they are written."""
+
+    def construct_object(self, node, deep=False):
+        return node.value if isinstance(node, yaml.ScalarNode) else super().construct_object(node, deep)
+
+
+def _sweep(tree: Any, written: Any, name: str) -> Sweep:
     if not isinstance(tree, dict):
         raise InputError("must be a mapping of program, method, parameters and command")
     for key in tree:
@@ -87,26 +94,30 @@ def _sweep(tree: Any, name: str) -> Sweep:
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
             raise InputError(f"unknown key {brief(key)}; {hint}")
     program = tree.get("program")
-    if not isinstance(program, str) or pathlib.PurePosixPath(program).name != "launch.py":
+    if not isinstance(program, str) or program.rpartition("/")[2] != "launch.py":
         raise InputError(f"program={brief(program)}: must be launch.py")
     method = _one_of("method", tree.get("method"), METHODS)
     metric, goal = _metric(tree, method)
 
-    entries = tree.get("parameters")
+    entries, texts = tree.get("parameters"), written.get("parameters")
     if not isinstance(entries, dict) or not entries:
         raise InputError("parameters must be a mapping such as {config.model.alpha: {values: [0.5, 1.0]}}")
-    parsed = sorted((parameters.parse(key, given, method) for key, given in entries.items()), key=lambda p: p.key)
+    parsed = [parameters.parse(key, given, texts.get(key), method) for key, given in entries.items()]
+    parsed.sort(key=lambda p: p.key)
     size = math.prod(len(p.values) for p in parsed)
     if size > LARGEST_GRID:
         raise InputError(f"a grid of {size:,} points: at most {LARGEST_GRID:,} are allowed")
     if method != "grid" and not any(p.varies for p in parsed):
         raise InputError(f"no parameter varies, so method {method} has nothing to draw")
 
+    for key, rule in _RULES.items():
+        if tree.get(key) is not None:
+            parameters.check_reading(tree[key], written[key], rule, f"{key}: ")
     run_cap = tree.get("run_cap")
     if ("run_cap" in tree or method != "grid") and (type(run_cap) is not int or run_cap < 1):
         needed = "" if "run_cap" in tree else f" (method {method} never ends by itself)"
         raise InputError(f"run_cap={brief(run_cap)}: must be a whole number from 1{needed}")
-    arguments = _arguments(tree["command"]) if "command" in tree else ()
+    arguments = _arguments(tree["command"], written["command"]) if "command" in tree else ()
     for p in parsed:
         if any(argument.startswith(f"--config.{p.key}=") for argument in arguments):
             raise InputError(f"config.{p.key} is set in command and in parameters; set it in one of them")
@@ -136,36 +147,24 @@ def _metric(tree: dict[str, Any], method: str) -> tuple[str, str]:
         default = "" if "goal" in metric else " (W&B's default)"
         raise InputError(f"metric.goal={goal}{default}: for {name} it must be {METRICS[name]}")
     if method != "grid" and name.startswith("test_"):
-        raise InputError(
-            f"metric.name={name}: a search may not choose by the test images that it is reported on; allowed are "
-            "val_accuracy and val_loss, with config.data.holdout above 0, and train_accuracy and train_loss"
-        )
+        allowed = ", ".join(metric for metric in METRICS if not metric.startswith("test_"))
+        raise InputError(f"metric.name={name}: a search may not choose by the test images; allowed are {allowed}")
     return name, goal
 
 
-def _arguments(command: Any) -> tuple[str, ...]:
+def _arguments(command: Any, written: Any) -> tuple[str, ...]:
     """Return the literal arguments of a command, each as --config=FILE or --config.KEY=VALUE."""
-    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+    if not isinstance(command, list):
         raise InputError("command must be a list of texts")
-    if "${program}" not in command:
-        raise InputError("command must have ${program}")
-    at = command.index("${program}")
-    for word in command[:at]:
-        if word not in ("${env}", "${interpreter}"):
-            raise InputError(
-                f"command: {brief(word)} may not be before ${{program}}; allowed are ${{env}} and ${{interpreter}}"
-            )
-    words, arguments = iter(command[at + 1 :]), []
-    for word in words:
-        if "${" not in word:
-            arguments.append(_argument(word, words))
-        elif word != "${args}":
-            why = " (it drops false values)" if word == "${args_no_boolean_flags}" else ""
-            known = "${env}, ${interpreter}, ${program} and ${args}"
-            raise InputError(f"command: {brief(word)} is not supported{why}; allowed are {known}")
-    if command[at:].count("${args}") != 1:
-        raise InputError("command must have ${args} once, after ${program}: it becomes the values of a point")
-    return tuple(arguments)
+    for word, text in zip(command, written, strict=True):
+        parameters.check_reading(word, text, _RULES["name"], "command: ")
+    start = _START if command[:1] == _START[:1] else _START[1:]
+    if command[: len(start)] != start:  # W&B's agent would start something else, or nothing
+        raise InputError(f"command must start with {', '.join(_START)}; ${{env}} may be left out")
+    words, macros = iter(command[len(start) :]), [word for word in command[len(start) :] if "${" in word]
+    if macros != ["${args}"]:  # the values of a point, each as --config.KEY=VALUE
+        raise InputError(f"command must have ${{args}} once after ${{program}}, and no other ${{...}}: {brief(macros)}")
+    return tuple(_argument(word, words) for word in words if word != "${args}")
 
 
 def _argument(word: str, following: Iterable[str]) -> str:

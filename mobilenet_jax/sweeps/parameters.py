@@ -6,6 +6,8 @@ import reprlib
 from decimal import Decimal
 from typing import Any
 
+import yaml
+
 from mobilenet_jax import config
 from mobilenet_jax.errors import InputError
 
@@ -58,38 +60,58 @@ def brief(value: Any) -> str:
     return _brief.repr(value)
 
 
-def parse(name: Any, given: Any, method: str) -> Parameter:
-    """Check one entry of `parameters`, such as 'config.model.alpha': {'values': [0.5, 1.0]}.
+def check_reading(value: Any, written: Any, rule: config.Rule, where: str = "") -> None:
+    """Raise InputError for a value of another type than the rule's, or a number that is not the one that is `written`.
+
+    YAML reads 010 as 8, 1:30 as 90, no as False, 08 and 1e1 as text. The message proposes values that the rule allows.
+    """
+    try:
+        number = float(written)
+    except (TypeError, ValueError):
+        number = math.nan
+    types = (int, float) if rule.kind is float else (rule.kind,)
+    if type(value) in types and (rule.kind in (str, bool) or value == number):
+        return
+    numbers = [n for n in (number, value) if type(n) in (int, float) and config.finite(n)]
+    meant = [rule.kind(n) for n in ([written] if rule.kind is str else numbers) if rule.kind(n) == n]
+    spelled = [yaml.safe_dump(each, width=math.inf).partition("\n")[0] for each in dict.fromkeys(meant)]
+    tried = [text for text in spelled if type(again := yaml.safe_load(text)) is rule.kind and rule.test(again)]
+    reading = "text" if isinstance(value, str) else f"{brief(value)} ({type(value).__name__})"
+    then = f"write {' or '.join(tried)}" if tried else f"allowed is {rule.allowed}"
+    raise InputError(f"{where}{brief(written)} is {reading} to YAML; {then}")
+
+
+def parse(name: Any, given: Any, written: Any, method: str) -> Parameter:
+    """Check one entry of `parameters`, such as 'config.model.alpha': {'values': [0.5, 1.0]}; `written` is its text.
 
     Raises:
       InputError: the key, the distribution or a value is not allowed.
     """
     if isinstance(given, dict) and "parameters" in given:
-        raise InputError(
-            f"parameter {brief(name)} is nested, and W&B would replace the whole sub-config: write flat keys, such as "
-            "config.model.alpha"
-        )
+        raise InputError(f"parameter {brief(name)} is nested, which W&B misreads: write flat keys, such as config.seed")
     if not isinstance(name, str) or not name.startswith("config."):
         raise InputError(f"parameter {brief(name)}: must be named config.KEY, with a key of configs/default.py")
     key = name.removeprefix("config.")
     config.check_keys([key])
     try:
-        return _parameter(key, given, method)
+        return _parameter(key, given, written, method)
     except InputError as e:  # the messages below do not name the parameter
         raise InputError(f"parameter {name}: {e}") from None
 
 
-def _parameter(key: str, given: Any, method: str) -> Parameter:
+def _parameter(key: str, given: Any, written: Any, method: str) -> Parameter:
     if not isinstance(given, dict):
         raise InputError(f"{brief(given)} must be a mapping, such as {{values: [...]}} or {{value: ...}}")
+    rule, whole = config.RULES[key], config.RULES[key].kind is int
+    bound = config.Rule(int if whole else float, f"a {'whole ' * whole}number", lambda v: True)
+    for name in [name for name in ("min", "max", "q") if name in given]:
+        check_reading(given[name], written[name], bound, f"{name}: ")
     distribution = given.get("distribution", _default_distribution(given))
     if distribution is None:
         raise InputError("must have value, values, or min and max")
     allowed = _GRID_DISTRIBUTIONS if method == "grid" else tuple(_REQUIRED)
     if not isinstance(distribution, str) or distribution not in allowed:
-        raise InputError(
-            f"a {method} sweep has no distribution {brief(distribution)}; allowed are {', '.join(allowed)}"
-        )
+        raise InputError(f"a {method} sweep has no distribution {brief(distribution)}, only {', '.join(allowed)}")
     required = _REQUIRED[distribution]
     known = {"distribution", *required, *(["q"] if distribution == "q_uniform" else [])}
     if extra := sorted(map(str, given.keys() - known)):
@@ -102,14 +124,11 @@ def _parameter(key: str, given: Any, method: str) -> Parameter:
         except ArithmeticError:
             raise InputError("min, max and q are too large or too small for each other") from None
 
-    values = [given["value"]] if "value" in given else given["values"]
+    values, texts = ([each["value"]] if "value" in given else each["values"] for each in (given, written))
     if not isinstance(values, list) or not values:
         raise InputError("values must be a list that is not empty")
-    for value in values:
-        if not isinstance(value, bool | int | float | str):
-            raise InputError(f"{brief(value)} must be a number, text, true or false")
-        if config.RULES[key].kind in (int, float):
-            _check_not_text(value)
+    for value, text in zip(values, texts, strict=True):
+        check_reading(value, text, rule)
     return Parameter(key, "values", tuple({(type(value), value): value for value in values}.values()))
 
 
@@ -125,13 +144,7 @@ def _default_distribution(given: dict[str, Any]) -> str | None:
 
 
 def _range(key: str, distribution: str, given: dict[str, Any], method: str) -> Parameter:
-    bounds = {"q": 1.0, **given} if distribution == "q_uniform" else given
-    for name in ("min", "max", "q"):
-        if name in bounds:
-            _check_not_text(bounds[name])
-            if type(bounds[name]) not in (int, float) or not config.finite(bounds[name]):
-                raise InputError(f"{name}={brief(bounds[name])} must be a number")
-    low, high, step = bounds["min"], bounds["max"], bounds.get("q")
+    low, high, step = given["min"], given["max"], given.get("q", 1.0 if distribution == "q_uniform" else None)
     if low >= high:
         raise InputError(f"min={low} must be below max={high}")
     whole = all(type(bound) is int for bound in (low, high, step or 1))
@@ -160,15 +173,3 @@ def _range(key: str, distribution: str, given: dict[str, Any], method: str) -> P
     elif distribution == "log_uniform_values" and low <= 0:
         raise InputError(f"min={low} of log_uniform_values must be above 0")
     return Parameter(key, "float", low=float(low), high=float(high), step=step, log=distribution.startswith("log_"))
-
-
-def _check_not_text(value: Any) -> None:
-    """Raise InputError for text that looks like a number: YAML reads '3e-4' and '3.0e4' as text."""
-    try:
-        if not isinstance(value, str) or not math.isfinite(float(value)):
-            return
-    except ValueError:
-        return
-    number = f"{float(value):.15g}"
-    number = number if "." in number else number.replace("e", ".0e")
-    raise InputError(f"{brief(value)} is text to YAML; write {number}")
