@@ -15,7 +15,7 @@ from mobilenet_jax.errors import InputError, first_line, is_unwritable
 
 _LOCK_SECONDS = 20  # that a process waits for the lock
 _DAMAGE = ("malformed", "not a database", "no such table")  # in SQLite's messages
-FORMS = "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
+FORMS = "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE, such as sqlite:///runs/sweeps.db"
 
 
 class Unavailable(Exception):
@@ -41,17 +41,20 @@ def shown(url: str) -> str:
 
 
 def check(url: str) -> None:
-    """Raise InputError for an address with an unescaped @, without a database, or of another kind of database."""
-    parsed = sqlalchemy.make_url(url)
-    known = parsed.get_dialect().name in ("sqlite", "postgresql") and parsed.database not in (None, "", ":memory:")
-    if "@" in (parsed.host or "") or not known:
-        raise InputError(f"--storage={shown(url)}: {FORMS}, with %40 for an @ in a user's name or password")
+    """Raise InputError for an address of another form than `FORMS`; a database in memory has no PATH."""
+    with contextlib.suppress(sqlalchemy.exc.ArgumentError, ValueError):  # no address, or a port that is no number
+        parsed = sqlalchemy.make_url(url)
+        in_file = url.startswith("sqlite:///") and parsed.database != ":memory:" and not parsed.query
+        on_server = parsed.drivername == "postgresql+psycopg" and "@" not in (parsed.host or "")
+        if parsed.database and (in_file or on_server):
+            return
+    raise InputError(f"--storage={shown(url)}: {FORMS}, with %40 for an @ in a password and %3F for a ? in a path")
 
 
 def file_of(url: str) -> pathlib.Path | None:
     """Return the file of an SQLite database, None of a server."""
     parsed = sqlalchemy.make_url(url)
-    return pathlib.Path(parsed.database or "") if parsed.get_dialect().name == "sqlite" else None
+    return pathlib.Path(parsed.database or "") if parsed.drivername == "sqlite" else None
 
 
 @contextlib.contextmanager
@@ -70,7 +73,7 @@ def lock(url: str) -> Iterator[None]:
 
 def connect_args(url: str) -> dict[str, Any]:
     """Return driver options that detect a lost server or network and store all heartbeats in UTC."""
-    if not sqlalchemy.make_url(url).get_driver_name().startswith("psycopg"):
+    if file_of(url):
         return {}
     seconds = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
     options = {"timezone": "UTC", "lock_timeout": f"{_LOCK_SECONDS}s", **{f"tcp_{k}": v for k, v in seconds.items()}}

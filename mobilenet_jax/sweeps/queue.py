@@ -65,14 +65,12 @@ class Queue:
     def __init__(self, url: str, name: str, sweep: Sweep, owner: str = ""):
         self.url, self.name, self.sweep, self.owner = url, name, sweep, owner
         self.shown_url = database.shown(url)
+        database.check(url)
 
     def open(self) -> None:
         """Connect, and raise every error as InputError."""
         try:
-            database.check(self.url)
             self.connect()
-        except InputError:
-            raise
         except (Damaged, Unavailable, ImportError, ValueError, OSError, sqlalchemy.exc.SQLAlchemyError) as e:
             raise self.explain(e, "cannot be opened") from None
 

@@ -249,6 +249,7 @@ def test_a_database_that_stays_away(error, line, message, patience, tmp_path):
         (["--max_mult_adds=1000"], "no point has at most 1,000 mult-adds"),
         (["--storage=oracle://x"], "--storage=oracle://x: allowed is sqlite:///PATH or"),
         (["--storage=nonsense"], "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"),
+        (["--storage=sqlite://"], "--storage=sqlite://: allowed is sqlite:///PATH or"),
         (["--workdir=tiny.yaml/runs"], "--workdir=tiny.yaml/runs: cannot be written (Not a directory)"),
         (["--sweep=absent.yaml"], "absent.yaml: the sweep file cannot be read"),
     ],

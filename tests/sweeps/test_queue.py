@@ -318,25 +318,40 @@ def test_values_that_optuna_cannot_read_are_damage(url, tmp_path):
             open_queue(f"sqlite:///{copy}").entries()
 
 
+OTHER_FORMS = [
+    *("sweeps.db", "runs/s.db", "/data/s.db", "", "nonsense://host/base", "mysql://me@host/base", "oracle://x"),
+    *(f"{name}://me@host/base" for name in ("postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg2")),
+    *("postgresql+psycopg://me@host", "postgresql+psycopg://me@host/", "postgresql+psycopg://me@host:port/base"),
+    *("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///%3Amemory%3A", "sqlite:///file::memory:?uri=true"),
+    *("sqlite://runs/s.db", "sqlite+aiosqlite:///s.db", "sqlite:///exp?lr=1/s.db"),
+]
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("sweeps.db", "cannot be opened"),
-        ("nonsense://host/base", "cannot be opened"),
-        ("mysql://me@host/base", "postgresql"),
-        ("postgresql+psycopg2://me@host/base", "driver is missing"),
-        ("postgresql+psycopg://me@host:port/base", "cannot be opened"),
+        *((url, f"{url.partition('?')[0]}: allowed is sqlite:///PATH or ") for url in OTHER_FORMS),
+        ("postgresql+psycopg://me:se@cret@host/base", "me:***@host/base: allowed is "),
         ("postgresql+psycopg://me:se@cret@host/base", "%40 for an @"),
+        ("sqlite:///exp?lr=1/sweeps.db", "%3F for a ?"),
         ("postgresql+psycopg://me@127.0.0.1:1/base", "cannot be opened"),
         ("sqlite:////dev/null/sweeps.db", "cannot be opened"),
     ],
 )
-def test_an_address_that_cannot_be_used(url, reason, monkeypatch):
-    monkeypatch.setitem(sys.modules, "psycopg2", None)  # as if it were not installed
+def test_an_address_that_cannot_be_used(url, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="^--storage=") as refused:
         open_queue(url)
     assert reason in str(refused.value) and "cret" not in str(refused.value)
     assert "sqlite:///PATH" in str(refused.value) and "postgresql+psycopg://USER@HOST/DATABASE" in str(refused.value)
+    assert "such as sqlite:///runs/sweeps.db" in str(refused.value) and "pip install" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_driver_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
+    with pytest.raises(InputError, match=r"pip install '\.\[postgres\]'"):
+        open_queue("postgresql+psycopg://me@host/base")
 
 
 @pytest.mark.parametrize("name", ["exp?lr=1", "a#b", "50%41", "{x}", "user:word@host"])
