@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from typing import Any, cast
 
 from mobilenet_jax import files
@@ -131,7 +132,7 @@ def prepare_again(name: str, directory: pathlib.Path, root: pathlib.Path) -> str
 
 def build_command(name: str, root: pathlib.Path) -> str:
     """Return the command line with which TFDS prepares a set in `root`."""
-    return f"tfds build {name} --file_format={FILE_FORMAT} --data_dir={root}"
+    return shlex.join(["tfds", "build", name, f"--file_format={FILE_FORMAT}", f"--data_dir={root}"])
 
 
 def holdout_size(size: int, fraction: float) -> int:

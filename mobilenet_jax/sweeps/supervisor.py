@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -150,7 +151,7 @@ def _print_results(plan: Plan, entries: Sequence[Entry], queue: Queue) -> None:
     console.say(f"\n{with_result} of {len(plan.grid) or len(entries)} points have a result; {len(failed)} failed")
     for entry in failed:
         console.say(f"failed    {tables.assignment(entry.values)}: {entry.error}")
-    console.say(f"runs      {plan.workdir}  (python -m mobilenet_jax.report {plan.workdir})")
+    console.say(f"runs      {plan.workdir}  (python -m mobilenet_jax.report {shlex.quote(str(plan.workdir))})")
     console.say(f"database  {queue.shown_url}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 import sys
 from typing import Any
 
@@ -150,6 +151,16 @@ def test_sets_that_cannot_be_used(changes: dict[str, Any], message: str, tmp_pat
     with pytest.raises(InputError, match=message) as error:
         describe("bad", str(tmp_path))
     assert str(tmp_path / "bad" / "1.0.0") in str(error.value)
+
+
+def test_proposed_commands_can_be_pasted(tmp_path: pathlib.Path):
+    root = tmp_path / "my $HOME's sets"
+    write_metadata(root / "bad" / "1.0.0", fileFormat="tfrecord")
+    for name, end in (("bad", ["--overwrite"]), ("no; such set", [])):
+        with pytest.raises(InputError) as error:
+            describe(name, str(root))
+        words = shlex.split(str(error.value).split("`")[1])
+        assert words == ["tfds", "build", name, "--file_format=array_record", f"--data_dir={root}", *end]
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])

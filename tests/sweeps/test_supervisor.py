@@ -1,11 +1,14 @@
 """The processes that a command keeps alive."""
 
+import shlex
 import signal
 import sys
 import types
 from typing import Any
 
 import pytest
+from conftest import GRID
+from sweep_helpers import plan_of
 
 from mobilenet_jax.sweeps import supervisor
 from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
@@ -78,3 +81,12 @@ def test_a_command_waits_for_its_database_at_the_end(error, signals, calls, tmp_
     plan: Any = types.SimpleNamespace(workdir=tmp_path, grid={}, sweep=types.SimpleNamespace(parameters=[]))
     queue: Any = Queue()
     assert supervisor._train(plan, queue, 0, [], signals) == "" and len(tried) == calls
+
+
+def test_the_proposed_report_can_be_pasted(read_sweep, tmp_path, capsys):
+    plan = plan_of(read_sweep(GRID), workdir=tmp_path / "my runs & $HOME's")
+    queue: Any = types.SimpleNamespace(shown_url="sqlite:///sweeps.db")
+    supervisor._print_results(plan, [], queue)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("runs "))
+    proposed = line.partition("(python")[2].removesuffix(")")
+    assert shlex.split(proposed) == ["-m", "mobilenet_jax.report", str(plan.workdir)]

@@ -429,9 +429,12 @@ def test_a_run_that_diverges(tmp_path):
     assert again.startswith("already diverged: MobileNet v1") and "test accuracy" not in again
 
 
-def test_an_epoch_of_one_step(tmp_path):
+@pytest.mark.parametrize(
+    "changes", [{"train.batch_size": 1024}, {"train.batch_size": 128, "data.holdout": 0.9}], ids=["batch", "holdout"]
+)
+def test_an_epoch_of_one_step(changes, tmp_path):
     """No time has passed when the first metrics arrive."""
-    assert run(TINY | {"train.batch_size": 1024, "train.epochs": 3}, tmp_path / "run") == 0
+    assert run(TINY | changes, tmp_path / "run") == 0
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2, 3]
 
 
