@@ -53,8 +53,7 @@ def check(url: str) -> None:
 
 def file_of(url: str) -> pathlib.Path | None:
     """Return the file of an SQLite database, None of a server."""
-    parsed = sqlalchemy.make_url(url)
-    return pathlib.Path(parsed.database or "") if parsed.drivername == "sqlite" else None
+    return pathlib.Path(sqlalchemy.make_url(url).database or "") if url.startswith("sqlite:") else None
 
 
 @contextlib.contextmanager
