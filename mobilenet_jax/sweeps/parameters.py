@@ -104,8 +104,9 @@ def _parameter(key: str, given: Any, written: Any, method: str) -> Parameter:
         raise InputError(f"{brief(given)} must be a mapping, such as {{values: [...]}} or {{value: ...}}")
     rule, whole = config.RULES[key], config.RULES[key].kind is int
     bound = config.Rule(int if whole else float, f"a {'whole ' * whole}number", lambda v: True)
+    free = rule.kind not in (int, float) or given.get("distribution") == "log_uniform"  # whose bounds are exponents
     for name in [name for name in ("min", "max", "q") if name in given]:
-        check_reading(given[name], written[name], bound, f"{name}: ")
+        check_reading(given[name], written[name], bound if free or name == "q" else rule, f"{name}: ")
     distribution = given.get("distribution", _default_distribution(given))
     if distribution is None:
         raise InputError("must have value, values, or min and max")

@@ -379,7 +379,10 @@ def test_required_keys_of_a_search(method, missing, sentence, refused):
         ),
         ({"distribution": "q_uniform", "min": 0.15, "max": 0.4, "q": 0.1}, "min and max must be multiples of q=0.1"),
         ({"distribution": "q_uniform", "min": 0, "max": 1e25, "q": 1e-5}, "too large or too small for each other"),
-        ({"min": 0, "max": 10**400}, "(int) to YAML; allowed is a number"),
+        ({"min": 0, "max": 10**400}, "(int) to YAML; allowed is above 0"),
+        ({"distribution": "log_uniform", "min": "-1e1", "max": 0}, "min: '-1e1' is text to YAML; write -10.0"),
+        ({"distribution": "log_uniform_values", "min": "-1e1", "max": 1}, "is text to YAML; allowed is above 0"),
+        ({"distribution": "q_uniform", "min": 1, "max": 3, "q": "1e-1"}, "q: '1e-1' is text to YAML; write 0.1"),
         (
             {"distribution": "inv_log_uniform_values", "min": 1, "max": 2},
             "a random sweep has no distribution 'inv_log_un",
