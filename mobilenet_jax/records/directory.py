@@ -27,7 +27,7 @@ from mobilenet_jax.records.summary import Summary
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 CHECKPOINTS = "checkpoints"
-_PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+_PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "safetensors", "numpy", "tensorflow-datasets")
 
 
 class DamagedFile(Exception):

@@ -112,7 +112,7 @@ def crashed(tmp_path_factory) -> pathlib.Path:
 
 def saved(directory: pathlib.Path) -> set[str]:
     """Return the steps of the checkpoints."""
-    return {path.name for path in (directory / "checkpoints").iterdir()}
+    return {path.stem for path in (directory / "checkpoints").iterdir()}
 
 
 # A run from start to end.
@@ -233,7 +233,7 @@ def test_sigterm_ends_the_process_and_the_same_command_resumes(finished, start, 
 
 
 def test_a_killed_process_is_resumed_from_its_last_checkpoint(finished, start, tmp_path):
-    checkpoint = tmp_path / "run" / "checkpoints" / "22"
+    checkpoint = tmp_path / "run" / "checkpoints" / "22.safetensors"
     killed = start(f"--run_dir={tmp_path}/run", TINY, stop=f"SIGKILL 30 {checkpoint}")
     assert (killed.returncode, killed.stderr) == (-9, "")
     assert run(TINY, tmp_path / "run") == 0
@@ -359,11 +359,10 @@ def test_a_lost_summary_is_written_again_without_another_step(finished, tmp_path
 @pytest.mark.parametrize("damage", ["flipped", "truncated"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, crashed, finished, tmp_path):
     directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
-    files = (path for path in (directory / "checkpoints" / "44").rglob("*") if path.is_file())
-    largest = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
+    file = directory / "checkpoints" / "44.safetensors"
+    content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    largest.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    file.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     text = printed(TINY, directory)
     assert "checkpoint of step 44 is damaged and dropped (" in text
     assert "resumed        from step 33 of 66\n" in text
