@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     c.model.dropout = 0.0  # rate before the classifier
     c.model.bn_decay = 0.99  # share of the running batch-norm statistics that a step keeps
     c.model.bn_epsilon = 1e-3  # added to the variance in batch norm
-    c.model.depthwise = "auto"  # 'shift', 'conv' or 'auto' ('shift' on a CPU, 'conv' elsewhere)
+    c.model.depthwise = "auto"  # 'shift', 'taps', 'conv' or 'auto' ('shift' on a CPU, 'conv' elsewhere)
 
     c.data = ConfigDict()
     c.data.name = "cifar10"  # 'digits', 'cifar10', or a set that TFDS has prepared as array_record

@@ -67,23 +67,23 @@ class MobileNet(nn.Module):
     arch: Architecture
     dropout: float = 0.0  # rate before the classifier; training draws from the 'dropout' stream
     bn_decay: float = 0.99  # share of the running statistics that a step keeps
-    dtype: DTypeLike = jnp.float32  # of activations and products: jnp.float32 or jnp.bfloat16
-    depthwise: str = "shift"  # implementation of the convolutions: 'shift' or 'conv', from `depthwise.choose`
+    dtype: DTypeLike = jnp.float32  # of activations: jnp.float32 or jnp.bfloat16. Sums and the classifier are float32
+    depthwise: str = "shift"  # implementation of the convolutions, from `depthwise.choose`
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map normalised images `[B, H, W, 3]` to logits `[B, num_classes]`, float32 or more."""
-        outputs = {}
+        outputs, exact = {}, np.promote_types(self.dtype, jnp.float32)
         for layer in self.arch.layers:
             if layer.kind == "pool":
-                x = x.mean((1, 2))
+                x = x.astype(exact).mean((1, 2))
             elif layer.kind == "dense":
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-                x = nn.Dense(layer.out_channels, dtype=self.dtype, kernel_init=_CLASSIFIER_INIT, name=layer.name)(x)
+                x = nn.Dense(layer.out_channels, dtype=exact, kernel_init=_CLASSIFIER_INIT, name=layer.name)(x)
             else:
                 settings = (self.arch.bn_epsilon, self.bn_decay, self.dtype, self.depthwise)
                 x = ConvLayer(layer, *settings, name=layer.name)(x, train)
             if layer.shortcut is not None:
                 x = x + outputs[layer.shortcut]
             outputs[layer.name] = x
-        return x.astype(np.promote_types(x.dtype, jnp.float32))
+        return x
