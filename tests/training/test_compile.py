@@ -104,7 +104,8 @@ compile_runs([spec], loop.prepare(spec))
 def test_no_device_gathers_the_maps_of_others(implementation, devices, gathers, settings, tmp_path):
     env = os.environ | settings | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     dump = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*train_on.*"
-    env |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {dump}", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} {dump}"
+    env["JAX_ENABLE_COMPILATION_CACHE"] = "0"
     done = subprocess.run([sys.executable, "-c", GATHERS, implementation], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (compiled,) = tmp_path.glob("*after_optimizations.txt")
