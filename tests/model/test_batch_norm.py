@@ -160,15 +160,14 @@ def test_bfloat16_is_rounded_once(centre):
 
 @pytest.mark.parametrize("activation", ["relu", "relu6"])
 def test_forward_and_backward_clip_the_same_values_in_bfloat16(activation):
+    """The gradient of the bias counts the values that pass."""
     x, scale, bias, _ = arguments(spread=1.0, centre=10.0)
     x = jnp.asarray(x, jnp.bfloat16)
     run = jax.jit(functools.partial(training, activation=activation))
-    y, *_ = run(x, scale, bias, jnp.ones_like(x))
+    y = np.asarray(run(x, scale, bias, jnp.ones_like(x))[0], np.float32)
     low, high = ACTIVATIONS[activation]
-    inside = (np.float32(y) > low) & (np.float32(y) < high)
-    found = set()
-    for place in np.argwhere(np.abs(np.float32(y) - low) < 0.05)[:20]:  # just inside and on the bound
-        cotangent = jnp.zeros_like(x).at[tuple(place)].set(1)
-        bias_gradient = run(x, scale, bias, cotangent)[5]
-        found.add(bool(bias_gradient[place[-1]] != 0) == bool(inside[tuple(place)]))
-    assert found == {True}
+    clipped, inside = y == low, (y > low) & (y < high)
+    assert clipped.sum() > 20 and inside.sum() > 20
+    assert not np.any(run(x, scale, bias, jnp.asarray(clipped, jnp.bfloat16))[5])
+    passed = run(x, scale, bias, jnp.asarray(inside, jnp.bfloat16))[5]
+    np.testing.assert_array_equal(passed, inside.sum((0, 1, 2)))
