@@ -26,6 +26,7 @@ from mobilenet_jax.data import arrays, augment
 from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks import cost
+from mobilenet_jax.records import weights
 from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.training import loop
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
@@ -134,7 +135,15 @@ def test_a_run_prints_its_result(finished):
 def test_a_run_leaves_its_record(finished):
     _, directory = finished
     left = {path.name for path in directory.iterdir()}
-    assert left == {".lock", "config.json", "env.json", "metrics.jsonl", "checkpoints", "summary.json"}
+    assert left == {
+        ".lock",
+        "config.json",
+        "env.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "weights.safetensors",
+        "summary.json",
+    }
     assert json.loads((directory / "config.json").read_text()) == spec_of(TINY).config.to_dict()
     assert json.loads((directory / "env.json").read_text())["earlier"] == []
     assert saved(directory) == {"55", "66"}
@@ -188,6 +197,12 @@ def test_the_test_figures_are_over_every_image_once(finished):
     assert summary["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert summary["test_accuracy"] == (logits.argmax(-1) == split.labels).mean()
     assert summary["params_sha256"] == tree_digest({"params": state.params, "batch_stats": state.batch_stats})
+
+    variables, network = weights.read(directory)
+    assert tree_digest(variables) == summary["params_sha256"]
+    assert (network.image_size, network.resolution, network.dataset) == (32, 8, "digits")
+    assert network.architecture.items() >= {"version": "v1", "alpha": 0.25, "num_classes": 10}.items()
+    assert network.class_names == tuple("0123456789") and network.test_accuracy == summary["test_accuracy"]
 
 
 def test_a_finished_run_is_reported_and_not_changed(finished):
