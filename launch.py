@@ -1,6 +1,5 @@
 """Train one network or a whole sweep, or print the cost: `python launch.py --help`."""
 
-import contextlib
 import gc
 import os
 import pathlib
@@ -12,7 +11,7 @@ from collections.abc import Collection
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Before training there is nothing to undo. KeyboardInterrupt in the middle of an import would become some other
     # error of another library, or be lost.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -166,8 +165,4 @@ def run() -> int:
 
 
 if __name__ == "__main__":
-    code = run()
-    if code:  # Python would wait forever for threads of Orbax, which wait for a checkpoint that cannot be written
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        os._exit(code)
+    sys.exit(run())

@@ -38,7 +38,7 @@ SWEEP = {
 # launch.py with short timeouts.
 IMPATIENT = """
 import os, signal, sys
-signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # as launch.py does
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as launch.py does
 import launch
 from mobilenet_jax.sweeps import queue, supervisor, worker
 worker.HEARTBEAT, queue.GRACE, supervisor.MAX_SILENCE = 0.5, 5, 12

@@ -97,7 +97,7 @@ def signalled(name: str, when: str) -> Callable[[Case], str]:
             "step": (lambda: command.wait_for_output("first step"), 1.2),
             "checkpoint": (lambda: case.left(command, "checkpoints/*tmp*"), 0.03),
             "evaluation": (lambda: command.wait_for_output(f"epoch {case.chance.randrange(1, 3)}/3"), 0.4),
-            "end": (lambda: case.left(command, "checkpoints/66"), 0.3),
+            "end": (lambda: case.left(command, "checkpoints/66.safetensors"), 0.3),
         }[when]
         if not reached():
             raise TooLate

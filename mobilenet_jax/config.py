@@ -59,7 +59,7 @@ RULES: dict[str, Rule] = {
     "model.dropout": _BELOW_ONE,
     "model.bn_decay": _BELOW_ONE,
     "model.bn_epsilon": _POSITIVE,
-    "model.depthwise": _one_of("auto", "shift", "conv"),
+    "model.depthwise": _one_of("auto", "shift", "taps", "conv"),
     "data.name": _TEXT,
     "data.dir": _TEXT,
     "data.archive": _TEXT,

@@ -28,7 +28,7 @@ def first_line(error: BaseException) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if len(line) <= 200:
         return line
-    return next((words for words in _UNWRITABLE if words in str(error)), line[:200])  # Orbax mentions it late
+    return next((words for words in _UNWRITABLE if words in str(error)), line[:200])  # of a long message, its end
 
 
 def is_unwritable(error: BaseException | None) -> bool:

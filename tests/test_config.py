@@ -65,6 +65,7 @@ OTHER = {
     "seed": 1,
 }
 NOT_IDENTITY = {"data.dir", "data.archive", "wandb.mode", "wandb.project", "point"}
+NOT_IDENTITY |= {"train.eval_epochs", "train.checkpoint_epochs"}
 ONLY_V2 = {"model.expansion", "model.bottleneck", "model.shortcut"}
 
 
@@ -113,7 +114,7 @@ def test_every_config_file_resolves(path):
         ("model.strides", "mnist", "one of 'imagenet', 'cifar'"),
         ("model.variant", "deep", "one of 'paper', 'standard_conv', 'shallow', 'cifar28'"),
         ("model.activation", "gelu", "one of 'auto', 'relu', 'relu6'"),
-        ("model.depthwise", "fft", "one of 'auto', 'shift', 'conv'"),
+        ("model.depthwise", "fft", "one of 'auto', 'shift', 'taps', 'conv'"),
         *(("model.dropout", rate, "at least 0 and below 1") for rate in (1.0, -0.1, float("nan"))),
         ("model.bn_decay", 1.0, "at least 0 and below 1"),
         ("model.bn_epsilon", 0.0, "above 0"),

@@ -123,6 +123,16 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
     return Dataset(name, classes, sizes["train"], sizes[test_split], height, test_split=test_split)
 
 
+def class_names(dataset: Dataset, data_dir: str = "") -> tuple[str, ...]:
+    """Return the names of the classes, by label; () if they are unknown."""
+    names = tuple(str(i) for i in range(dataset.num_classes))
+    if dataset.name not in ("digits", "mnist"):
+        directory = prepared(dataset.name, data_dir)
+        file = directory and directory / "label.labels.txt"  # TFDS's
+        names = tuple(file.read_text(encoding="utf-8").splitlines()) if file and file.exists() else ()
+    return names if len(names) == dataset.num_classes else ()
+
+
 def prepare_again(name: str, directory: pathlib.Path, root: pathlib.Path) -> str:
     """Return the advice for a set in `directory` that cannot be read."""
     if name == "cifar10":

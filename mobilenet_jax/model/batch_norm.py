@@ -18,10 +18,13 @@ ACTIVATIONS = {None: (-jnp.inf, jnp.inf), "relu": (0.0, jnp.inf), "relu6": (0.0,
 def batch_norm_inference(
     x: Array, scale: Array, bias: Array, mean: Array, var: Array, epsilon: float, activation: str | None
 ) -> Array:
-    """Normalise `x` `[..., C]` with given statistics `[C]`, then apply the activation."""
-    a, b = _affine(scale, bias, mean, var, epsilon)
-    y = x * _per_channel(a, x) + _per_channel(b, x)
-    return y if activation is None else jnp.clip(y, *ACTIVATIONS[activation])
+    """Normalise `x` `[..., C]` with given statistics `[C]`, then apply the activation, in float32 or more.
+
+    The result is rounded once, to the dtype of `x`.
+    """
+    a, b = (each.reshape((1,) * (x.ndim - 1) + each.shape) for each in _affine(scale, bias, mean, var, epsilon))
+    y = x.astype(_exact(x)) * a + b
+    return (y if activation is None else jnp.clip(y, *ACTIVATIONS[activation])).astype(x.dtype)
 
 
 def batch_norm_training(
@@ -29,8 +32,10 @@ def batch_norm_training(
 ) -> tuple[Array, Array, Array]:
     """Normalise `x` with its own statistics, then apply the activation (Ioffe and Szegedy 2015).
 
-    Statistics are over all axes but the last, in float32 or more. Under `jit` with a sharded batch they are those of
-    the global batch. NOTE: no gradient flows through the returned statistics, which are for the running averages only.
+    Statistics are over all axes but the last. All is computed in float32 or more, and rounded once. Under `jit` with a
+    sharded batch the statistics are those of the global batch. The variance is the biased one, which the running
+    average takes too, as in Flax; TensorFlow's fused batch norm averages the unbiased one. NOTE: no gradient flows
+    through the returned statistics, which are for the running averages only.
 
     Args:
       x: `[..., C]`.
@@ -49,13 +54,12 @@ def _affine(scale, bias, mean, var, epsilon):
     return a, bias - mean * a
 
 
-def _per_channel(values, x):
-    """Return `values` `[C]` with the dtype and the number of axes of `x`."""
-    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
+def _exact(x):
+    return np.promote_types(x.dtype, jnp.float32)
 
 
 def _rows(x):
-    return x.reshape(-1, x.shape[-1]).astype(np.promote_types(x.dtype, jnp.float32))
+    return x.reshape(-1, x.shape[-1]).astype(_exact(x))
 
 
 # `jit` traces a function once per shape. A network has far fewer shapes than layers.

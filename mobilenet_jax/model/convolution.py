@@ -20,7 +20,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) 
       x: `[N, H, W, C]`.
       kernel: `[K, K, C, C']`.
       stride: 1 if K is 1.
-      implementation: 'shift' (matrix products with the gradients below) or 'conv', from `depthwise.choose`.
+      implementation: 'shift' (matrix products with the gradients below), 'taps' (with XLA's, but the stem's as
+        below) or 'conv', from `depthwise.choose`.
 
     Returns:
       `[N, ceil(H / stride), ceil(W / stride), C']`.

@@ -1,5 +1,7 @@
 """Compute the depthwise convolution with its own gradients.
 
+Products and sums are float32 or more, and are rounded once.
+
 On a CPU, XLA computes `lax.conv` with one group per channel one channel at a time, and turns its kernel gradient into a
 dense C x C one. Here the forward pass and the input gradient are sums of shifted slices, which XLA fuses into one
 vectorised loop. On two cores with 128 images (`benchmarks/parts.py`), the forward pass takes 1.5 to 2.7 times as long
@@ -22,8 +24,8 @@ from mobilenet_jax.networks.arch import same_padding
 def choose(implementation: str, platform: str) -> str:
     """Return the implementation that 'auto' means on a platform. Any other implementation is returned unchanged.
 
-    'shift' was measured to be faster on a CPU. On a GPU only 'conv' was measured (docs/speed.md). NOTE: nothing was
-    measured on a TPU.
+    'shift' was measured to be faster on a CPU. NOTE: on a GPU only 'conv' was measured (docs/speed.md), and nothing on
+    a TPU.
     """
     if implementation != "auto":
         return implementation
@@ -36,35 +38,51 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str)
     Args:
       x: `[N, H, W, C]`.
       kernel: `[K, K, 1, C]`, the shape Flax gives it.
-      implementation: 'shift' (shifted slices) or 'conv' (`lax.conv_general_dilated` with C groups).
+      implementation: 'shift' or 'taps' (shifted slices; they differ in the kernel gradient), or 'conv'
+        (`lax.conv_general_dilated` with C groups).
 
     Returns:
       `[N, ceil(H / stride), ceil(W / stride), C]`.
     """
     if implementation == "conv":
         return lax_convolution(x, kernel, stride)
-    return _shift(x, kernel[:, :, None, None], stride)
+    return _slices(x, kernel[:, :, None, None], stride, implementation)
 
 
 # `jit` traces a function once per shape. A network has far fewer shapes than layers.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-@functools.partial(jax.jit, static_argnums=2)
-def _shift(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    (n, h, w, c), k = x.shape, kernel.shape[0]
-    padded = jnp.pad(x, ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0)))
-    rows, columns = ((-(-size // stride) - 1) * stride + 1 for size in (h, w))
-    return sum(  # type: ignore[return-value]
-        lax.slice(padded, (0, i, j, 0), (n, i + rows, j + columns, c), (1, stride, stride, 1)) * kernel[i, j]
-        for i, j in itertools.product(range(k), range(k))
-    )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _slices(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
+    k, exact = kernel.shape[0], _exact(x)
+    padded, kernel = _padded(x, k, stride), kernel.astype(exact)
+    sizes = [-(-size // stride) for size in x.shape[1:3]]
+    taps = itertools.product(range(k), range(k))
+    terms = [_tap(padded, *tap, sizes, stride).astype(exact) * kernel[tap] for tap in taps]
+    return sum(terms[1:], terms[0]).astype(x.dtype)
 
 
-def _shift_bwd(stride, residuals, g):
+def _slices_bwd(stride, implementation, residuals, g):
     x, kernel = residuals
-    return _input_gradient(g, kernel, stride, x.shape), _kernel_gradient(x, g, kernel.shape[0], stride)
+    kernel_gradient = _kernel_gradient if implementation == "shift" else _tap_sums
+    return _input_gradient(g, kernel, stride, x.shape), kernel_gradient(x, g, kernel.shape[0], stride)
 
 
-_shift.defvjp(lambda x, kernel, stride: (_shift(x, kernel, stride), (x, kernel)), _shift_bwd)
+_slices.defvjp(lambda x, kernel, *options: (_slices(x, kernel, *options), (x, kernel)), _slices_bwd)
+
+
+def _exact(x):
+    return np.promote_types(x.dtype, np.float32)
+
+
+def _padded(x, k, stride):
+    return jnp.pad(x, ((0, 0), *(same_padding(size, k, stride) for size in x.shape[1:3]), (0, 0)))
+
+
+def _tap(padded, i, j, sizes, stride):
+    """Return the values that tap (i, j) meets at each place of an output of `sizes`."""
+    rows, columns = ((size - 1) * stride + 1 for size in sizes)
+    limits = padded.shape[0], i + rows, j + columns, padded.shape[3]
+    return lax.slice(padded, (0, i, j, 0), limits, (1, stride, stride, 1))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -75,16 +93,21 @@ def _input_gradient(g, kernel, stride, shape):
     reach = (k - 1) // stride
     rows, columns = -(-(h + top) // stride), -(-(w + left) // stride)
     below, after = max(rows - g.shape[1], 0), max(columns - g.shape[2], 0)
-    padded = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (reach, below, 0), (reach, after, 0), (0, 0, 0)))
+    dtype, exact = g.dtype, _exact(g)
+    kernel, padded = (
+        kernel.astype(exact),
+        lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (reach, below, 0), (reach, after, 0), (0, 0, 0))),
+    )
 
     def shifted(i, j):
         start, side = reach - i // stride, reach - j // stride
-        return lax.slice(padded, (0, start, side, 0), (n, start + rows, side + columns, c))
+        return lax.slice(padded, (0, start, side, 0), (n, start + rows, side + columns, c)).astype(exact)
 
     def phase(a, b):
         taps = itertools.product(range(a, k, stride), range(b, k, stride))
         terms = [shifted(i, j) * kernel[i, j] for i, j in taps]
-        return sum(terms) if terms else jnp.zeros((n, rows, columns, c), g.dtype)
+        total = sum(terms[1:], terms[0]) if terms else jnp.zeros((n, rows, columns, c), exact)
+        return total.astype(dtype)
 
     if stride == 1:
         full = phase(0, 0)
@@ -101,7 +124,7 @@ def _kernel_gradient(x, g, k, stride):
     # into a grid of equal patches, and a sum has the size of one patch and adds 16 or more products per iteration. It
     # has two halves, each from one half of the images, because XLA splits the outermost axis over the cores.
     n, h, w, c = x.shape
-    exact = np.promote_types(x.dtype, np.float32)
+    exact = _exact(x)
     halves = math.gcd(n, 2)
     images, rows, columns = _patches(n // halves, *g.shape[1:3])
     height, width = g.shape[1] // rows, g.shape[2] // columns
@@ -132,6 +155,16 @@ def _kernel_gradient(x, g, k, stride):
     groups = [array.reshape(-1, images, halves, *array.shape[1:]) for array in (x, g)]
     sums, _ = lax.scan(add_images, zeros, groups)
     return jnp.stack(sums).sum((1, 2, 3)).reshape(k, k, 1, 1, 1, c).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _tap_sums(x, g, k, stride):
+    """Sum the products of each tap over all images and places at once, without a loop over images."""
+    exact = _exact(x)
+    padded, g = _padded(x, k, stride), g.astype(exact)
+    taps = itertools.product(range(k), range(k))
+    sums = [(_tap(padded, *tap, g.shape[1:3], stride).astype(exact) * g).sum((0, 1, 2)) for tap in taps]
+    return jnp.stack(sums).reshape(k, k, 1, 1, 1, -1).astype(x.dtype)
 
 
 def _patches(*sizes: int) -> tuple[int, ...]:

@@ -1,13 +1,22 @@
 """Define MobileNet as Flax modules that walk the same `Architecture` as `networks/cost.py`."""
 
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from mobilenet_jax.data import augment
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import batch_norm, convolution, depthwise
+from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.arch import Architecture, Layer
+from mobilenet_jax.records import weights
 
 # TF-slim's initialisation of kernels. Under batch norm a kernel's scale only sets its effective learning rate: He's
 # initialisation, larger for a small fan-in (9 for a depthwise kernel), was far slower on held-out CIFAR-10. The
@@ -67,23 +76,48 @@ class MobileNet(nn.Module):
     arch: Architecture
     dropout: float = 0.0  # rate before the classifier; training draws from the 'dropout' stream
     bn_decay: float = 0.99  # share of the running statistics that a step keeps
-    dtype: DTypeLike = jnp.float32  # of activations and products: jnp.float32 or jnp.bfloat16
-    depthwise: str = "shift"  # implementation of the convolutions: 'shift' or 'conv', from `depthwise.choose`
+    dtype: DTypeLike = jnp.float32  # of activations: jnp.float32 or jnp.bfloat16. Sums and the classifier are float32
+    depthwise: str = "shift"  # implementation of the convolutions, from `depthwise.choose`
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map normalised images `[B, H, W, 3]` to logits `[B, num_classes]`, float32 or more."""
-        outputs = {}
+        outputs, exact = {}, np.promote_types(self.dtype, jnp.float32)
         for layer in self.arch.layers:
             if layer.kind == "pool":
-                x = x.mean((1, 2))
+                x = x.astype(exact).mean((1, 2))
             elif layer.kind == "dense":
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
-                x = nn.Dense(layer.out_channels, dtype=self.dtype, kernel_init=_CLASSIFIER_INIT, name=layer.name)(x)
+                x = nn.Dense(layer.out_channels, dtype=exact, kernel_init=_CLASSIFIER_INIT, name=layer.name)(x)
             else:
                 settings = (self.arch.bn_epsilon, self.bn_decay, self.dtype, self.depthwise)
                 x = ConvLayer(layer, *settings, name=layer.name)(x, train)
             if layer.shortcut is not None:
                 x = x + outputs[layer.shortcut]
             outputs[layer.name] = x
-        return x.astype(np.promote_types(x.dtype, jnp.float32))
+        return x
+
+
+class Loaded(NamedTuple):
+    """A trained network: `module.apply(variables, preprocess(images))` returns the logits `[B, num_classes]`."""
+
+    module: MobileNet
+    variables: dict[str, Any]
+    class_names: Sequence[str]  # in the order of the logits; () if unknown
+    preprocess: Callable[[jax.Array], jax.Array]  # of images, uint8 [B, H, W, 3], as in the run's evaluation
+
+
+def load(path: str | os.PathLike[str]) -> Loaded:
+    """Return the network in a run directory or in its `weights.safetensors`; raise InputError if it has none."""
+    variables, network = weights.read(pathlib.Path(path))
+    options = dict(network.architecture)
+    module = MobileNet(arch.mobilenet(**options), depthwise=depthwise.choose("auto", jax.default_backend()))
+
+    def preprocess(images: jax.Array) -> jax.Array:
+        size = network.image_size
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < size:
+            allowed = f"must be uint8 [B, H, W, 3] with sides of at least {size} pixels"
+            raise InputError(f"images of {images.dtype} {images.shape}: {allowed}")
+        return augment.evaluation_view(images, size, network.resolution, network.input_range)
+
+    return Loaded(module, variables, network.class_names, preprocess)

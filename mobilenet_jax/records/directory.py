@@ -4,6 +4,7 @@ config.json          the resolved config
 env.json             command, commit, versions and device of every process that worked on the run
 metrics.jsonl        a row per evaluation
 checkpoints/         see `training/checkpoint.py`
+weights.safetensors  the final weights, see `records/weights.py`
 summary.json         the result, written last: a run is finished when it exists
 """
 
@@ -23,11 +24,12 @@ from typing import Any
 from mobilenet_jax import files
 from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.records import summary as summaries
+from mobilenet_jax.records import weights
 from mobilenet_jax.records.summary import Summary
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 CHECKPOINTS = "checkpoints"
-_PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+_PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "safetensors", "numpy", "tensorflow-datasets")
 
 
 class DamagedFile(Exception):
@@ -195,6 +197,12 @@ class RunDirectory:
         """Write these rows, then `summary.json`, whole or not at all: from then on the run is finished."""
         metrics = self.rewrite(rows)
         self._write_json(SUMMARY, summaries.seal(summary, metrics.encode()))
+
+    def write_weights(self, variables: Mapping[str, Any], network: weights.Network) -> None:
+        """Write `weights.safetensors`, see `weights.write`."""
+        self.check_held()
+        with _writing(self.path / weights.FILE):
+            weights.write(self.path / weights.FILE, variables, network)
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         self._write(name, json.dumps(value, indent=1) + "\n")

@@ -15,10 +15,10 @@ KNOB_NAMES = {
     "model.expansion": "expansion ratio t",
 }
 ONLY_V2 = ("model.expansion", "model.bottleneck", "model.shortcut")  # of no meaning for v1
-# Where the data lie and who watches a run do not change the run.
-NOT_IDENTITY = ("data.dir", "data.archive", "wandb.mode", "wandb.project", "point")
-# Runs that differ only in these are repetitions of one configuration: the seed varies, and the rest changes no result.
-NOT_CONFIGURATION = (*NOT_IDENTITY, "seed", "train.eval_epochs", "train.checkpoint_epochs")
+# Where the data lie, who watches a run, and how often it is evaluated and saved do not change the run.
+_HOW_OFTEN = {"train.eval_epochs": 1, "train.checkpoint_epochs": 1.0}  # digests hold these defaults, as they used to
+NOT_IDENTITY = ("data.dir", "data.archive", "wandb.mode", "wandb.project", "point", *_HOW_OFTEN)
+NOT_CONFIGURATION = (*NOT_IDENTITY, "seed")  # runs that differ in these only are repetitions of one configuration
 _VARIANT = "model.variant"  # older records and all digests use the former names of `ALIASES`
 
 
@@ -48,5 +48,5 @@ def renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
 def digest(identity: Mapping[str, Any]) -> str:
     """Return eight hex digits of a run's identity, the same as earlier versions made of it."""
     former = {now: before for before, now in ALIASES.items()}
-    named = {**identity, _VARIANT: former.get(identity[_VARIANT], identity[_VARIANT])}
+    named = {**_HOW_OFTEN, **identity, _VARIANT: former.get(identity[_VARIANT], identity[_VARIANT])}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]

@@ -132,7 +132,7 @@ def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str
         if entry.summary:
             spec = (plan.grid.get(entry.digest) or plan.draw(entry.values)).spec
             path = plan.workdir / spec.run_name
-            last = path / "checkpoints" / str(spec.total_steps)
+            last = path / directory.CHECKPOINTS / f"{spec.total_steps}.safetensors"
             if directory.read_summary(path) is None and last.exists():  # otherwise another machine trained it
                 lost.add(entry.digest)
     if not plan.grid:

@@ -1,61 +1,60 @@
-"""Checkpoints: saved in the background, verified leaf by leaf on restore, with a fallback to the one before."""
+"""Checkpoints: one safetensors file each, written in the background and verified on restore, with a fallback."""
 
-import collections
 import contextlib
-import copy
-import functools
 import hashlib
 import json
-import logging
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from flax import serialization
+from safetensors import numpy as safetensors
 
+from mobilenet_jax import files
 from mobilenet_jax.errors import InputError, first_line
 
 KEPT = 2
-FORMAT = 2  # of the arrays in a checkpoint
+FORMAT = "3"  # raise it when an old reader would misread the file
 
 
 class Checkpoints:
-    """The newest `KEPT` checkpoints of one run.
+    """The newest `KEPT` checkpoints of one run, `STEP.safetensors`. The run's lock is held by the caller.
 
-    Orbax restores damaged data silently. Each checkpoint therefore holds the SHA-256 of every leaf and of its notes,
-    and a restore that does not match them counts as damage. An undamaged checkpoint with other leaves was written by
-    another version of the program, and is kept.
+    A tensor is a leaf of the state, named by its path. The metadata holds the step, the notes as JSON, and a SHA-256
+    over all of it. A file that does not match it is damaged. A whole one with other tensors was written by another
+    version of the program, and is kept.
     """
 
     def __init__(self, directory: str | os.PathLike[str]):
-        logging.getLogger("absl").setLevel("FATAL")  # Orbax logs each of its phases; failures are reported here
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True, cleanup_tmp_directories=True)
-        self._directory = directory
+        self._directory = pathlib.Path(directory)
+        self._pool = ThreadPoolExecutor(1)  # so that training goes on while a checkpoint is written
+        self._pending: Future[None] | None = None
         with self._writing():
-            self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
+            self._directory.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
-        """Copy `state` (a pytree) to the host, then write it and `notes` (plain JSON) in the background.
+    def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
+        """Copy `state` (a pytree of arrays) to the host, then write it and `notes` (plain JSON) in the background.
 
         Raises:
-          InputError: this checkpoint or the one before cannot be written.
+          InputError: the checkpoint before this one cannot be written.
         """
-        tree = _plain(jax.device_get(state))
-        notes = copy.deepcopy(notes)  # the caller may change them before they are written
-        of = {"format": FORMAT, "leaves": leaf_digests(tree), "shapes": _shapes(tree), "notes": _notes_digest(notes)}
-        digests, packed = ocp.args.JsonSave(_sealed(of)), ocp.args.StandardSave(_packed(tree))
-        with self._writing():
-            self._manager.save(
-                step, args=ocp.args.Composite(state=packed, notes=ocp.args.JsonSave(notes), digests=digests)
-            )
+        tensors = {name: np.array(leaf, order="C") for name, leaf in _named(jax.device_get(state))}
+        metadata = {"format": FORMAT, "step": str(step), "notes": json.dumps(notes)}
+        self._wait()
+        self._pending = self._pool.submit(self._write, step, tensors, metadata)
+
+    def _write(self, step: int, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        metadata["sha256"] = _digest(tensors, metadata)
+        with files.replacing(self._path(step)) as temporary:
+            temporary.write_bytes(safetensors.save(tensors, metadata))
+        for old in self._steps()[:-KEPT]:
+            self._path(old).unlink()
 
     def restore(self, template: Any, say: Callable[[str], None] = print) -> tuple[int, Any, dict[str, Any]] | None:
-        """Return the newest undamaged checkpoint, and delete damaged ones so that the run can save at their steps.
+        """Return the newest undamaged checkpoint, and delete damaged ones.
 
         Args:
           template: a pytree with the shapes and dtypes of the state.
@@ -67,82 +66,70 @@ class Checkpoints:
         Raises:
           InputError: a file cannot be read, which is not damage, or another version of the program wrote it.
         """
-        _hush_stragglers()
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        other = f"{self._directory}: another version of this program wrote it; name another run directory"
+        if any(path.name.isdecimal() for path in self._directory.iterdir()):  # directories of Orbax
+            raise InputError(other)
+        leaves = dict(_named(template))
+        for step in reversed(self._steps()):
             try:
-                state, notes = self._verified(step, template)
-            except (InputError, MemoryError):
+                tensors, notes = _read(self._path(step), step)
+            except OSError as e:
+                then = "once it can, or is moved away, the same command resumes"
+                raise InputError(f"{self._path(step)}: cannot be read ({e.strerror}); {then}") from None
+            except MemoryError:
                 raise
-            except Exception as e:  # a damaged file makes Orbax or a parser raise anything
-                _check_readable(os.path.join(self._directory, str(step)))
+            except Exception as e:  # a damaged file makes a parser raise anything
                 say(f"checkpoint of step {step:,} is damaged and dropped ({first_line(e)})")
                 with self._writing():
-                    self._manager.delete(step)
+                    self._path(step).unlink()
                 continue
-            return step, state, notes
+            if _shapes(tensors) != _shapes(leaves):
+                raise InputError(other)
+            return step, jax.tree.unflatten(jax.tree.structure(template), [tensors[name] for name in leaves]), notes
         return None
-
-    def _verified(self, step, template):
-        tree = _plain(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
-        restored: Any = self._manager.restore(step, args=ocp.args.Composite(digests=ocp.args.JsonRestore()))
-        digests = restored.digests
-        version = digests.keys() == {"leaves", "notes"}  # the first one
-        if not version and digests != _sealed(digests):
-            raise ValueError("the digests do not match their own")
-        if digests.get("format") != FORMAT or digests["shapes"] != _shapes(tree):
-            raise InputError(f"{self._directory}: another version of this program wrote it; name another run directory")
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_packed(tree)), notes=ocp.args.JsonRestore())
-        )
-        state = _unpacked(restored.state, tree)
-        found = leaf_digests(state)
-        if wrong := {name for name, _ in found.items() ^ digests["leaves"].items()}:
-            raise ValueError(f"{min(wrong)} does not match its digest")
-        if _notes_digest(restored.notes) != digests["notes"]:
-            raise ValueError("the notes do not match their digest")
-        return serialization.from_state_dict(template, state), restored.notes
 
     def close(self) -> None:
         """Wait until the last checkpoint is written; raise InputError if it cannot be."""
-        with self._writing():
-            self._manager.wait_until_finished()
-            self._manager.close()
+        self._wait()
+        self._pool.shutdown()
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with self._writing():
+                pending.result()
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self._directory / f"{step}.safetensors"
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.stem) for path in self._directory.glob("*.safetensors") if path.stem.isdecimal())
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turn anything that Orbax raises about a directory into a sentence."""
+        """Turn an error about the directory into a sentence."""
         try:
             yield
-        except Exception as e:
+        except OSError as e:
             raise InputError(
                 f"{self._directory}: a checkpoint cannot be written ({first_line(e)}); once it can, the same command "
                 "resumes from the one before"
             ) from e
 
 
-def _check_readable(directory: str) -> None:
-    """Raise InputError if a file in `directory` cannot be read."""
-
-    path = top = pathlib.Path(directory)
-    try:
-        for path in (top, *sorted(top.rglob("*"))):
-            _ = [*path.iterdir()] if path.is_dir() else path.read_bytes()
-    except OSError as e:
-        reason = f"{e.filename or path} cannot be read ({e.strerror})"
-        raise InputError(f"{reason}; once it can, or is moved away, the same command resumes") from None
+def _read(path: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return tensors and notes of a file; raise OSError if it cannot be read, anything else if it is damaged."""
+    content = files.read_regular_file(path)  # not mapped: a failing disk would end this process
+    tensors = safetensors.load(content)
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    if metadata.pop("sha256") != _digest(tensors, metadata) or metadata["step"] != str(step):
+        raise ValueError("it does not match its digest")
+    return tensors, json.loads(metadata["notes"])
 
 
-@functools.cache
-def _hush_stragglers() -> None:
-    """Silence the reads that Orbax abandons when one of them fails: they would print to stderr later."""
-    logging.getLogger("asyncio").setLevel("CRITICAL")  # "exception was never retrieved"
-    before = sys.unraisablehook
-
-    def hook(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
+def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    content = json.dumps([leaf_digests(tensors), metadata], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:
@@ -158,46 +145,11 @@ def tree_digest(tree: Any) -> str:
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(state):
-    """Return nested dicts of arrays, without None leaves, which Orbax cannot store."""
-    return serialization.to_state_dict(state)
-
-
-def _packed(tree: Any) -> dict[str, np.ndarray]:
-    """Concatenate all leaves, one array per dtype: TensorStore 0.1.86 leaks 250 bytes per array that it writes."""
-    parts = collections.defaultdict(list)
-    for leaf in jax.tree.leaves(tree):
-        parts[str(leaf.dtype)].append(np.ravel(leaf))
-    return {dtype: np.concatenate(arrays) for dtype, arrays in parts.items()}
-
-
-def _unpacked(packed: dict[str, np.ndarray], tree: Any) -> Any:
-    """Return the leaves in the structure and the shapes of `tree`."""
-    taken = collections.Counter()
-
-    def take(leaf):
-        start = taken[str(leaf.dtype)]
-        taken[str(leaf.dtype)] += leaf.size
-        return packed[str(leaf.dtype)][start : start + leaf.size].reshape(leaf.shape).copy()
-
-    return jax.tree.map(take, tree)
-
-
-def _notes_digest(notes):
-    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    """Return dtype and shape of each leaf, by its path: 'float32 (3, 3, 8)'."""
-    return {name: f"{leaf.dtype} {np.shape(leaf)}" for name, leaf in _named(tree)}
+def _shapes(leaves: Mapping[str, Any]) -> dict[str, str]:
+    """Return dtype and shape of each leaf: 'float32 (3, 3, 8)'."""
+    return {name: f"{leaf.dtype} {np.shape(leaf)}" for name, leaf in leaves.items()}
 
 
 def _named(tree: Any) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
-def _sealed(digests: dict[str, Any]) -> dict[str, Any]:
-    """Return the digests with a digest of themselves."""
-    rest = {key: value for key, value in digests.items() if key != "digests"}
-    return rest | {"digests": _notes_digest(rest)}

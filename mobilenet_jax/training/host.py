@@ -36,7 +36,8 @@ def keep_memory() -> None:
     XLA allocates the buffers of each step again, and glibc maps and unmaps a large one each time: the kernel zeroes it
     page by page. With pages of 2 MB that stay mapped, a step on a CPU takes a quarter less time. glibc reads these
     settings only at the start of a process. Call this function before anything is opened or started. It returns if the
-    settings are there already, from a restart or from the user (GLIBC_TUNABLES), or if the system has none.
+    settings are there already, from a restart or from the user (GLIBC_TUNABLES), if the system has none, or if the
+    buffers are those of a GPU or TPU.
     """
     if (tunables := kept_memory())["GLIBC_TUNABLES"] != os.environ.get("GLIBC_TUNABLES", ""):
         restart(GLIBC_TUNABLES=tunables["GLIBC_TUNABLES"])
@@ -46,6 +47,7 @@ def kept_memory() -> dict[str, str]:
     """Return the environment variable with which a process needs no restart by `keep_memory`."""
     before = os.environ.get("GLIBC_TUNABLES", "")
     missing = sys.platform == "linux" and "glibc.malloc.hugetlb=" not in before
+    missing = missing and not (importlib.util.find_spec("libtpu") or visible_gpus())
     return {"GLIBC_TUNABLES": f"{before}:{KEPT_MEMORY}".lstrip(":") if missing else before}
 
 

@@ -1,5 +1,6 @@
 """The state of one run while it trains: its record, its figures, how far it is, and its summary."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 
 from mobilenet_jax import config
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays
-from mobilenet_jax.networks import cost
+from mobilenet_jax.data import arrays, datasets
+from mobilenet_jax.networks import arch, cost
+from mobilenet_jax.records import weights
 from mobilenet_jax.records.directory import CHECKPOINTS, RunDirectory
 from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
@@ -153,6 +155,8 @@ class TrainingRun:
         self.checkpoints.close()
         digest = None if state is None else tree_digest({"params": state.params, "batch_stats": state.batch_stats})
         summary = self._summary(status, digest)
+        if state is not None:
+            self.record.write_weights(state.evaluated, self._network(summary))
         self.record.finish(summary, self.rows)
         self.wandb.finish(summary.model_dump())
         self.status, self.closed = status, True
@@ -166,6 +170,20 @@ class TrainingRun:
             finally:
                 self.wandb.finish({})
                 self.display.close()
+
+    def _network(self, summary: Summary) -> weights.Network:
+        spec, model = self.spec, self.spec.config.model
+        build = arch.VERSIONS[model.version]
+        options = {key: model[key] for key in inspect.signature(build).parameters if key in model}
+        return weights.Network(
+            architecture={"version": model.version, "num_classes": spec.dataset.num_classes, **options},
+            input_range=spec.arch.input_range,
+            image_size=spec.image_size,
+            resolution=spec.resolution,
+            class_names=datasets.class_names(spec.dataset, spec.config.data.dir),
+            dataset=spec.dataset.name,
+            test_accuracy=summary.test_accuracy,
+        )
 
     def _all_seconds(self) -> dict[str, float]:
         return self.seconds | {"wall": self.seconds["wall"] + self.elapsed()}

@@ -44,7 +44,7 @@ def test_killed_anywhere(settings, tmp_path):
         command = [sys.executable, str(ROOT / "launch.py"), f"--run_dir={directory}", *flags_of(overrides)]
         environment = os.environ | settings | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-            while not list(directory.glob("checkpoints/*/commit_success.txt")):
+            while not list(directory.glob("checkpoints/*.safetensors")):
                 assert process.poll() is None
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, seconds / 2))

@@ -1,4 +1,4 @@
-"""Compare shifted slices with `lax.conv`: values and both gradients."""
+"""Compare shifted slices ('shift' and 'taps') with `lax.conv`: values and both gradients."""
 
 import itertools
 import math
@@ -41,19 +41,20 @@ def arguments_of(height, width, kernel, stride, lead=(), dtype: type = np.float6
     )
 
 
-def both(stride):
-    """Return a compiled function that returns the results of 'shift' and of 'conv'."""
-    runs = [value_and_gradients(depthwise, stride, implementation) for implementation in ("shift", "conv")]
+def all_of(stride):
+    """Return a compiled function that returns the results of 'shift', 'taps' and 'conv'."""
+    runs = [value_and_gradients(depthwise, stride, implementation) for implementation in ("shift", "taps", "conv")]
     return fast_jit(lambda *arguments: [run(*arguments) for run in runs])
 
 
 @pytest.mark.parametrize(("height", "width", "kernel", "stride"), sorted({*IN_NETWORKS, *EDGES}))
-def test_shift_is_conv(height, width, kernel, stride):
+def test_slices_are_conv(height, width, kernel, stride):
     with jax.enable_x64(True):
         arguments = arguments_of(height, width, kernel, stride)
-        found, expected = both(stride)(*arguments)
-    assert expected[0].dtype == jnp.float64
-    assert_all_equal(found, expected)
+        *found, expected = all_of(stride)(*arguments)
+    assert expected[0].dtype == jnp.float64 and len(found) == 2
+    for each in found:
+        assert_all_equal(each, expected)
 
 
 @pytest.mark.parametrize(("size", "patches"), [(1, (16, 1, 1)), (2, (4, 2, 2)), (7, (3, 1, 7)), (32, (2, 2, 4))])
@@ -61,7 +62,8 @@ def test_a_batch_of_many_images(size, patches):
     # For small maps the kernel gradient takes several images at once.
     assert _patches(48, size, size) == patches
     arguments = arguments_of(size, size, 3, 1, dtype=np.float32, batch=48)
-    assert_all_equal(*both(1)(*arguments))
+    shift, _, conv = all_of(1)(*arguments)
+    assert_all_equal(shift, conv)
 
 
 def test_patches_cut_evenly():
@@ -71,7 +73,7 @@ def test_patches_cut_evenly():
         assert min(16, batch * size * size) <= math.prod(found) <= 200, (batch, size)
 
 
-@pytest.mark.parametrize("implementation", ["shift", "conv"])
+@pytest.mark.parametrize("implementation", ["shift", "taps", "conv"])
 def test_by_hand(implementation):
     x = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1)
     kernel = jnp.zeros((3, 3, 1, 1)).at[1, :, 0, 0].set(jnp.array([1.0, 10.0, 100.0]))
@@ -79,9 +81,10 @@ def test_by_hand(implementation):
         np.testing.assert_array_equal(depthwise(x, kernel, stride, implementation).ravel(), expected)
 
 
+@pytest.mark.parametrize("implementation", ["shift", "taps"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
-def test_vmap(stride, axes):
+def test_vmap(stride, axes, implementation):
     x, kernel, cotangent = arguments_of(7, 6, 3, stride, lead=(3,), dtype=np.float32)
     x, kernel = (a if axis == 0 else a[1] for a, axis in zip((x, kernel), axes, strict=True))
     conv = fast_jit(value_and_gradients(depthwise, stride, "conv"))
@@ -89,22 +92,24 @@ def test_vmap(stride, axes):
         conv(x if axes[0] is None else x[i], kernel if axes[1] is None else kernel[i], cotangent[i]) for i in range(3)
     ]
     expected = [jnp.stack(parts) for parts in zip(*singly, strict=True)]
-    run = jax.vmap(value_and_gradients(depthwise, stride, "shift"), (*axes, 0))
+    run = jax.vmap(value_and_gradients(depthwise, stride, implementation), (*axes, 0))
     assert_all_equal(fast_jit(run)(x, kernel, cotangent), expected)
 
 
+@pytest.mark.parametrize("implementation", ["shift", "taps", "conv"])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_bfloat16(stride):
+def test_bfloat16_is_rounded_once(stride, implementation):
+    """Rounding alone is off by 0.0017 in the root mean square, relative to that of the values."""
     rng = np.random.default_rng(1)
-    arguments = [
-        jnp.asarray(rng.normal(size=a.shape), jnp.float32) for a in arguments_of(16, 16, 3, stride, dtype=np.float32)
-    ]
-    exact = fast_jit(value_and_gradients(depthwise, stride, "conv"))(*arguments)
-    found = fast_jit(value_and_gradients(depthwise, stride, "shift"))(*(a.astype(jnp.bfloat16) for a in arguments))
+    shapes = [a.shape for a in arguments_of(16, 16, 3, stride, dtype=np.float32)]
+    rounded = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
+    found = fast_jit(value_and_gradients(depthwise, stride, implementation))(*rounded)
+    with jax.enable_x64(True):
+        exact = fast_jit(value_and_gradients(depthwise, stride, "conv"))(*(a.astype(jnp.float64) for a in rounded))
     for a, b in zip(found, exact, strict=True):
         assert a.dtype == jnp.bfloat16
-        # bfloat16 has eight bits: each product and each of nine sums is off by up to 1/256 of its value.
-        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0.02, atol=0.02 * float(jnp.abs(b).max()))
+        error = np.asarray(a, np.float64) - np.asarray(b)
+        assert np.sqrt((error**2).mean() / (np.asarray(b) ** 2).mean()) < 2.5e-3
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,40 @@ def test_two_devices_train_and_evaluate_as_one(runs, settings):
     np.testing.assert_allclose(two["test"], one["test"], rtol=1e-3)
 
 
+GATHERS = """
+import sys
+from helpers import spec_of
+from training.test_compile import RECIPE
+from training_helpers import one_block
+from mobilenet_jax.training import loop
+from mobilenet_jax.training.compile import compile_runs
+
+with one_block():
+    spec = spec_of(RECIPE | {"model.depthwise": sys.argv[1]})
+compile_runs([spec], loop.prepare(spec))
+"""
+
+
+@pytest.mark.parametrize(
+    ("implementation", "devices", "gathers"),
+    [
+        ("taps", 2, False),
+        ("shift", 2, True),  # so the test would see them
+        *(pytest.param(name, n, False, marks=pytest.mark.slow) for name, n in (("taps", 4), ("conv", 2), ("conv", 4))),
+    ],
+)
+def test_no_device_gathers_the_maps_of_others(implementation, devices, gathers, settings, tmp_path):
+    env = os.environ | settings | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    dump = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*train_on.*"
+    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} {dump}"
+    env["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+    done = subprocess.run([sys.executable, "-c", GATHERS, implementation], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (compiled,) = tmp_path.glob("*after_optimizations.txt")
+    text = compiled.read_text()
+    assert "all-reduce" in text and ("all-gather" in text) == gathers
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(datasets.prepared("cifar10") is None, reason=f"CIFAR-10 is not prepared in {datasets.data_root()}")
 def test_twenty_steps_on_cifar10_equal_those_of_separate_runs(monkeypatch):

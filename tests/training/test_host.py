@@ -190,6 +190,17 @@ def test_gpus_that_can_be_used(variables, gpus, monkeypatch):
 
 
 @pytest.mark.usefixtures("two_gpus")
+def test_memory_of_a_gpu_is_left_alone(monkeypatch):
+    """A process that keeps none does not restart after compiling either."""
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    assert host.kept_memory() == {"GLIBC_TUNABLES": ""}
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert (host.kept_memory() == {"GLIBC_TUNABLES": host.KEPT_MEMORY}) == (sys.platform == "linux")
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: name == "libtpu")
+    assert host.kept_memory() == {"GLIBC_TUNABLES": ""}
+
+
+@pytest.mark.usefixtures("two_gpus")
 def test_no_gpu_without_jaxs_plugin(monkeypatch):
     monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
     assert host.visible_gpus() == []

@@ -26,6 +26,7 @@ from mobilenet_jax.data import arrays, augment
 from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks import cost
+from mobilenet_jax.records import weights
 from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.training import loop
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
@@ -112,7 +113,7 @@ def crashed(tmp_path_factory) -> pathlib.Path:
 
 def saved(directory: pathlib.Path) -> set[str]:
     """Return the steps of the checkpoints."""
-    return {path.name for path in (directory / "checkpoints").iterdir()}
+    return {path.stem for path in (directory / "checkpoints").iterdir()}
 
 
 # A run from start to end.
@@ -134,7 +135,15 @@ def test_a_run_prints_its_result(finished):
 def test_a_run_leaves_its_record(finished):
     _, directory = finished
     left = {path.name for path in directory.iterdir()}
-    assert left == {".lock", "config.json", "env.json", "metrics.jsonl", "checkpoints", "summary.json"}
+    assert left == {
+        ".lock",
+        "config.json",
+        "env.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "weights.safetensors",
+        "summary.json",
+    }
     assert json.loads((directory / "config.json").read_text()) == spec_of(TINY).config.to_dict()
     assert json.loads((directory / "env.json").read_text())["earlier"] == []
     assert saved(directory) == {"55", "66"}
@@ -189,6 +198,12 @@ def test_the_test_figures_are_over_every_image_once(finished):
     assert summary["test_accuracy"] == (logits.argmax(-1) == split.labels).mean()
     assert summary["params_sha256"] == tree_digest({"params": state.params, "batch_stats": state.batch_stats})
 
+    variables, network = weights.read(directory)
+    assert tree_digest(variables) == summary["params_sha256"]
+    assert (network.image_size, network.resolution, network.dataset) == (32, 8, "digits")
+    assert network.architecture.items() >= {"version": "v1", "alpha": 0.25, "num_classes": 10}.items()
+    assert network.class_names == tuple("0123456789") and network.test_accuracy == summary["test_accuracy"]
+
 
 def test_a_finished_run_is_reported_and_not_changed(finished):
     first, directory = finished
@@ -233,7 +248,7 @@ def test_sigterm_ends_the_process_and_the_same_command_resumes(finished, start, 
 
 
 def test_a_killed_process_is_resumed_from_its_last_checkpoint(finished, start, tmp_path):
-    checkpoint = tmp_path / "run" / "checkpoints" / "22"
+    checkpoint = tmp_path / "run" / "checkpoints" / "22.safetensors"
     killed = start(f"--run_dir={tmp_path}/run", TINY, stop=f"SIGKILL 30 {checkpoint}")
     assert (killed.returncode, killed.stderr) == (-9, "")
     assert run(TINY, tmp_path / "run") == 0
@@ -359,11 +374,10 @@ def test_a_lost_summary_is_written_again_without_another_step(finished, tmp_path
 @pytest.mark.parametrize("damage", ["flipped", "truncated"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, crashed, finished, tmp_path):
     directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
-    files = (path for path in (directory / "checkpoints" / "44").rglob("*") if path.is_file())
-    largest = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
+    file = directory / "checkpoints" / "44.safetensors"
+    content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    largest.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    file.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     text = printed(TINY, directory)
     assert "checkpoint of step 44 is damaged and dropped (" in text
     assert "resumed        from step 33 of 66\n" in text

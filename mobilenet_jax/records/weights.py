@@ -1,0 +1,81 @@
+"""The weights of a trained network as one safetensors file, which is read and written without JAX.
+
+A tensor is named by its path, such as `params/stem/kernel` or `batch_stats/stem/bn/mean`, and has the shape that
+`model/mobilenet.py` documents. The metadata says which network the tensors belong to, and how it takes an image.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors import numpy as safetensors
+
+from mobilenet_jax import files
+from mobilenet_jax.errors import InputError, first_line
+
+FILE = "weights.safetensors"  # in a run directory
+_FORMAT = 1  # raise it when an old reader would misread the file
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What the tensors belong to. An image is cut to its centre, resized, and scaled from 0..255 to `input_range`."""
+
+    architecture: Mapping[str, Any]  # arguments of `arch.mobilenet`
+    input_range: tuple[float, float]
+    image_size: int  # side of the centre that is cut out, in pixels
+    resolution: int  # side of the network's input
+    class_names: Sequence[str] = ()  # in the order of the logits; () if unknown
+    dataset: str = ""
+    test_accuracy: float | None = None  # top-1, as a fraction
+
+
+def write(path: pathlib.Path, variables: Mapping[str, Any], network: Network) -> None:
+    """Write nested dicts of arrays, `{"params": ..., "batch_stats": ...}`, atomically."""
+    metadata = {key: json.dumps(value) for key, value in dataclasses.asdict(network).items()}
+    content = safetensors.save(dict(_flat(variables)), {"format": json.dumps(_FORMAT), **metadata})
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, Any], Network]:
+    """Return what `write` wrote; `path` may be the run directory, too.
+
+    Raises:
+      InputError: the file cannot be read, is no safetensors file, or was not written by `write`.
+    """
+    path = path / FILE if path.is_dir() else path
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+        if metadata.pop("format") != _FORMAT:
+            raise ValueError("another version of this program wrote it")
+        metadata |= {"input_range": tuple(metadata["input_range"]), "class_names": tuple(metadata["class_names"])}
+        return _nested(tensors), Network(**metadata)
+    except KeyError as e:
+        raise InputError(f"{path}: its metadata lacks {e}: it was not written by mobilenet_jax") from None
+    except (OSError, SafetensorError, ValueError, TypeError) as e:
+        raise InputError(f"{path}: no weights can be read ({first_line(e)})") from None
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, np.ndarray]]:
+    found = []
+    for key, value in tree.items():
+        found += _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else [(prefix + key, np.array(value))]
+    return found
+
+
+def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *folders, leaf = name.split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[leaf] = tensor
+    return tree
