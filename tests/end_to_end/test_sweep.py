@@ -139,15 +139,16 @@ def test_a_damaged_result_is_reported_and_a_lost_one_produced_again(finished):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_workers_and_the_rerun_resumes(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_the_workers_and_the_rerun_resumes(number, tmp_path):
     write(tmp_path, TINY | {"train.epochs": 40, "seed": [0, 1]})
     with subprocess.Popen(command(tmp_path, "--workers=2"), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         held = wait(lambda: found if len(found := training(process.pid)) == 2 else {}, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out = process.stdout.read()
-    assert process.returncode == 130
-    assert out.endswith("stopped by SIGINT; the same command resumes\n")
+    assert process.returncode == 128 + number
+    assert out.endswith(f"stopped by {number.name}; the same command resumes\n")
     assert all(gone(pid) for pid in held)
     assert "RUNNING" not in trial_states(database(tmp_path))
     assert not results(tmp_path)

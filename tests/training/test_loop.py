@@ -217,12 +217,13 @@ def test_names_of_devices(platform, count, name, monkeypatch):
 # Runs that are stopped.
 
 
-def test_sigterm_ends_the_process_and_the_same_command_resumes(finished, start, tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])  # the second is SLURM's warning
+def test_a_signal_ends_the_process_and_the_same_command_resumes(name, finished, start, tmp_path):
     command = f"--workdir={tmp_path}", TINY
     directory = tmp_path / spec_of(TINY).run_name
-    stopped = start(*command, stop="SIGTERM 30")
-    assert (stopped.returncode, stopped.stderr) == (143, "")
-    assert stopped.stdout.endswith("stopped by SIGTERM; the same command resumes\n")
+    stopped = start(*command, stop=f"{name} 30")
+    assert (stopped.returncode, stopped.stderr) == (128 + signal.Signals[name], "")
+    assert stopped.stdout.endswith(f"stopped by {name}; the same command resumes\n")
     assert not (directory / "summary.json").exists()
     resumed = start(*command)
     assert (resumed.returncode, resumed.stderr) == (0, "")
