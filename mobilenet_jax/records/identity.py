@@ -19,6 +19,7 @@ ONLY_V2 = ("model.expansion", "model.bottleneck", "model.shortcut")  # of no mea
 NOT_IDENTITY = ("data.dir", "data.archive", "wandb.mode", "wandb.project", "point")
 # Runs that differ only in these are repetitions of one configuration: the seed varies, and the rest changes no result.
 NOT_CONFIGURATION = (*NOT_IDENTITY, "seed", "train.eval_epochs", "train.checkpoint_epochs")
+SETTINGS = ("JAX_", "XLA_FLAGS", "NVIDIA_TF32")  # variables that may change a result, and are recorded with it
 _VARIANT = "model.variant"  # older records and all digests use the former names of `ALIASES`
 
 
