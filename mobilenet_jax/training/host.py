@@ -1,4 +1,4 @@
-"""How training processes use their machine: memory that they keep, GPUs, the cache of compiled programs, their age."""
+"""How training processes use their machine: memory they keep, JAX's settings, GPUs, compiled programs, their age."""
 
 import contextlib
 import importlib.util
