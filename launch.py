@@ -58,8 +58,8 @@ def main(argv: list[str]) -> int:
         print(cost.describe(spec.arch, spec.resolution, spec.title, FORMAT.value))
         return 0
     host.keep_memory()
-    from mobilenet_jax.training import loop  # late: a dry run starts without JAX
-
+    with host.starting_jax():
+        from mobilenet_jax.training import loop  # late: a dry run starts without JAX
     gc.freeze()  # tracing makes many objects, and the collector need not visit all modules each time
     return loop.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's warning
 
 
 @contextlib.contextmanager
 def signals(again: bool = False) -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP in the list that this yields, except those that are ignored (by nohup, say).
+    """Collect SIGNALS in the list that this yields, except those that are ignored (by nohup, say).
 
     After the first signal, they act as usual, unless `again` is set.
     """

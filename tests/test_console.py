@@ -12,9 +12,10 @@ from mobilenet_jax import console
 SIGNALS = """
 import os, signal, sys
 from mobilenet_jax import console
-signal.signal(signal.SIGHUP, signal.SIG_IGN if "ignored" in sys.argv else signal.SIG_DFL)  # as by nohup
+first = signal.Signals[sys.argv[1]]
+signal.signal(first, signal.SIG_IGN if "ignored" in sys.argv else signal.SIG_DFL)  # as by nohup
 with console.signals(again="again" in sys.argv) as asked:
-    for number in (signal.SIGHUP, signal.SIGINT):
+    for number in (first, signal.SIGINT):
         try:
             os.kill(os.getpid(), number)
         except KeyboardInterrupt:
@@ -24,11 +25,12 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
 
 
-def test_signals_are_collected():
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGUSR1"])
+def test_signals_are_collected(name):
     """By default only the first one is collected. Ignored signals never are."""
-    assert python(SIGNALS) == ["interrupted", "['SIGHUP']", "True"]
-    assert python(SIGNALS, "again") == ["['SIGHUP', 'SIGINT']", "True"]
-    assert python(SIGNALS, "ignored") == ["['SIGINT']", "True"]
+    assert python(SIGNALS, name) == ["interrupted", f"['{name}']", "True"]
+    assert python(SIGNALS, name, "again") == [f"['{name}', 'SIGINT']", "True"]
+    assert python(SIGNALS, name, "ignored") == ["['SIGINT']", "True"]
 
 
 SAY = """

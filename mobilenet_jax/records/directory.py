@@ -1,7 +1,7 @@
 """One run directory: its files, who may write there, and what is read back.
 
 config.json          the resolved config
-env.json             command, commit, versions and device of every process that worked on the run
+env.json             command, commit, versions, JAX's settings and device of every process that worked on the run
 metrics.jsonl        a row per evaluation
 checkpoints/         see `training/checkpoint.py`
 weights.safetensors  the final weights, see `records/weights.py`
@@ -23,6 +23,7 @@ from typing import Any
 
 from mobilenet_jax import files
 from mobilenet_jax.errors import Busy, InputError
+from mobilenet_jax.records import identity
 from mobilenet_jax.records import summary as summaries
 from mobilenet_jax.records import weights
 from mobilenet_jax.records.summary import Summary
@@ -254,6 +255,7 @@ def _environment() -> dict[str, Any]:
         "host": platform.node(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
+        "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(identity.SETTINGS)},
     }
 
 

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class CannotTrain(InputError):
-    """This machine cannot train, whatever the point: no device, no data, a full disk, no database."""
+    """This machine cannot train any point: no device, no data, a full disk, no database."""
 
 
 class Job:
@@ -238,8 +238,8 @@ class Worker:
     def _train(self, group: Sequence[Job]) -> None:
         """Train points until each has a result, has failed, or is busy; raise CannotTrain if this machine cannot."""
         try:
-            from mobilenet_jax.training import loop  # imports JAX
-
+            with host.starting_jax():
+                from mobilenet_jax.training import loop
             inputs = loop.prepare(group[0].point.spec)
         except Exception as e:
             raise CannotTrain(_reason(e)) from e

@@ -1,4 +1,4 @@
-"""How training processes use their machine: memory that they keep, GPUs, the cache of compiled programs, their age."""
+"""How training processes use their machine: memory they keep, JAX's settings, GPUs, compiled programs, their age."""
 
 import contextlib
 import importlib.util
@@ -6,17 +6,25 @@ import itertools
 import math
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mobilenet_jax import console, files
+from mobilenet_jax.errors import InputError, first_line
+from mobilenet_jax.records import identity
 
 _IMPORTED = time.monotonic()
 COMPILED = "MOBILENET_JAX_COMPILED"  # 'pid:seconds' of a process that restarted; its children ignore it
 CACHE_BYTES = 1 << 30  # of compiled programs; JAX evicts the least recently used
+PINNED = {  # settings of JAX that change what a seed gives, or refuse a correct program: a user's own are not used
+    **{"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True, "jax_random_seed_offset": 0},
+    **{"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"},
+    **{"jax_transfer_guard": "allow", "jax_no_tracing": False, "jax_no_execution": False},
+}
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # these settings go into GLIBC_TUNABLES
 KEPT_MEMORY = ":".join(
     (
@@ -105,16 +113,23 @@ def cores() -> int:
 def visible_gpus() -> list[str]:
     """Return the GPUs that JAX may use in this process, by the names that CUDA_VISIBLE_DEVICES takes."""
     plugins = [importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)]
-    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu") or not any(plugins):
+    platform = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME") or "cuda"
+    if not platform.startswith(("cuda", "gpu")) or not any(plugins):
         return []
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:  # CUDA ignores what follows -1
-        return [*itertools.takewhile(lambda name: name not in ("", "-1"), map(str.strip, visible.split(",")))]
-    try:
+    listed = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    lines = done.stdout.splitlines() if done.returncode == 0 else []
-    return [str(i) for i in range(sum(line.startswith("GPU ") for line in lines))]
+        listed = done.stdout if done.returncode == 0 else ""
+    numbers, uuids = (re.findall(known, listed or "") for known in (r"(?m)^GPU (\d+)", r"UUID: ([^)]+)"))
+
+    def exists(name: str) -> bool:
+        found = name in numbers or "/" in name or sum(uuid.startswith(name) for uuid in uuids) == 1  # MIG-GPU-UUID/1/2
+        return (listed is None or found) and bool(re.match(r"\d|(GPU|MIG)-", name))
+
+    # As CUDA reads the list: a name of no device ends it, and with a repeated device all are hidden.
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(numbers)).split(",")
+    names = [*itertools.takewhile(exists, map(str.strip, names))]
+    return names if len({*names}) == len(names) else []
 
 
 def gpu_settings(number: int, count: int, gpus: Sequence[str]) -> dict[str, str]:
@@ -136,6 +151,17 @@ def share_of_cores(number: int, count: int) -> set[int]:
     return {*cores[number * n // count : (number + 1) * n // count]} or {*cores[number % max(1, n) :][:1]}
 
 
+@contextlib.contextmanager
+def starting_jax() -> Iterator[None]:
+    """Turn what JAX raises into an InputError that names its settings in the environment: often they are the reason."""
+    try:
+        yield
+    except Exception as e:
+        chosen = " and ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith(identity.SETTINGS))
+        reason = first_line(e) if str(e) else "no device"  # JAX asserts that a platform has a plugin
+        raise InputError(f"JAX does not start on this machine{chosen and f' with {chosen}'}: {reason}") from None
+
+
 def use_compilation_cache() -> None:
     """Keep compiled programs on disk: the next process with the same program starts in a second or two.
 
@@ -144,7 +170,10 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen and "://" not in chosen:
+        os.makedirs(chosen, exist_ok=True)  # else JAX would warn of each program
+    if not chosen:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         directory = os.path.join(base, "mobilenet_jax", "compiled")
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from mobilenet_jax import config, console
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.data import arrays
-from mobilenet_jax.errors import InputError, first_line
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import cost
 from mobilenet_jax.records import directory as directories
 from mobilenet_jax.records.directory import RunDirectory
@@ -85,18 +85,14 @@ def finished(spec: RunSpec, directory: pathlib.Path) -> Summary | None:
 
 
 def prepare(spec: RunSpec) -> Inputs:
-    """Find the devices and load the data set, preparing it first if needed.
-
-    Raises:
-      InputError: the run cannot use them.
-    """
-    host.use_compilation_cache()
-    try:
+    """Find the devices and load the data set, preparing it first if needed; raise InputError if that is impossible."""
+    with host.starting_jax():
+        for name in host.PINNED.keys() & jax.config.values:  # another version of JAX may lack one
+            jax.config.update(name, host.PINNED[name])
+        if jax.config.values.get("jax_disable_jit"):
+            raise ValueError("training compiles its programs")
+        host.use_compilation_cache()
         devices, c = jax.devices(), spec.config
-    except (RuntimeError, AssertionError) as e:  # JAX asserts that a platform which was asked for has a plugin
-        asked = f" with JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
-        reason = f" ({first_line(e)})" if str(e) else ""
-        raise InputError(f"JAX finds no device on this machine{asked}{reason}") from None
     return Inputs(arrays.load(spec.dataset, c.data.dir, c.data.archive), devices)
 
 

@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from helpers import put
+from helpers import ENV, put
 
 from mobilenet_jax.analysis.configurations import (
     configurations_table,
@@ -36,6 +36,31 @@ def test_a_configuration(tmp_path):
     rows = configurations_table([c, other]).rows  # device by device: a mean would be the speed of neither
     assert rows[0][-3:] == ("1,001; 1,001", "1.5; 1.5", "NVIDIA H200; cpu (2 cores)")
     assert rows[1][-1] == "cpu (2 cores), 4 runs at once"
+
+
+@pytest.mark.parametrize(
+    ("env", "mixed"),
+    [
+        ({}, False),
+        ({"python": "3.12", "packages": {"jax": "0.10.2", "flax": "0.13"}}, False),
+        ({"git_commit": "4567"}, True),
+        ({"git_dirty": True}, True),
+        ({"packages": {"jax": "0.11.0"}}, True),
+        ({"packages": ["jax"]}, True),
+        (None, False),  # lost
+    ],
+)
+def test_seeds_of_several_commits_or_versions_of_jax_are_named(env, mixed, tmp_path):
+    put(tmp_path / "a")
+    put(tmp_path / "c", {"model.alpha": 0.5}, mult_adds=5_000_000)
+    path = put(tmp_path / "b", {"seed": 1}) / "env.json"
+    path.write_text("{}" if env is None else json.dumps(ENV | env))
+    found = grouped(tmp_path)
+    note = configurations_table(found).note
+    assert ("JAX" in note) == ("v1 α 0.25" in note) == mixed and "v1 α 0.5" not in note
+    if mixed:
+        note = configurations_table(found[:1] * 7).note
+        assert note.count("v1 α 0.25") == 5 and "2 more" in note
 
 
 def test_settings_that_labels_leave_out(tmp_path):

@@ -12,6 +12,7 @@ from conftest import ROOT
 
 from configs import digits_v1
 from mobilenet_jax import config
+from mobilenet_jax.training import host
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
 HEAVY = ["jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "wandb"]
@@ -207,6 +208,19 @@ def test_a_workdir_that_cannot_be_made(refused, tmp_path):
 def test_a_batch_that_the_devices_cannot_share(refused):
     message = refused("--config.train.batch_size=33", XLA_FLAGS="--xla_force_host_platform_device_count=2")
     assert "config.train.batch_size=33" in message and "2 devices" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("JAX_ENABLE_X64", "maybe"), ("JAX_RANDOM_SEED_OFFSET", "x")],  # the import of JAX refuses them
+        pytest.param("JAX_PLATFORMS", "cuda", marks=pytest.mark.skipif(bool(host.visible_gpus()), reason="a GPU")),
+        *[("JAX_PLATFORMS", "nonsense"), ("JAX_NUM_CPU_DEVICES", "0")],
+        *[("JAX_DISABLE_JIT", "1"), ("JAX_COMPILATION_CACHE_DIR", "/dev/null")],
+    ],
+)
+def test_a_setting_with_which_jax_does_not_start(name, value, refused):
+    assert f"{name}={value}" in refused(**{name: value})
 
 
 IN_A_CALLBACK = """

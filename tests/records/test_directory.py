@@ -110,7 +110,7 @@ def test_begin_writes_the_config_once_and_the_environment_of_every_process(recor
     env = [begin(record, device) for device in ("one", "two", "three")][-1]
     assert directory.read_config(record.path) == {"seed": "one"}
     assert [env["device"], *(e["device"] for e in env["earlier"])] == ["three", "one", "two"]
-    assert env.keys() >= {"command", "git_commit", "git_dirty", "python", "packages", "host", "cores"}
+    assert env.keys() >= {"command", "git_commit", "git_dirty", "python", "packages", "host", "cores", "settings"}
     assert env["packages"].keys() >= {"jax", "jaxlib", "flax", "optax", "safetensors", "numpy"}
     assert not any("earlier" in e for e in env["earlier"])
 

@@ -146,15 +146,17 @@ NVIDIA_SMI = """#!/bin/sh
 echo "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5a1b)"
 echo "  MIG 1g.10gb Device 0: (UUID: MIG-7c2d)"
 echo "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-6b2c)"
-echo "an unknown line about a GPU 2"
+echo "GPU 2: NVIDIA H100 80GB HBM3 (UUID: GPU-6b2f)"
+echo "an unknown line about a GPU 3"
 exit $CODE
 """
-VARIABLES = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES")
+VARIABLES += ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 
 @pytest.fixture
-def two_gpus(tmp_path, monkeypatch):
-    """A machine with JAX's plugin for CUDA and a driver with two GPUs."""
+def three_gpus(tmp_path, monkeypatch):
+    """A machine with JAX's plugin for CUDA and a driver with three GPUs."""
     plugin, driver = tmp_path / "jax_cuda12_plugin" / "__init__.py", tmp_path / "bin" / "nvidia-smi"
     for path in (plugin, driver):
         path.parent.mkdir()
@@ -168,19 +170,21 @@ def two_gpus(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.usefixtures("three_gpus")
 @pytest.mark.parametrize(
     ("variables", "gpus"),
     [
-        ({}, ["0", "1"]),
+        ({}, ["0", "1", "2"]),
         ({"CODE": "9"}, []),  # without a driver that works
+        ({"CODE": "9", "CUDA_VISIBLE_DEVICES": "0"}, []),
         ({"PATH": "/nowhere"}, []),
+        ({"PATH": "/nowhere", "CUDA_VISIBLE_DEVICES": "5,GPU-0,MIG-GPU-1/2/3,x,6"}, ["5", "GPU-0", "MIG-GPU-1/2/3"]),
+        ({"PATH": "/nowhere", "CUDA_VISIBLE_DEVICES": "NoDevFiles"}, []),
         ({"JAX_PLATFORMS": "cpu"}, []),
-        ({"JAX_PLATFORMS": "cuda"}, ["0", "1"]),
-        ({"CUDA_VISIBLE_DEVICES": "-1"}, []),
-        ({"CUDA_VISIBLE_DEVICES": ""}, []),
-        ({"CUDA_VISIBLE_DEVICES": "1"}, ["1"]),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-5a1b, MIG-7c2d,-1,0"}, ["GPU-5a1b", "MIG-7c2d"]),
+        ({"JAX_PLATFORMS": "tpu"}, []),
+        ({"JAX_PLATFORMS": "", "JAX_PLATFORM_NAME": "cpu"}, []),
+        ({"JAX_PLATFORMS": "cuda"}, ["0", "1", "2"]),
+        ({"JAX_PLATFORMS": "gpu,cpu"}, ["0", "1", "2"]),
     ],
 )
 def test_gpus_that_can_be_used(variables, gpus, monkeypatch):
@@ -189,7 +193,7 @@ def test_gpus_that_can_be_used(variables, gpus, monkeypatch):
     assert host.visible_gpus() == gpus
 
 
-@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.usefixtures("three_gpus")
 def test_memory_of_a_gpu_is_left_alone(monkeypatch):
     """A process that keeps none does not restart after compiling either."""
     monkeypatch.setenv("GLIBC_TUNABLES", "")
@@ -200,7 +204,34 @@ def test_memory_of_a_gpu_is_left_alone(monkeypatch):
     assert host.kept_memory() == {"GLIBC_TUNABLES": ""}
 
 
-@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.usefixtures("three_gpus")
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("-1", []),
+        ("", []),
+        ("NoDevFiles", []),
+        ("none", []),
+        ("1", ["1"]),
+        ("2, 0", ["2", "0"]),
+        ("0,2,-1,1", ["0", "2"]),
+        ("1,NoDevFiles,0", ["1"]),
+        ("0,3,1", ["0"]),  # a number or UUID of no device ends the list
+        ("GPU-5a1b,GPU-9", ["GPU-5a1b"]),
+        ("1,1", []),  # a repeated device hides all
+        ("GPU-5a1b,GPU-5a1b", []),
+        ("GPU-5a1b, MIG-7c2d,-1,0", ["GPU-5a1b", "MIG-7c2d"]),
+        ("GPU-6b2c,GPU-5", ["GPU-6b2c", "GPU-5"]),  # the first characters of a UUID are enough
+        ("GPU-6b2", []),  # of two GPUs
+        ("MIG-GPU-5a1b/1/2", ["MIG-GPU-5a1b/1/2"]),
+    ],
+)
+def test_cudas_list_is_read_as_cuda_reads_it(visible, gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert host.visible_gpus() == gpus
+
+
+@pytest.mark.usefixtures("three_gpus")
 def test_no_gpu_without_jaxs_plugin(monkeypatch):
     monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
     assert host.visible_gpus() == []

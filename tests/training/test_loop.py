@@ -82,10 +82,12 @@ Start = Callable[..., subprocess.CompletedProcess[str]]
 def start(settings) -> Start:
     """Return a function that runs the command line in a process of its own, which may send itself a signal."""
 
-    def process(place: str, overrides: dict[str, Any], stop: str = "SIGTERM 0") -> subprocess.CompletedProcess[str]:
+    def process(
+        place: str, overrides: dict[str, Any], stop: str = "SIGTERM 0", **env: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(ROOT / "tests" / "training_helpers.py"), place, *flags_of(overrides)],
-            env=os.environ | settings | {"PYTHONPATH": str(ROOT), "STOP": stop},
+            env=os.environ | settings | {"PYTHONPATH": str(ROOT), "STOP": stop} | env,
             capture_output=True,
             text=True,
             timeout=300,
@@ -229,15 +231,30 @@ def test_names_of_devices(platform, count, name, monkeypatch):
     assert loop.device_name([types.SimpleNamespace(platform=platform, device_kind="Fast")] * count) == name
 
 
+AMBIENT = {
+    **{"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_ENABLE_X64": "1", "JAX_RANDOM_SEED_OFFSET": "3"},
+    **{"JAX_THREEFRY_PARTITIONABLE": "0", "JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_TRANSFER_GUARD": "disallow"},
+    **{"JAX_NO_TRACING": "1", "JAX_NO_EXECUTION": "1"},
+}
+
+
+def test_settings_of_jax_in_the_environment_do_not_change_a_result_and_are_recorded(finished, start, tmp_path):
+    done = start(f"--run_dir={tmp_path}/run", TINY, **AMBIENT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert result(tmp_path / "run") == result(finished[1])
+    assert AMBIENT.items() <= json.loads((tmp_path / "run" / "env.json").read_text())["settings"].items()
+
+
 # Runs that are stopped.
 
 
-def test_sigterm_ends_the_process_and_the_same_command_resumes(finished, start, tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])  # the second is SLURM's warning
+def test_a_signal_ends_the_process_and_the_same_command_resumes(name, finished, start, tmp_path):
     command = f"--workdir={tmp_path}", TINY
     directory = tmp_path / spec_of(TINY).run_name
-    stopped = start(*command, stop="SIGTERM 30")
-    assert (stopped.returncode, stopped.stderr) == (143, "")
-    assert stopped.stdout.endswith("stopped by SIGTERM; the same command resumes\n")
+    stopped = start(*command, stop=f"{name} 30")
+    assert (stopped.returncode, stopped.stderr) == (128 + signal.Signals[name], "")
+    assert stopped.stdout.endswith(f"stopped by {name}; the same command resumes\n")
     assert not (directory / "summary.json").exists()
     resumed = start(*command)
     assert (resumed.returncode, resumed.stderr) == (0, "")
