@@ -23,9 +23,8 @@ from typing import Any
 
 from mobilenet_jax import files
 from mobilenet_jax.errors import Busy, InputError
-from mobilenet_jax.records import identity
+from mobilenet_jax.records import identity, weights
 from mobilenet_jax.records import summary as summaries
-from mobilenet_jax.records import weights
 from mobilenet_jax.records.summary import Summary
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
