@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class CannotTrain(InputError):
-    """This machine cannot train, whatever the point: no device, no data, a full disk, no database."""
+    """This machine can train no point: no device, no data, a full disk, no database."""
 
 
 class Job:
