@@ -177,8 +177,7 @@ def _read_cache(dataset: Dataset, directory: pathlib.Path) -> dict[str, Split] |
 def _source(dataset: Dataset, directory: pathlib.Path) -> str:
     """Return the names, sizes and times of the files of a set, which change when it is prepared again."""
     found = sorted((path.name, path.stat()) for path in directory.iterdir() if path.is_file())
-    files_of_set = ([name, stat.st_size, stat.st_mtime_ns] for name, stat in found)
-    return json.dumps([_CACHE_FORMAT, *files_of_set]) + dataset.fingerprint
+    return json.dumps([_CACHE_FORMAT, *([n, of.st_size, of.st_mtime_ns] for n, of in found)]) + dataset.fingerprint
 
 
 def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> pathlib.Path:

@@ -150,6 +150,9 @@ def _sample(*files_of_set: tuple[pathlib.Path, int, int]) -> str:
 
 def class_names(dataset: Dataset, data_dir: str = "") -> tuple[str, ...]:
     """Return the names of the classes, by label; () if they are unknown."""
+    with contextlib.suppress(InputError):
+        if dataset.fingerprint and describe(dataset.name, data_dir) != dataset:
+            return ()  # another set has its name now
     names = tuple(str(i) for i in range(dataset.num_classes))
     if dataset.name not in ("digits", "mnist"):
         directory = prepared(dataset.name, data_dir)

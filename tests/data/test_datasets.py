@@ -131,6 +131,18 @@ def test_a_fingerprint_tells_sets_of_one_name_apart(tmp_path: pathlib.Path):
     assert not any(known.fingerprint for known in datasets.DATASETS.values())
 
 
+def test_names_of_classes_are_those_of_the_set_that_was_described(tmp_path: pathlib.Path):
+    write_metadata(tmp_path / "shapes" / "1.0.0")
+    file = tmp_path / "shapes" / "1.0.0" / "label.labels.txt"
+    file.write_text("cat\ndog\nowl")
+    before = describe("shapes", str(tmp_path))
+    assert datasets.class_names(before, str(tmp_path)) == ("cat", "dog", "owl")
+    file.write_text("cat\ndog\nfox")
+    assert datasets.class_names(before, str(tmp_path)) == ()
+    shutil.rmtree(tmp_path / "shapes")
+    assert datasets.class_names(before, str(tmp_path)) == ()
+
+
 def test_configs(tmp_path: pathlib.Path):
     write_metadata(tmp_path / "shapes" / "small" / "1.0.0")
     assert describe("shapes", str(tmp_path)).resolution == 28
