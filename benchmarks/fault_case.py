@@ -1,6 +1,7 @@
 """What the faults of training and of sweeps share: commands and their exit, a full disk, damaged files."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import random
@@ -15,6 +16,19 @@ from collections.abc import Callable, Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DAMAGE = ("flipped", "cut", "emptied", "removed")
+# Sets of one name, with the same sizes: the first one, others images, other classes. In a process of its own, as the
+# tests' modules set environment variables.
+SETS = ("grey", "images", "classes")
+MAKE_SETS = """
+import pathlib, sys
+sys.path[:0] = ["tests", "."]
+import helpers
+import tensorflow_datasets as tfds
+tfds.disable_progress_bar()
+for place, seed, classes, version in zip(sys.argv[2:], (0, 1, 0), (3, 3, 4), ("1.0.0", "1.0.0", "2.0.0")):
+    splits = helpers.random_splits(seed, {"train": 48, "test": 16}, side=28, channels=1, classes=classes)
+    helpers.prepare(pathlib.Path(sys.argv[1]) / place, "grey", splits, classes, version)
+"""
 UNDISTURBED, AFTER_A_MESSAGE = "as undisturbed", "said, then as undisturbed"  # good ends, as records name them
 
 
@@ -35,6 +49,7 @@ class Command:
         merged = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"WANDB_MODE": "disabled"}
         merged |= {"XDG_CACHE_HOME": str(case.models / "cache"), "PYTHONDONTWRITEBYTECODE": "1"} | env
         self.out, self.err = (pathlib.Path(tempfile.mkstemp(dir=case.work, suffix=end)[1]) for end in (".out", ".err"))
+        self.killed = False
         merged["FAULT_COMMAND"] = str(self.out)  # which all its processes inherit
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
@@ -87,6 +102,7 @@ class Command:
     def kill(self) -> None:
         """Kill all processes at once, as a power cut does."""
         self.process.kill()  # first, as it would start others again
+        self.killed = True
         while found := self.processes():
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
@@ -135,6 +151,7 @@ class Case:
         self.runs = work / "runs"
         self.messages: list[str] = []  # as they were printed
         self.commands: list[Command] = []
+        self.options: list[str] = []  # of the command line
 
     def start(self) -> Command:
         """Start the command."""
@@ -147,6 +164,27 @@ class Case:
     def check(self, command: Command) -> None:
         """Raise Wrong unless the finished command left what an undisturbed one leaves."""
         raise NotImplementedError
+
+    def use_data(self, data: pathlib.Path) -> None:
+        """Train on the set that `data` holds under the name of all `SETS`."""
+        self.options = ["--config.data.name=grey", f"--config.data.dir={data}", "--config.train.batch_size=16"]
+
+    def rerun_on_another_set(self, data: pathlib.Path, other: str) -> str:
+        """Put another set in the place of that in `data`, and run again, which must leave all runs as they are."""
+
+        def of_first() -> list[dict[str, str]]:
+            away = [*self.work.glob("away-*"), *self.runs.glob("*/config.json")]
+            return sorted((tree(path.parent if path.is_file() else path) for path in away), key=str)
+
+        data.rename(self.work / "data-before")
+        shutil.copytree(self.models / "data" / other, data)
+        for command in self.commands:
+            self.note(command.end_with_message() if not command.killed else "")
+        before = of_first()
+        ended = self.rerun()
+        if before and (ended == UNDISTURBED or any(each not in of_first() for each in before)):
+            raise Wrong(f"a run on another set was continued or changed: {self.messages}")
+        return ended
 
     def note(self, *messages: str) -> None:
         self.messages += filter(None, messages)
@@ -183,6 +221,18 @@ class Case:
             raise Wrong(f"a message that does not say what to do: {message}")
         elif pathlib.Path(found[1]).exists():
             os.rename(found[1], away)
+
+
+def make_sets(models: pathlib.Path) -> None:
+    """Make the data sets, once."""
+    if not (models / "data").exists():
+        command = [sys.executable, "-c", MAKE_SETS, str(models / "data"), *SETS]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def tree(directory: pathlib.Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def damage(case: Case, files: list[pathlib.Path], how: str, likely: list[pathlib.Path]) -> None:

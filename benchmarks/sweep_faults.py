@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from fault_case import DAMAGE, ROOT, UNDISTURBED, Command, TooLate, Wrong, damage, small_disk
+from fault_case import DAMAGE, ROOT, SETS, UNDISTURBED, Command, TooLate, Wrong, damage, make_sets, small_disk
 from fault_case import Case as AnyCase
 
 sys.path.append(str(ROOT / "tests"))
@@ -68,13 +68,14 @@ class Case(AnyCase):
     def __init__(self, work: pathlib.Path, models: pathlib.Path, chance: random.Random):
         super().__init__(work, models, chance)
         self.workers = chance.choice([1, 2])
+        self.of = "sweep"  # the undisturbed sweep, less its number of workers
         self.reopened = 0  # so many points may be done twice, as their results were lost
         (work / "sweep.yaml").write_text(json.dumps(SWEEP))
 
     @property
     def expected(self) -> dict[int, str]:
         """Return the results of an undisturbed sweep. Their bits depend on the number of cores per worker."""
-        return results(self.models / f"sweep-{self.workers}")
+        return results(self.models / f"{self.of}-{self.workers}")
 
     def start(self, storage: str = "", kill: str = "", **variables: str) -> Command:
         """Start the command; a worker that calls `kill`, 'METHOD+before' or 'METHOD+after' of the queue, dies once."""
@@ -83,7 +84,7 @@ class Case(AnyCase):
         marker = self.work / "kill"
         if kill:
             marker.touch()
-        arguments = ["-c", IMPATIENT, kill, *options]
+        arguments = ["-c", IMPATIENT, kill, *options, *self.options]
         variables |= {"PYTHONPATH": str(ROOT), "FAULT_MARKER": str(marker)}
         self.commands.append(Command(self, arguments, ROOT, variables))
         return self.commands[-1]
@@ -101,7 +102,7 @@ class Case(AnyCase):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        (name,) = optuna.get_all_study_names(url)
+        name = optuna.get_all_study_names(url)[-1]  # others are of a data set that was replaced
         trials = optuna.load_study(study_name=name, storage=url).get_trials()
         done = [t.user_attrs["summary"] for t in trials if t.state.name == "COMPLETE"]
         states = collections.Counter(t.state.name for t in trials)
@@ -127,7 +128,7 @@ class Case(AnyCase):
         self.check_trained(1)
 
     def failed(self, command: Command) -> list[str]:
-        return re.findall(r"^failed  .*: (.*)$", command.out.read_text(), re.MULTILINE)
+        return re.findall(r"^failed  .*?: (.*)$", command.out.read_text(), re.MULTILINE)
 
 
 def results(runs: pathlib.Path) -> dict[int, str]:
@@ -310,6 +311,20 @@ def file_damaged(how: str) -> Callable[[Case], str]:
     return fault
 
 
+def data_replaced(case: Case) -> str:
+    """Put another set behind the name of a data set while a sweep is trained on it, or after that."""
+    data, case.of, case.workers = case.work / "data", case.chance.choice(SETS[1:]), 1
+    shutil.copytree(case.models / "data" / "grey", data)
+    case.use_data(data)
+    command = case.start()
+    command.wait_for_output("sweep sweep: ")  # it has read about the first set
+    wait_a_while(case)
+    if case.chance.random() < 0.5:
+        command.kill()
+    case.reopened = 1  # a point is trained on both sets
+    return case.rerun_on_another_set(data, case.of)
+
+
 def database_moved(case: Case) -> str:
     """Move the database away while the sweep runs."""
     command, path = case.start(), case.runs / "sweeps.db"
@@ -347,6 +362,7 @@ KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
     "sweep: machine frozen, another takes over": (machine_frozen, 2),
     "sweep: two machines, one without a device": (one_cannot_train(JAX_PLATFORMS="cuda"), 2),
     "sweep: two machines, one without data": (one_cannot_train(FAULT_NO_DATA="1"), 2),
+    "sweep: data set replaced behind its name": (data_replaced, 3),
     "sweep: database killed and restarted": (server_killed, 3),
     "sweep: two commands at once": (two_commands, 1),
     "sweep: database taken away": (database_moved, 1),
@@ -359,8 +375,11 @@ def prepare(models: pathlib.Path) -> None:
     """Run undisturbed sweeps, with one worker and with two."""
     (models / "sweep-work").mkdir(parents=True)
     case = Case(models / "sweep-work", models, random.Random(0))
-    for case.workers in (1, 2):
+    make_sets(models)
+    for name, case.workers in (("sweep", 1), ("sweep", 2), *((name, 1) for name in SETS[1:])):
+        if name in SETS:
+            case.use_data(models / "data" / name)
         command = case.start()
         if command.end():
             sys.exit(f"the undisturbed sweep failed: {command.text()}")
-        shutil.move(case.runs, models / f"sweep-{case.workers}")
+        shutil.move(case.runs, models / f"{name}-{case.workers}")

@@ -5,7 +5,6 @@ once or after following one message, and an untouched other run in the same dire
 """
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import random
@@ -19,7 +18,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from fault_case import AFTER_A_MESSAGE, DAMAGE, ROOT, UNDISTURBED, Command, TooLate, Wrong, damage, is_root, small_disk
+from fault_case import (
+    AFTER_A_MESSAGE,
+    DAMAGE,
+    ROOT,
+    SETS,
+    UNDISTURBED,
+    Command,
+    TooLate,
+    Wrong,
+    damage,
+    is_root,
+    make_sets,
+    small_disk,
+    tree,
+)
 from fault_case import Case as AnyCase
 
 TINY = {
@@ -27,16 +40,6 @@ TINY = {
     **{"train.epochs": 3, "train.checkpoint_epochs": 0.5, "train.batch_size": 64},
 }
 SPEEDS = ("images_per_second",)
-# In a process of its own, as the tests' modules set environment variables.
-MAKE_GREY = """
-import pathlib, sys
-sys.path[:0] = ["tests", "."]
-import helpers
-import tensorflow_datasets as tfds
-tfds.disable_progress_bar()
-splits = helpers.random_splits(0, {"train": 48, "test": 16}, side=28, channels=1, classes=3)
-helpers.prepare(pathlib.Path(sys.argv[1]), "grey", splits)
-"""
 
 
 class Case(AnyCase):
@@ -46,7 +49,6 @@ class Case(AnyCase):
         super().__init__(work, models, chance)
         self.of = "finished"  # the undisturbed run, whose name is that of the run to damage
         self.env: dict[str, str] = {}
-        self.options: list[str] = []
         if (models / "finished").exists():  # not yet while `prepare` makes it
             shutil.copytree(models / "finished", self.runs / "other")
 
@@ -78,11 +80,6 @@ def result(run: pathlib.Path) -> dict:
     return {key: summary[key] for key in keys} | {
         "rows": [{k: v for k, v in r.items() if k not in SPEEDS} for r in rows]
     }
-
-
-def tree(directory: pathlib.Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 # The kinds: each damages the run of its case, then starts the command again.
@@ -291,11 +288,11 @@ def data_damaged(how: str) -> Callable[[Case], str]:
     """Damage a prepared data set: its files or the arrays decoded from them."""
 
     def fault(case: Case) -> str:
-        whole, data = case.models / "data", case.work / "data"
+        whole, data = case.models / "data" / "grey", case.work / "data"
         shutil.copytree(whole, data)
         for path in data.rglob("*"):  # the cache depends on the times of the files
             shutil.copystat(whole / path.relative_to(data), path)
-        case.options = ["--config.data.name=grey", f"--config.data.dir={data}", "--config.train.batch_size=16"]
+        case.use_data(data)
         case.of = "grey"
 
         def repair() -> None:
@@ -321,6 +318,18 @@ def data_damaged(how: str) -> Callable[[Case], str]:
     return fault
 
 
+def data_replaced(case: Case) -> str:
+    """Put another set behind the name of a data set while a run is trained on it, or after that."""
+    data, other = case.work / "data", case.chance.choice(SETS[1:])
+    shutil.copytree(case.models / "data" / "grey", data)
+    case.use_data(data)
+    case.of = other  # all have the same name, and so have their runs
+    command = case.start()
+    if command.wait_for_output("first step") and case.chance.random() < 0.5:
+        command.kill()
+    return case.rerun_on_another_set(data, other)
+
+
 MOMENTS = ("start", "compile", "step", "checkpoint", "evaluation", "end")
 # Kind -> its fault, and how often it is chosen relative to the rarest.
 KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
@@ -333,6 +342,7 @@ KINDS: dict[str, tuple[Callable[[Case], str], int]] = {
     "process frozen, another started": (frozen, 1),
     "clock set back": (clock_set_back, 2),
     **{f"W&B's server {kind}": (wandb_fails(kind), 1) for kind in ("dead", "silent", "rubbish")},
+    "data set replaced behind its name": (data_replaced, 4),
     **{f"data set, a file {how}": (data_damaged(how), 2) for how in DAMAGE},
 }
 
@@ -341,11 +351,10 @@ def prepare(models: pathlib.Path) -> None:
     """Make what faults start from: a finished run, a killed run, a data set with its run, and compiled programs."""
     (models / "work").mkdir(parents=True)
     case = Case(models / "work", models, random.Random(0))
-    for name in ("finished", "killed", "grey"):
-        if name == "grey":
-            subprocess.run([sys.executable, "-c", MAKE_GREY, str(models / "data")], cwd=ROOT, check=True)
-            case.options = ["--config.data.name=grey", f"--config.data.dir={models / 'data'}"]
-            case.options += ["--config.train.batch_size=16"]
+    make_sets(models)
+    for name in ("finished", "killed", *SETS):
+        if name in SETS:
+            case.use_data(models / "data" / name)
         command = case.start()
         if name == "killed":
             command.wait_for_output("epoch 2/3")

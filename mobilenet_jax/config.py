@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +16,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import arch
+from mobilenet_jax.records import directory as directories
 from mobilenet_jax.records import identity as identities
+from mobilenet_jax.records.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,10 +208,29 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
 
 
 def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
-    """Return how `stored`, a `config.json`, differs from this run's config; [] if it is this run's."""
+    """Return how `stored`, a `config.json`, differs from this run's config and data set; [] if it is this run's."""
     there = identities.renamed(identities.flatten(stored))
     pairs = ((key, there.get(key, "absent"), value) for key, value in spec.identity.items())
-    return [f"config.{key} is {other!r} there and {value!r} here" for key, other, value in pairs if other != value]
+    found = [f"config.{key} is {other!r} there and {value!r} here" for key, other, value in pairs if other != value]
+    return found + _other_data(spec, stored)
+
+
+def _other_data(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
+    """Return how the data set in `stored` differs from the one that has its name now; [] where that is unknown."""
+    here, there = vars(spec.dataset), stored.get("dataset")
+    pairs = there.items() if isinstance(there, dict) and spec.dataset.fingerprint else ()
+    found = [f"{key} {other!r} there and {here[key]!r} here" for key, other in pairs if here.get(key, other) != other]
+    return [f"data set {spec.dataset.name!r} is another one ({', '.join(found)})"] if found else []
+
+
+def finished(spec: RunSpec, directory: pathlib.Path) -> Summary | None:
+    """Return the summary of the run, None if it is not finished; raises InputError over another run and over damage."""
+    named = directory.name.endswith(f"-{spec.digest}")  # then it is this run's, even without a config.json
+    directories.check(directory, named)
+    stored = directories.read_config(directory, named)
+    if stored is not None and (found := (_other_data if named else differences)(spec, stored)):
+        raise InputError(f"{directory} holds another run: {'; '.join(found)}; move it away, or name another directory")
+    return directories.read_summary(directory)
 
 
 _build = functools.lru_cache(maxsize=1024)(arch.mobilenet)  # the points of a sweep share their networks

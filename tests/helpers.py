@@ -108,7 +108,9 @@ def random_splits(seed: int, sizes: Mapping[str, int], side: int, channels: int,
     }
 
 
-def prepare(root: pathlib.Path, name: str, splits: Mapping[str, Split], classes: int = 3) -> pathlib.Path:
+def prepare(
+    root: pathlib.Path, name: str, splits: Mapping[str, Split], classes: int = 3, version: str = "1.0.0"
+) -> pathlib.Path:
     """Has TFDS prepare a set as array_record; returns its directory."""
     import tensorflow_datasets as tfds
 
@@ -116,7 +118,7 @@ def prepare(root: pathlib.Path, name: str, splits: Mapping[str, Split], classes:
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = set_name
-        VERSION = tfds.core.Version("1.0.0")
+        VERSION = tfds.core.Version(version)
 
         def _info(self) -> tfds.core.DatasetInfo:
             image = tfds.features.Image(shape=next(iter(splits.values())).images.shape[1:])

@@ -59,12 +59,12 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
         command = datasets.build_command(name, root)
         raise InputError(f"data set {name!r} is not prepared in {root}: `{command}` does it (it needs TensorFlow)")
     directory = directory or _prepare_cifar10(dataset, root, archive)
-    if not (splits := _read_cache(directory)):
+    if not (splits := _read_cache(dataset, directory)):
         try:
             with files.lock((directory / _CACHE).with_name(".lock"), _LOCK_SECONDS):  # of many processes, one decodes
-                if not (splits := _read_cache(directory)):
+                if not (splits := _read_cache(dataset, directory)):
                     splits = _decode(dataset, directory, root)
-                    _write_cache(splits, directory)
+                    _write_cache(splits, dataset, directory)
         except OSError as error:
             console.warn(f"data set {name!r} is decoded again at each start: its cache cannot be written ({error})")
     return splits or _decode(dataset, directory, root)
@@ -121,7 +121,7 @@ def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> di
         return InputError(f"data set {dataset.name!r} in {directory} {problem}")
 
     found = vars(datasets.describe_prepared(dataset.name, directory, root))
-    expected = vars(dataset).items()
+    expected = [(key, value) for key, value in vars(dataset).items() if value != ""]  # "": any version of a usual set
     if wrong := [f"{key} {found[key]} instead of {value}" for key, value in expected if found[key] != value]:
         raise refuse(f"is another one: {', '.join(wrong)}")
     builder: Any = tfds.builder_from_directory(directory)
@@ -148,19 +148,19 @@ def _decode(dataset: Dataset, directory: pathlib.Path, root: pathlib.Path) -> di
     return splits
 
 
-def _write_cache(splits: Mapping[str, Split], directory: pathlib.Path) -> None:
+def _write_cache(splits: Mapping[str, Split], dataset: Dataset, directory: pathlib.Path) -> None:
     cache = directory / _CACHE
     arrays = {f"{name}_{field}": array for name, split in splits.items() for field, array in vars(split).items()}
     cache.parent.mkdir(exist_ok=True)
     with files.replacing(cache) as temporary, temporary.open("wb") as file:
-        np.savez(file, source=np.array(_fingerprint(directory)), **arrays)
+        np.savez(file, source=np.array(_source(dataset, directory)), **arrays)
 
 
-def _read_cache(directory: pathlib.Path) -> dict[str, Split] | None:
-    """Return the cached splits, or None if they are missing, damaged, or older than the files of the set."""
+def _read_cache(dataset: Dataset, directory: pathlib.Path) -> dict[str, Split] | None:
+    """Return the cached splits, or None if they are missing, damaged, of another set, or older than its files."""
     try:
         with open(directory / _CACHE, "rb") as file, np.load(file) as arrays:
-            if arrays["source"] != _fingerprint(directory):
+            if arrays["source"] != _source(dataset, directory):
                 return None
             if damaged := arrays.zip.testzip():  # NumPy checks the CRC of an array only if it reads the last byte
                 raise ValueError(f"{damaged} has another CRC")
@@ -174,10 +174,10 @@ def _read_cache(directory: pathlib.Path) -> dict[str, Split] | None:
         return None
 
 
-def _fingerprint(directory: pathlib.Path) -> str:
+def _source(dataset: Dataset, directory: pathlib.Path) -> str:
     """Return the names, sizes and times of the files of a set, which change when it is prepared again."""
     found = sorted((path.name, path.stat()) for path in directory.iterdir() if path.is_file())
-    return json.dumps([_CACHE_FORMAT, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in found)])
+    return json.dumps([_CACHE_FORMAT, *([n, of.st_size, of.st_mtime_ns] for n, of in found)]) + dataset.fingerprint
 
 
 def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> pathlib.Path:
@@ -202,7 +202,7 @@ def _prepare_cifar10(dataset: Dataset, root: pathlib.Path, archive: str) -> path
             shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
             held.callback(shutil.rmtree, staging, ignore_errors=True)
             complete = cifar10.write(published, staging)
-            _write_cache({name: Split(*pair) for name, pair in published.items()}, complete)
+            _write_cache({name: Split(*pair) for name, pair in published.items()}, dataset, complete)
             target = root / complete.relative_to(staging)
             target.parent.mkdir(exist_ok=True)
             return complete.rename(target)

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -13,6 +15,7 @@ from mobilenet_jax import files
 from mobilenet_jax.errors import InputError, first_line
 
 FILE_FORMAT = "array_record"  # the one format that TFDS reads without TensorFlow
+_BLOCK, _SAMPLED = 2**14, 2**24  # bytes of a set that its fingerprint covers, in blocks; all of a smaller set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Dataset:
     resolution: int  # side of the images in pixels
     test_split: str = "test"  # TFDS's name
     streamed: bool = False  # too large for memory
+    version: str = ""
+    fingerprint: str = ""  # eight hex digits that change with the set behind the name; "" where the name fixes the set
 
 
 _KNOWN = (
@@ -90,7 +95,7 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
 
     Raises:
       InputError: the metadata is damaged, the files are not array_record, the images are not square uint8 images of one
-        size with one label each, or the splits are not 'train' and 'test' (or 'validation').
+        size with one label each, there is one class, or the splits are not 'train' and 'test' (or 'validation').
     """
     import tensorflow_datasets as tfds  # late: takes half a second, and the sets of the table do not need it
 
@@ -105,14 +110,18 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
         formats = {each.value for each in (info.file_format, *info.alternative_file_formats) if each}
         features = dict(info.features)
         sizes = {split: found.num_examples for split, found in info.splits.items()}
+        paths = sorted(directory.glob(f"*.{FILE_FORMAT}*"))
+        sample = _sample(*((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
     except Exception as error:  # TFDS parses JSON and protocol buffers, and creates objects from names of classes
         raise refuse(f"has damaged metadata ({first_line(error)}): {again}") from error
     if FILE_FORMAT not in formats:
         raise refuse(f"is prepared as {', '.join(sorted(formats))}, only {FILE_FORMAT} can be read: {again}")
-    image, label = features.get("image"), features.get("label")
+    image, label = features.get("image"), cast(Any, features.get("label"))
     classes = isinstance(label, tfds.features.ClassLabel) and label.num_classes
     if not isinstance(image, tfds.features.Image) or not classes:
         raise refuse(f"is not for image classification: it needs 'image' and 'label', and has {', '.join(features)}")
+    if classes < 2:
+        raise refuse(f"has one class, {label.names[0]!r}: a classifier needs at least 2")
     height, width, channels = shape = cast(Any, image.shape)
     if not height or height != width or channels not in (1, 3) or image.np_dtype != "uint8":
         sides = "x".join(str(side or "?") for side in shape)
@@ -120,11 +129,30 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
     test_split = next((split for split in ("test", "validation") if sizes.get(split)), "")
     if not sizes.get("train") or not test_split:
         raise refuse(f"needs a 'train' split, and a 'test' or 'validation' one: it has {', '.join(sizes)}")
-    return Dataset(name, classes, sizes["train"], sizes[test_split], height, test_split=test_split)
+    content = [version := directory.name, label.names, list(shape), sizes["train"], sizes[test_split], sample]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+    return Dataset(name, classes, sizes["train"], sizes[test_split], height, test_split, False, version, digest)
+
+
+@functools.lru_cache
+def _sample(*files_of_set: tuple[pathlib.Path, int, int]) -> str:
+    """Return the SHA-256 of files, given with their sizes and times; of large ones, of blocks at equal distances."""
+    distance = _BLOCK * -(-sum(size for _, size, _ in files_of_set) // _SAMPLED)
+    digest = hashlib.sha256()
+    for path, size, _ in files_of_set:
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, distance):
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
 
 
 def class_names(dataset: Dataset, data_dir: str = "") -> tuple[str, ...]:
     """Return the names of the classes, by label; () if they are unknown."""
+    with contextlib.suppress(InputError):
+        if dataset.fingerprint and describe(dataset.name, data_dir) != dataset:
+            return ()  # another set has its name now
     names = tuple(str(i) for i in range(dataset.num_classes))
     if dataset.name not in ("digits", "mnist"):
         directory = prepared(dataset.name, data_dir)

@@ -58,7 +58,8 @@ class Run:
         """The configuration: dotted key -> value, without the seed and without keys that change no result."""
         # Without a config the recipe is unknown; these two are the best that is left to tell recipes apart.
         unknown = {f"summary.{key}": getattr(self.summary, key) for key in ("config_name", "steps")}
-        found = {key: value for key, value in (self.config or unknown).items() if key not in NOT_CONFIGURATION}
+        known = {k: v for k, v in self.config.items() if not k.startswith("dataset.")}  # which `summary.dataset` names
+        found = {key: value for key, value in (known or unknown).items() if key not in NOT_CONFIGURATION}
         found |= {key: getattr(self.summary, name) for key, name in _IN_SUMMARY.items()}
         if self.summary.version == "v1":
             found = {key: value for key, value in found.items() if key not in ONLY_V2} | {"model.expansion": None}
@@ -156,6 +157,9 @@ def _read_run(directory: pathlib.Path, report: Callable[[str], None]) -> Run | N
     if fault := no_config or _disagreement(config, summary):
         config = {}
         report(f"{fault}: its recipe is unknown, so it is kept apart from runs that have one")
+    facts = [str(config[key]) for key in ("dataset.version", "dataset.fingerprint") if config.get(key)]
+    if facts:  # else its name fixes the set, or is all that an older record has
+        summary = summary.model_copy(update={"dataset": f"{summary.dataset} ({', '.join(facts)})"})
     no_curve = str(no_metrics or damage)
     if not no_curve and not metrics_match(summary, metrics):
         rows, reached, no_curve = (), 0, f"{METRICS} is damaged: it is not what was written"

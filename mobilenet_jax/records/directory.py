@@ -1,6 +1,6 @@
 """One run directory: its files, who may write there, and what is read back.
 
-config.json          the resolved config
+config.json          the resolved config, and facts of a data set that its name does not fix
 env.json             command, commit, versions, JAX's settings and device of every process that worked on the run
 metrics.jsonl        a row per evaluation
 checkpoints/         see `training/checkpoint.py`
@@ -107,13 +107,13 @@ def _refusal(path: pathlib.Path, error: DamagedFile, remedy: str) -> InputError:
     return InputError(f"{path}: {error}; {hint}")
 
 
-def read_config(directory: pathlib.Path) -> dict[str, Any] | None:
-    """Return the config of the run in `directory`, None where there is none; raises InputError if it is damaged."""
+def read_config(directory: pathlib.Path, named: bool = False) -> dict[str, Any] | None:
+    """Return the config of a run, None without one; raises InputError if it is damaged, unless the run is `named`."""
     try:
         return load(directory / CONFIG)
-    except MissingFile:
-        return None
     except DamagedFile as e:
+        if named or isinstance(e, MissingFile):
+            return None
         raise _refusal(directory / CONFIG, e, "move it away") from None
 
 

@@ -98,8 +98,8 @@ class Plan:
 
     @functools.cached_property
     def study(self) -> str:
-        """The sweep's name in a database: equal on all machines for the same file, base config and budget."""
-        sweep, digests = self.sweep, sorted(point.spec.digest for point in self.points)
+        """The sweep's name in a database: equal on all machines for the same file, base config, data and budget."""
+        sweep, digests = self.sweep, sorted(point.spec.digest + point.spec.dataset.fingerprint for point in self.points)
         identity = [sweep.method, sweep.metric, sweep.goal, repr(sweep.parameters), digests]
         identity += [] if sweep.method == "grid" else [repr(self.budget)]
         return f"{sweep.name}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]}"

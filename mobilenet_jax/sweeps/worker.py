@@ -15,9 +15,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from mobilenet_jax import console
+from mobilenet_jax import config, console
 from mobilenet_jax.errors import Busy, InputError, first_line, is_unwritable
-from mobilenet_jax.records.directory import RunDirectory, read_summary
+from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.sweeps import tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
 from mobilenet_jax.sweeps.points import Plan, Point
@@ -54,7 +54,7 @@ def run(plan: Plan, place: str) -> NoReturn:
     number, _, command, study = place.split("/", 3)  # from the command that started this process
     try:
         if study != plan.study:  # this worker and its command would train different sweeps
-            raise CannotTrain(f"the sweep {plan.sweep.name} or its config changed while it was trained; start it again")
+            raise CannotTrain(f"sweep {plan.sweep.name}: its file, config or data changed while it ran; start it again")
         code = Worker(plan, f"{command}/{number}/").run()
     except CannotTrain as e:
         console.say(f"error: {e}")
@@ -220,7 +220,7 @@ class Worker:
         """Record the result of a point; return whether it has one. Training reports a damaged result."""
         summary = None
         with contextlib.suppress(InputError):
-            summary = read_summary(job.record.path)
+            summary = config.finished(job.point.spec, job.record.path)
         if summary:
             score = getattr(summary, self.plan.sweep.metric)
             figure = f"  {self.plan.sweep.metric} {score:.4f}" if score is not None else ""
@@ -248,7 +248,7 @@ class Worker:
             for job in group:
                 try:
                     loop.check_batch(job.point.spec, inputs)
-                    loop.finished(job.point.spec, job.record.path)  # raises if the directory holds another run
+                    config.finished(job.point.spec, job.record.path)  # raises if the directory holds another run
                     held.enter_context(job.record.locked())
                     jobs += [] if self._finish(job) else [job]
                 except Busy:

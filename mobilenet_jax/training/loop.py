@@ -19,7 +19,6 @@ from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import cost
 from mobilenet_jax.records import directory as directories
 from mobilenet_jax.records.directory import RunDirectory
-from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.training import evaluate, host, wandb_logger
 from mobilenet_jax.training.compile import Inputs, Program, compile_runs
 from mobilenet_jax.training.progress import Display
@@ -46,7 +45,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
       InputError: the run cannot start, and nothing was written; or its files cannot be written, and the same command
         resumes from the last checkpoint.
     """
-    if summary := finished(spec, directory):
+    if summary := config.finished(spec, directory):
         if wandb_logger.under_agent():  # the agent has started a W&B run for it
             logger = logger_of(spec, RunDirectory(directory))
             logger.start()
@@ -56,7 +55,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     check_batch(spec, inputs)
     record = RunDirectory(directory)
     with record.locked(), console.signals() as asked:
-        if finished(spec, directory):  # the process that held the lock a moment ago finished the run
+        if config.finished(spec, directory):  # the process that held the lock a moment ago finished the run
             return _report(directory, "already ")
         if not host.compiled_before():  # else this process printed these lines before it restarted
             sums = cost.totals(spec.arch, spec.resolution)
@@ -68,20 +67,6 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
             console.say(f"stopped by {e}; the same command resumes")
             return e.exit_code
     return _report(directory, "")
-
-
-def finished(spec: RunSpec, directory: pathlib.Path) -> Summary | None:
-    """Return the summary of the run, None if it is not finished.
-
-    Raises:
-      InputError: the directory holds another run, or its record is damaged.
-    """
-    named = directory.name.endswith(f"-{spec.digest}")  # then it is this run's, even without a config.json
-    directories.check(directory, named)
-    stored = None if named else directories.read_config(directory)
-    if stored is not None and (found := config.differences(spec, stored)):
-        raise InputError(f"{directory} holds another run: {'; '.join(found)}; name another directory")
-    return directories.read_summary(directory)
 
 
 def prepare(spec: RunSpec) -> Inputs:

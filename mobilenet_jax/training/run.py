@@ -58,7 +58,8 @@ class TrainingRun:
     def open(self) -> None:
         """Write config and environment, open the checkpoints, start the W&B run; InputError if that is impossible."""
         spec = self.spec
-        self.record.begin(spec.config.to_dict(), self.device, lambda stored: not config.differences(spec, stored))
+        stored = spec.config.to_dict() | ({"dataset": vars(spec.dataset)} if spec.dataset.fingerprint else {})
+        self.record.begin(stored, self.device, lambda before: not config.differences(spec, before))
         self.checkpoints = Checkpoints(self.record.path / CHECKPOINTS)
         self.wandb = logger_of(spec, self.record)
         self.wandb.start()
@@ -214,7 +215,7 @@ class TrainingRun:
 def logger_of(spec: RunSpec, record: RunDirectory) -> WandbLogger:
     """Return the logger of a run, not started yet."""
     w, keys = spec.config.wandb, {**spec.identity, **knobs(spec)}
-    return WandbLogger(w.mode, w.project, spec.run_name, spec.digest, record.path, keys)
+    return WandbLogger(w.mode, w.project, spec.run_name, spec.digest + spec.dataset.fingerprint, record.path, keys)
 
 
 def knobs(spec: RunSpec) -> dict[str, Any]:

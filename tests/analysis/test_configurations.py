@@ -63,6 +63,25 @@ def test_seeds_of_several_commits_or_versions_of_jax_are_named(env, mixed, tmp_p
         assert note.count("v1 α 0.25") == 5 and "2 more" in note
 
 
+def test_sets_behind_one_name_are_not_merged(tmp_path):
+    """Runs of the same seed and of others; those whose record says nothing about the set form one group."""
+    facts = {"1.0.0": "11111111", "1.0.0 again": "22222222", "2.0.0": "33333333"}
+    for name, fingerprint in facts.items():
+        for seed, alpha in ((0, 0.25), (1, 0.25), (0, 0.5)):
+            settings = {"data.name": "toy", "seed": seed, "model.alpha": alpha}
+            file = put(tmp_path / name / f"{alpha}-{seed}", settings) / "config.json"
+            data = {"dataset": {"name": "toy", "version": name[:5], "fingerprint": fingerprint}}
+            file.write_text(json.dumps(json.loads(file.read_text()) | data))
+    for seed in (0, 1):
+        put(tmp_path / "older" / str(seed), {"data.name": "toy", "seed": seed, "model.alpha": 0.25})
+    found = grouped(tmp_path)
+    names = ["toy", "toy (1.0.0, 11111111)", "toy (1.0.0, 22222222)", "toy (2.0.0, 33333333)"]
+    assert [(c.summary.dataset, c.n) for c in found] == [(names[0], 2)] + [(n, k) for n in names[1:] for k in (2, 1)]
+    assert {c.label for c in found} == {"v1 α 0.25", "v1 α 0.5"}  # the set is not a setting
+    assert [(s.key, len(s.configurations)) for s in find_series(found)] == [("model.alpha", 2)] * 3
+    assert not {cell for row in recipes_table(found).rows for cell in row} & {"dataset.version", *facts.values()}
+
+
 def test_settings_that_labels_leave_out(tmp_path):
     put(tmp_path / "a", {"optim.lr": 0.1})
     put(tmp_path / "b", {"optim.lr": 0.1, "seed": 1})

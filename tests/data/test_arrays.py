@@ -128,10 +128,10 @@ def test_the_second_load_imports_nothing_slow(grey_root: str):
     code = """if True:
         import sys
         from mobilenet_jax.data import arrays, datasets
-        arrays.load(datasets.Dataset("grey", 3, 7, 4, 28), sys.argv[1])
+        arrays.load(datasets.Dataset("grey", 3, 7, 4, 28, fingerprint=sys.argv[2]), sys.argv[1])
         print(*{"tensorflow_datasets", "PIL", "jax", "sklearn", "rich", "filelock"} & set(sys.modules))
     """
-    assert python(code, grey_root) == [""]
+    assert python(code, grey_root, describe("grey", grey_root).fingerprint) == [""]
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,13 @@ def test_a_damaged_cache_is_reported_and_rebuilt(
 
 def test_a_flipped_bit_of_the_cache_never_changes_an_image(grey_root: str, grey_splits: dict[str, Split]):
     load_grey(grey_root)
-    cache = cache_of(grey_root)
+    cache, described = cache_of(grey_root), describe("grey", grey_root)
     whole, refused = cache.read_bytes(), 0
     header = whole.index(b"train_images")  # of an array, which says how much of the file to read
     places = [*range(header, header + 160), *range(0, len(whole), 397)]
     for place in places:
         cache.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        if (found := arrays._read_cache(cache.parent.parent)) is None:
+        if (found := arrays._read_cache(described, cache.parent.parent)) is None:
             refused += 1
         else:  # the bit belongs to a time or an attribute of a file in the archive
             assert_equal(found, grey_splits)
@@ -177,7 +177,7 @@ def test_processes_that_start_together_decode_once(grey_root: str):
         import sys
         from mobilenet_jax.data import arrays, datasets
         read = arrays._read_cache
-        arrays._read_cache = lambda directory: (found := read(directory), print(bool(found), flush=True))[0]
+        arrays._read_cache = lambda *given: (found := read(*given), print(bool(found), flush=True))[0]
         arrays.load(datasets.Dataset("grey", 3, 7, 4, 28), sys.argv[1])
     """
     command, pipe, cache = python_command(code, grey_root), subprocess.PIPE, cache_of(grey_root)
@@ -210,6 +210,17 @@ def test_a_set_prepared_again_is_decoded_again(grey_root: str):
     prepare(pathlib.Path(grey_root), "grey", others)
     shutil.move(cache, cache_of(grey_root).parent)
     assert_equal(load_grey(grey_root), others)
+
+
+def test_a_set_that_was_replaced_after_it_was_described(grey_root: str):
+    """The cache of the new one is not served as the old one."""
+    before = describe("grey", grey_root)
+    shutil.rmtree(pathlib.Path(grey_root) / "grey")
+    others = random_splits(1, {"train": 7, "test": 4}, side=28, channels=1, classes=3)
+    prepare(pathlib.Path(grey_root), "grey", others)
+    assert_equal(load_grey(grey_root), others)
+    with pytest.raises(InputError, match=f"'grey'.*fingerprint .* instead of {before.fingerprint}"):
+        load(before, grey_root)
 
 
 def test_a_directory_that_cannot_be_written(

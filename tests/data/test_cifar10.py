@@ -201,7 +201,7 @@ def test_a_data_directory_that_cannot_be_written(tmp_path: pathlib.Path, tiny_ar
 def test_a_failure_while_writing_leaves_nothing(
     tmp_path: pathlib.Path, tiny_archive: str, monkeypatch: pytest.MonkeyPatch
 ):
-    def write_cache(splits: Mapping[str, Split], directory: pathlib.Path) -> None:
+    def write_cache(splits: Mapping[str, Split], dataset: Any, directory: pathlib.Path) -> None:
         assert (directory / "dataset_info.json").exists()
         raise OSError(28, "No space left on device")
 
@@ -399,7 +399,8 @@ def cifar10_splits(cifar10_dir: str) -> dict[str, Split]:
 def test_cifar10_is_what_the_table_says(cifar10_dir: str, cifar10_splits: dict[str, Split]):
     found = datasets.prepared("cifar10", cifar10_dir)
     assert found is not None
-    assert datasets.describe_prepared("cifar10", found, pathlib.Path(cifar10_dir)) == CIFAR10
+    described = datasets.describe_prepared("cifar10", found, pathlib.Path(cifar10_dir))
+    assert dataclasses.replace(described, version="", fingerprint="") == CIFAR10
     assert [len(cifar10_splits[name]) for name in ("train", "test")] == [50_000, 10_000]
     for split in cifar10_splits.values():
         np.testing.assert_array_equal(np.bincount(split.labels), len(split) // 10)

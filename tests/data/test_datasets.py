@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shlex
+import shutil
 import sys
 from typing import Any
 
@@ -75,8 +76,9 @@ def test_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
 
 def test_metadata_of_a_prepared_set(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
     write_metadata(tmp_path / "shapes" / "1.0.0")
-    expected = Dataset("shapes", 3, 5, 2, 28)
-    assert describe("shapes", str(tmp_path)) == expected
+    found = describe("shapes", str(tmp_path))
+    expected = Dataset("shapes", 3, 5, 2, 28, version="1.0.0", fingerprint=found.fingerprint)
+    assert len(found.fingerprint) == 8 and describe("shapes", str(tmp_path)) == expected
     assert prepared("shapes", str(tmp_path)) == tmp_path / "shapes" / "1.0.0"
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert describe("shapes") == expected
@@ -86,7 +88,8 @@ def test_validation_replaces_a_missing_test_split(tmp_path: pathlib.Path):
     write_metadata(tmp_path / "both" / "1.0.0", splits={"train": ["5"], "validation": ["4"], "test": ["2"]})
     write_metadata(tmp_path / "one" / "1.0.0", splits={"train": ["5"], "validation": ["4"]})
     assert describe("both", str(tmp_path)).test_split == "test"
-    assert describe("one", str(tmp_path)) == Dataset("one", 3, 5, 4, 28, test_split="validation")
+    assert describe("one", str(tmp_path)).test_split == "validation"
+    assert describe("one", str(tmp_path)).test_size == 4
 
 
 def test_versions(tmp_path: pathlib.Path):
@@ -103,6 +106,41 @@ def test_versions(tmp_path: pathlib.Path):
     assert chosen("shapes:9.*.*") == "9.1.0"
     assert chosen("shapes:8.0.0") is None
     assert describe("shapes:9.0.0", str(tmp_path)).name == "shapes:9.0.0"
+
+
+def test_a_fingerprint_tells_sets_of_one_name_apart(tmp_path: pathlib.Path):
+    def described(directory: str = "1.0.0", names: str = "", **changes: Any) -> Dataset:
+        home = tmp_path / "shapes"
+        shutil.rmtree(home, ignore_errors=True)
+        write_metadata(home / directory, **changes)
+        if names:
+            (home / directory / "label.labels.txt").write_text(names)
+        return describe("shapes", str(tmp_path))
+
+    first = described()
+    assert described() == described(description="the same images", splits={"train": ["5"], "test": ["2"]}) == first
+    others = [
+        described("2.0.0", version="2.0.0"),
+        described(names="cat\ndog\nowl"),
+        described(names="cat\ndog\nfox"),
+        described(splits={"train": ["3", "1"], "test": ["2"]}),
+        described(features={"image": image(28, 28, 3), "label": LABEL}),
+        described(features={"image": image(28, 28, 1), "label": LABEL | {"classLabel": {"numClasses": "4"}}}),
+    ]
+    assert len({each.fingerprint for each in [first, *others]}) == 7 and others[0].version == "2.0.0"
+    assert not any(known.fingerprint for known in datasets.DATASETS.values())
+
+
+def test_names_of_classes_are_those_of_the_set_that_was_described(tmp_path: pathlib.Path):
+    write_metadata(tmp_path / "shapes" / "1.0.0")
+    file = tmp_path / "shapes" / "1.0.0" / "label.labels.txt"
+    file.write_text("cat\ndog\nowl")
+    before = describe("shapes", str(tmp_path))
+    assert datasets.class_names(before, str(tmp_path)) == ("cat", "dog", "owl")
+    file.write_text("cat\ndog\nfox")
+    assert datasets.class_names(before, str(tmp_path)) == ()
+    shutil.rmtree(tmp_path / "shapes")
+    assert datasets.class_names(before, str(tmp_path)) == ()
 
 
 def test_configs(tmp_path: pathlib.Path):
@@ -135,6 +173,10 @@ def test_an_unknown_set(name: str, tmp_path: pathlib.Path):
         (
             {"features": {"image": image(28, 28, 1), "label": LABEL | {"classLabel": {}}}},
             "not for image classification",
+        ),
+        (
+            {"features": {"image": image(28, 28, 1), "label": LABEL | {"classLabel": {"numClasses": "1"}}}},
+            "data set 'bad' .* one class, '0'.* at least 2",
         ),
         ({"features": {"image": image(), "label": LABEL}}, r"images of \?x\?x3"),
         ({"features": {"image": image(-1, -1, 3), "label": LABEL}}, r"images of \?x\?x3"),

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from conftest import ROOT, on_a_terminal
-from helpers import TINY, environment, spec_of, summary_of
+from helpers import TINY, environment, prepare, random_splits, spec_of, summary_of
 from sweep_helpers import (
     GRID,
     command,
@@ -443,7 +443,28 @@ def test_a_sweep_that_changes_while_it_is_trained(tmp_path):
     change = "from mobilenet_jax.sweeps.points import Plan\nPlan.study = f'tiny-{len(sys.argv)}'"
     done = start(patched(tmp_path, change), tmp_path)
     assert done.returncode == 1
-    assert done.stderr == "error: the sweep tiny or its config changed while it was trained; start it again\n"
+    assert done.stderr == "error: sweep tiny: its file, config or data changed while it ran; start it again\n"
+
+
+@pytest.mark.slow
+def test_a_sweep_on_another_data_set_behind_the_name(tmp_path, monkeypatch):
+    """Nothing of the first set counts, and nothing is lost."""
+    root, sizes = tmp_path / "tfds", {"train": 96, "test": 16}
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    prepare(root, "toy", random_splits(0, sizes, 32, 3, 3))
+    write(tmp_path, TINY | {"data.name": "toy", "train.batch_size": 32, "seed": [0, 1]})
+    assert run(tmp_path).returncode == 0
+    first = results(tmp_path)
+    shutil.move(root, tmp_path / "first")
+    prepare(root, "toy", random_splits(0, sizes, 32, 3, 4), classes=4, version="2.0.0")
+    done = run(tmp_path)
+    assert done.returncode == 1 and "0 of 2 points have a result; 2 failed" in done.stdout
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed")]
+    assert all("num_classes 3 there and 4 here" in line and "another directory" in line for line in failed[:2])
+    assert len(first) == 2 and results(tmp_path) == first
+    shutil.move(tmp_path / "runs", tmp_path / "of_first")
+    assert run(tmp_path).returncode == 0
+    assert {summary["num_classes"] for summary in results(tmp_path).values()} == {4}
 
 
 @pytest.mark.slow

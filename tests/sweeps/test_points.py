@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import statistics
 from typing import Any
 
@@ -24,6 +25,17 @@ from mobilenet_jax.sweeps.points import (
     points,
 )
 from mobilenet_jax.training.step import Hyper
+
+
+def test_a_sweep_on_another_set_is_another_one_in_the_database(read_sweep):
+    sweep = read_sweep(GRID)
+    found = points(sweep, digits_v1.get_config(), "digits_v1")
+    fingerprints, studies = ("", "11111111", "22222222"), set()
+    for fingerprint in fingerprints:
+        data = dataclasses.replace(found[0].spec.dataset, fingerprint=fingerprint)
+        of_set = [dataclasses.replace(each, spec=dataclasses.replace(each.spec, dataset=data)) for each in found]
+        studies.add(Plan(sweep, of_set, draw, Budget(), pathlib.Path(), "", 1).study)  # type: ignore[arg-type]
+    assert len(studies) == 3
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
-from helpers import TINY, flags_of, result, rows_of, spec_of, summary_of
+from helpers import TINY, flags_of, prepare, random_splits, result, rows_of, spec_of, summary_of
 from training_helpers import Crash, after, compile_once, crash, one_block, send
 
 from mobilenet_jax.data import arrays, augment
@@ -214,6 +214,39 @@ def test_a_finished_run_is_reported_and_not_changed(finished):
     assert again.startswith("already finished: MobileNet v1")
     assert again.splitlines()[1:] == first.splitlines()[-6:]
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")} == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("stop", [None, 4])
+def test_another_data_set_behind_the_name(stop, named, tmp_path, monkeypatch):
+    """A finished run and an interrupted one are left as they are, and a new directory takes the new set."""
+    root, sizes = tmp_path / "tfds", {"train": 96, "test": 16}
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    prepare(root, "toy", random_splits(0, sizes, 32, 3, 3))
+    overrides = TINY | {"data.name": "toy", "train.batch_size": 32}
+    directory = tmp_path / (spec_of(overrides).run_name if named else "run")
+    with contextlib.nullcontext() if stop is None else after(stop, send(signal.SIGTERM)):
+        assert run(overrides, directory) == (0 if stop is None else 143)
+    if stop is None:
+        assert printed(overrides, directory).startswith("already finished")
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+    def refused(*facts: str) -> None:
+        with pytest.raises(InputError) as error:
+            run(overrides, directory)
+        message = str(error.value)
+        assert all(part in message for part in ("'toy'", "fingerprint", "another directory", str(directory), *facts))
+        assert ("version" in message, "num_classes" in message) == (("version" in facts),) * 2
+        assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+
+    shutil.move(root, tmp_path / "first")
+    prepare(root, "toy", random_splits(1, sizes, 32, 3, 3))  # other images, the same version
+    refused()
+    prepare(root, "toy", random_splits(0, sizes, 32, 3, 4), classes=4, version="2.0.0")
+    refused("version", "'1.0.0' there and '2.0.0' here", "num_classes 3 there and 4 here")
+    shutil.rmtree(root)
+    shutil.move(tmp_path / "first", root)
+    assert run(overrides, directory) == 0 and summary_of(directory)["num_classes"] == 3
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
