@@ -47,6 +47,8 @@ class ImpossiblePoint(InputError):
 def main(argv: list[str]) -> int:
     """Do what the command line asks for; return the exit code."""
     sweep = read_sweep(argv)
+    if not DRY_RUN.value:
+        wandb_logger.check_environment(sweep is not None)
     if sweep is not None:
         return run_sweep(sweep, *parse([argv[0], *map(find_config, sweep.arguments), *argv[1:]]))
     name, loaded, _ = parse(argv)

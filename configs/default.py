@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
 
     c.wandb = ConfigDict()
     c.wandb.mode = "auto"  # 'online', 'offline', 'disabled' or 'auto' (online if logged in); $WANDB_MODE wins
-    c.wandb.project = "mobilenet_jax"
+    c.wandb.project = "mobilenet_jax"  # $WANDB_PROJECT wins
 
     c.seed = 0  # of the initial weights, the image order, augmentation and dropout
     return c

@@ -71,18 +71,27 @@ class Server(http.server.ThreadingHTTPServer):
                 commands = self._commands(self.sweeps[v["id"]], json.loads(v["runState"]))
                 return {"agentHeartbeat": {"commands": json.dumps(commands)}}
             case "UpsertBucket":
-                run = self.runs.setdefault(v["name"], Run(v["project"], v["sweep"], v["displayName"]))
+                new = Run(v["project"], v["sweep"], v["displayName"])
+                new.group, new.tags, new.notes = v["groupName"], v["tags"], v["notes"]
+                run = self.runs.setdefault(v["name"], new)
                 run.config |= {key: entry["value"] for key, entry in json.loads(v["config"] or "{}").items()}
                 bucket = {"id": v["name"], "name": v["name"], "project": _project(v["project"])}
                 return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+            case "RunResumeStatus" if run := self.runs.get(v["name"]):
+                tail = json.dumps([json.dumps(row) for row in run.history[-1:]])
+                bucket = {"id": v["name"], "name": v["name"], "historyTail": tail, "eventsTail": "[]"}
+                bucket |= {"logLineCount": 0, "eventsLineCount": 0, "historyLineCount": len(run.history)}
+                bucket |= {"config": "{}", "wandbConfig": '{"t": 1}', "summaryMetrics": json.dumps(run.summary)}
+                return {"model": _project(v["project"]) | {"bucket": bucket}}
             case "CreateRunFiles":  # without an answer, W&B's process ends at once
                 return {"createRunFiles": {"runID": v["run"], "uploadHeaders": [], "files": []}}
         return {}
 
     def stream(self, run: Run, sent: dict[str, Any]) -> None:
-        """Store the rows, the summary and the exit code that a run sends."""
+        """Store the rows, the summary and the exit code that a run sends. New rows replace those from their offset."""
         lines = {name: [json.loads(line) for line in file["content"]] for name, file in sent.get("files", {}).items()}
-        run.history += lines.get("wandb-history.jsonl", [])
+        if rows := lines.get("wandb-history.jsonl"):
+            run.history[sent["files"]["wandb-history.jsonl"]["offset"] :] = rows
         run.summary = [run.summary, *lines.get("wandb-summary.json", [])][-1]
         run.exit_code = sent.get("exitcode", run.exit_code)
 

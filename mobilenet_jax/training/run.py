@@ -56,13 +56,12 @@ class TrainingRun:
         self._order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
 
     def open(self) -> None:
-        """Write config and environment, open the checkpoints, start the W&B run; InputError if that is impossible."""
+        """Write config and environment, and open the checkpoints; InputError if that is impossible."""
         spec = self.spec
         stored = spec.config.to_dict() | ({"dataset": vars(spec.dataset)} if spec.dataset.fingerprint else {})
         self.record.begin(stored, self.device, lambda before: not config.differences(spec, before))
         self.checkpoints = Checkpoints(self.record.path / CHECKPOINTS)
-        self.wandb = logger_of(spec, self.record)
-        self.wandb.start()
+        self.wandb = logger_of(spec, self.record)  # `restore` starts it
 
     def restore(self, state: TrainState) -> TrainState:
         """Return the state of the newest checkpoint that is whole, `state` without one; forget rows of later steps."""
@@ -73,6 +72,7 @@ class TrainingRun:
             self.seconds, self.rows = notes["seconds"], notes["rows"]
             self.resumed_from = self.saved = self.step
         self.record.rewrite(self.rows)
+        self.wandb.start(self.rows)
         self.seconds["compile"] += self.compile_seconds
         return state
 

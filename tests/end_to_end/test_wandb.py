@@ -1,4 +1,4 @@
-"""The real `wandb sweep` and `wandb agent` with a replacement of their server: four tiny runs each."""
+"""The real `wandb sweep`, `wandb agent` and `wandb sync` with a replacement of their server: tiny runs."""
 
 import contextlib
 import json
@@ -16,6 +16,7 @@ import pytest
 import wandb_server
 import yaml
 from conftest import ROOT
+from helpers import python_command
 
 pytestmark = pytest.mark.slow
 
@@ -36,19 +37,24 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def wandb(server, tmp_path_factory):
-    """Run `wandb ARGUMENTS` in the repository, as a user does, and return its output."""
+def variables(server, tmp_path_factory) -> dict[str, str]:
+    """Return the environment of a user of the server."""
     home = tmp_path_factory.mktemp("home")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {
+    return {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | {
         "HOME": str(home),
         "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the agent runs `python`
         "PYTHONDONTWRITEBYTECODE": "1",
         "WANDB_API_KEY": "a" * 40,
         "WANDB_BASE_URL": server.url,
         "WANDB_CONFIG_DIR": str(home),
-        "WANDB_DIR": str(home),
         "WANDB_ERROR_REPORTING": "false",
     }
+
+
+@pytest.fixture(scope="module")
+def wandb(variables):
+    """Run `wandb ARGUMENTS` in the repository, as a user does, and return its output."""
+    home = pathlib.Path(variables["HOME"])
     unwanted = [ROOT / "wandb", ROOT / "runs"]
     before = [path.exists() for path in unwanted]
 
@@ -56,7 +62,13 @@ def wandb(server, tmp_path_factory):
         output = home / "output.txt"
         with (
             output.open("w") as out,
-            subprocess.Popen(["wandb", *arguments], cwd=ROOT, env=variables | env, stdout=out, stderr=out) as process,
+            subprocess.Popen(
+                ["wandb", *arguments],
+                cwd=ROOT,
+                env=variables | {"WANDB_DIR": str(home)} | env,
+                stdout=out,
+                stderr=out,
+            ) as process,
         ):
             try:
                 process.wait(timeout)
@@ -200,3 +212,77 @@ def test_points_that_cannot_run_do_not_stop_the_agent(sweep, server, tmp_path):
     assert (read(directory / "summary.json")["alpha"], directory.name[:16]) == (0.25, "digits_v1-a0.25-")
     statuses = [server.runs[run_id].summary["status"] for run_id in found.points]
     assert statuses == ["invalid", "invalid", "invalid", "finished"]
+
+
+LOGGED = """
+import pathlib, sys
+from mobilenet_jax.training.wandb_logger import WandbLogger
+mode, directory, id, start, end = sys.argv[1:]
+logger = WandbLogger(mode, "project", "name", id, pathlib.Path(directory), {})
+rows = [{"step": 10 * i, "epoch": float(i)} for i in range(int(end))]
+logger.start(rows[: int(start)])
+for row in rows[int(start) :]:
+    logger.log(row)
+logger.finish({"rows": len(rows)})
+"""
+
+
+@pytest.mark.parametrize("resumed", ["online", "offline"])
+@pytest.mark.parametrize("first", ["online", "offline"])
+def test_a_resumed_run_has_each_row_once(first, resumed, variables, wandb, server, tmp_path):
+    """The second process resumes two rows before the end of the first one."""
+    run_id = f"{first}{resumed}"
+    for mode, start, end in ((first, 0, 4), (resumed, 2, 6)):
+        command = python_command(LOGGED, mode, tmp_path, run_id, start, end)
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=90)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    logs = sorted(tmp_path.glob("wandb/offline-run-*"))
+    assert len(logs) == (first, resumed).count("offline")
+    if resumed == "offline":
+        wandb("sync", str(logs[-1]))
+    assert [(row["_step"], row["step"]) for row in server.runs[run_id].history] == [(i, 10 * i) for i in range(6)]
+    assert server.runs[run_id].summary["rows"] == 6
+
+
+def test_an_interrupted_offline_run_is_whole_at_wandb(variables, wandb, server, tmp_path):
+    """Each sync replaces the one before."""
+    stops: list[dict[str, str]] = [{"STOP": "SIGTERM 30"}, {"STOP": "SIGKILL 50"}, {}]
+    flags = [f"--{key}={value}" for key, value in (TINY | {"config.train.epochs": 3}).items()]
+    command = [sys.executable, str(ROOT / "tests" / "training_helpers.py"), f"--run_dir={tmp_path / 'run'}", *flags]
+    env = variables | {"WANDB_MODE": "offline", "WANDB_PROJECT": "other", "PYTHONPATH": str(ROOT)}
+    codes = [subprocess.run(command, cwd=tmp_path, env=env | stop, timeout=200).returncode for stop in stops]
+    assert codes == [128 + signal.SIGTERM, -signal.SIGKILL, 0]
+    logs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    for log in logs:
+        wandb("sync", str(log))
+    run = server.runs[logs[0].name.split("-")[-1]]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert (len(logs), len(rows), run.project) == (3, 3, "other")
+    assert [common(there, row) for there, row in zip(run.history, rows, strict=True)] == rows
+    assert run.summary["test_accuracy"] == rows[-1]["test_accuracy"]
+
+
+def test_the_points_of_a_local_sweep_have_their_own_ids_and_names(variables, tmp_path):
+    keys = {**{key: {"value": value} for key, value in TINY.items()}, "config.seed": {"values": [0, 1, 2]}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"program": "launch.py", "method": "grid", "parameters": keys}))
+    command = [sys.executable, str(ROOT / "launch.py"), f"--sweep={tmp_path / 'sweep.yaml'}", "--fuse=2"]
+    of_one_run = {"WANDB_RUN_ID": "one", "WANDB_NAME": "name_of_one", "WANDB_RESUME": "must", "WANDB_TAGS": "sometag"}
+    env = variables | of_one_run | {"WANDB_MODE": "offline"}
+    done = subprocess.run([*command, f"--workdir={tmp_path}"], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    directories = [path.parent for path in tmp_path.glob("*/summary.json")]
+    assert len(directories) == 3
+    for directory in directories:
+        digest = directory.name.split("-")[-1]
+        (log,) = directory.glob(f"wandb/offline-run-*-{digest}/run-{digest}.wandb")
+        content = log.read_bytes()
+        assert directory.name.encode() in content and b"sometag" in content and b"name_of_one" not in content
+
+
+@pytest.mark.parametrize("what", [[], [f"--sweep={ROOT / 'sweeps' / 'digits_demo.yaml'}"]])
+def test_an_unknown_mode_is_refused_before_anything_is_written(what, launch, tmp_path):
+    done = launch(*what, WANDB_MODE="onlin")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert re.match("error: WANDB_MODE=onlin: .*'online', 'offline'", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+    assert launch(*what, "--dry_run", WANDB_MODE="onlin").returncode == 0  # it starts no run

@@ -512,23 +512,29 @@ def test_evaluations_now_and_then_and_another_seed(finished, tmp_path):
     assert summary_of(tmp_path)["params_sha256"] != summary_of(finished[1])["params_sha256"]
 
 
-def test_wandb_gets_the_knobs_and_the_costs_as_flat_keys(tmp_path, monkeypatch):
-    class Run:
-        def __init__(self):
-            self.rows, self.summary, self.finished = [], {}, 0
-            self.define_metric = lambda *_, **__: None
-            self.log = self.rows.append
+@pytest.fixture
+def wandb_runs(monkeypatch):
+    """Replace W&B; return the arguments of its runs, with their rows, their summary and how often they finished."""
+    runs = []
 
-        def finish(self):
-            self.finished += 1
+    def init(**given):
+        runs.append(types.SimpleNamespace(given=given, rows=[], summary={}, finished=0))
+        run = runs[-1]
+        run.define_metric = lambda *_, **__: None
+        run.log = lambda row, **_: run.rows.append(row)
+        run.finish = lambda: vars(run).update(finished=run.finished + 1)
+        return run
 
-    logged, given = Run(), {}
-    init = types.SimpleNamespace(init=lambda **kwargs: given.update(kwargs) or logged, Settings=dict)
-    monkeypatch.setitem(sys.modules, "wandb", init)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     monkeypatch.setenv("WANDB_MODE", "offline")
+    return runs
+
+
+def test_wandb_gets_the_knobs_and_the_costs_as_flat_keys(tmp_path, wandb_runs):
     spec = spec_of(TINY)
     assert loop.run(spec, tmp_path) == 0
-    summary = summary_of(tmp_path)
+    summary, (logged,) = summary_of(tmp_path), wandb_runs
+    given = logged.given
     for name in ("alpha", "rho", "expansion", "params", "mult_adds", "version", "resolution"):
         assert given["config"][name] == summary[name] == logged.summary[name]
     assert given["config"].items() >= spec.identity.items()
@@ -536,6 +542,18 @@ def test_wandb_gets_the_knobs_and_the_costs_as_flat_keys(tmp_path, monkeypatch):
     assert (given["mode"], given["name"], given["id"]) == ("offline", spec.run_name, spec.digest)
     assert logged.summary["test_accuracy"] == summary["test_accuracy"]
     assert (logged.rows, logged.finished) == (rows_of(tmp_path), 1)
+
+
+def test_the_newest_offline_log_of_wandb_is_the_whole_run(tmp_path, wandb_runs):
+    """After a stop in the third epoch, and after the loss of the summary."""
+    with after(48, send(signal.SIGTERM)):
+        assert run(TINY, tmp_path) == 128 + signal.SIGTERM
+    assert run(TINY, tmp_path) == 0
+    (tmp_path / "summary.json").unlink()
+    assert run(TINY, tmp_path) == 0
+    rows = rows_of(tmp_path)
+    assert [each.rows for each in wandb_runs] == [rows[:2], rows, rows]
+    assert [each.summary.get("test_accuracy") for each in wandb_runs] == [None] + 2 * [rows[-1]["test_accuracy"]]
 
 
 @pytest.mark.slow

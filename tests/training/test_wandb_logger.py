@@ -9,6 +9,8 @@ import types
 import pytest
 from helpers import environment, python_command
 
+from mobilenet_jax.errors import InputError
+from mobilenet_jax.training import wandb_logger
 from mobilenet_jax.training.wandb_logger import WandbLogger
 
 
@@ -28,8 +30,9 @@ class FakeRun:
     def define_metric(self, *_, **__) -> None:
         self._may_fail("define_metric")
 
-    def log(self, row: dict) -> None:
+    def log(self, row: dict, step: int, commit: bool) -> None:
         self._may_fail("log")
+        assert commit and step == len(self.rows)
         self.rows.append(row)
 
     def finish(self) -> None:
@@ -40,12 +43,11 @@ class FakeRun:
 @pytest.fixture
 def wandb(monkeypatch):
     """Replace the package: `wandb.calls` are the arguments of `init`, `wandb.run` is the run that it returns."""
-    fake = types.SimpleNamespace(calls=[], run=FakeRun(), logged_in=False, Settings=dict)
+    fake = types.SimpleNamespace(calls=[], run=FakeRun(), logged_in=False)
     fake.login = lambda prompt: fake.logged_in
     fake.init = lambda **kwargs: fake.calls.append(kwargs) or fake.run
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    for name in ("WANDB_MODE", "WANDB_SWEEP_ID", "WANDB_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")})
     return fake
 
 
@@ -69,6 +71,9 @@ def started(directory: pathlib.Path, mode: str) -> WandbLogger:
         ("disabled", {"WANDB_MODE": "offline"}, True, "offline"),
         ("auto", {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "x"}, True, "offline"),
         ("offline", {"WANDB_MODE": ""}, True, "offline"),
+        ("offline", {"WANDB_MODE": "run"}, True, "run"),
+        ("online", {"WANDB_MODE": "dryrun"}, True, "dryrun"),
+        ("auto", {"WANDB_MODE": "shared"}, True, "shared"),
     ],
 )
 def test_wandb_mode(mode, env, logged_in, used, wandb, tmp_path, monkeypatch):
@@ -88,10 +93,52 @@ def test_wandb_gets_flat_keys_rows_and_the_summary(wandb, tmp_path, monkeypatch,
     assert call["config"] == {"alpha": 0.5, "mult_adds": 7}
     assert wandb.run.rows == [{"epoch": 1.0, "train_loss": 0.5}]
     assert (wandb.run.summary, wandb.run.finished) == ({"test_accuracy": 0.9, "alpha": 0.5}, 1)
-    monkeypatch.setenv("WANDB_RUN_ID", "of-the-agent")
-    started(tmp_path, "online")
-    assert wandb.calls[-1]["id"] == "of-the-agent"
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("agent", [False, True])
+def test_variables_win_over_arguments(agent, wandb, tmp_path, monkeypatch):
+    """An agent sets WANDB_DIR to its own working directory."""
+    keys = {"project": "WANDB_PROJECT", "name": "WANDB_NAME", "id": "WANDB_RUN_ID", "dir": "WANDB_DIR"}
+    for key, name in keys.items():
+        monkeypatch.setenv(name, f"other-{key}")
+    if agent:
+        monkeypatch.setenv("WANDB_SWEEP_ID", "x")
+    started(tmp_path, "online")
+    given = {key: wandb.calls[0][key] for key in keys}
+    assert given == {key: f"other-{key}" for key in keys} | ({"dir": tmp_path} if agent else {})
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_variables_without_a_meaning_are_removed(sweep, wandb, monkeypatch):
+    """W&B refuses an empty value, the points of a local sweep are several runs, and checkpoints say what resumes."""
+    kept = {"WANDB_MODE": "dryrun", "WANDB_PROJECT": "p", "WANDB_ENTITY": "e", "WANDB_TAGS": "t", "OTHER": ""}
+    of_one_run = {"WANDB_RUN_ID": "i", "WANDB_NAME": "n"}
+    for name, value in {**kept, **of_one_run, "WANDB_RESUME": "must", "WANDB_NOTES": "", "WANDB_DIR": ""}.items():
+        monkeypatch.setenv(name, value)
+    wandb_logger.check_environment(sweep)
+    left = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") or name == "OTHER"}
+    assert left == (kept if sweep else kept | of_one_run)
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "Online", " offline", "true", "0"])
+def test_a_mode_that_wandb_does_not_know_is_refused(mode, wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(InputError, match=f"^WANDB_MODE={mode}: .*'online', 'offline', 'disabled', 'shared'"):
+        wandb_logger.check_environment(False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "resume"), [("online", "allow"), ("run", "allow"), ("offline", None), ("dryrun", None)]
+)
+def test_a_resumed_run_starts_with_its_rows(mode, resume, wandb, tmp_path):
+    """`wandb sync` would append an offline log that resumes, and its rows would be there twice."""
+    logger = WandbLogger(mode, "project", "name", "0123abcd", tmp_path, {})
+    logger.start([{"epoch": 1.0}, {"epoch": 2.0}])
+    logger.log({"epoch": 3.0})
+    started(tmp_path, mode)
+    assert [row["epoch"] for row in wandb.run.rows] == [1.0, 2.0, 3.0]
+    assert [call["resume"] for call in wandb.calls] == [resume, None]
 
 
 @pytest.mark.parametrize("failing", ["init", "define_metric", "log", "finish"])
@@ -162,6 +209,25 @@ def test_without_a_login_the_real_wandb_logs_into_the_run_directory(mode, tmp_pa
     (log,) = tmp_path.glob("wandb/offline-run-*-0123abcd/run-0123abcd.wandb")
     content = log.read_bytes()
     assert all(name in content for name in (b"alpha", b"mult_adds", b"train_loss", b"test_accuracy"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled", "shared", "run", "dryrun", "auto", "", "true"])
+def test_the_modes_are_those_of_the_real_wandb(mode):
+    """As W&B reads the variable when it starts."""
+    code = "from wandb.sdk import wandb_setup; wandb_setup.singleton().settings"
+    done = subprocess.run(python_command(code), env=environment(WANDB_MODE=mode), capture_output=True, timeout=60)
+    assert (done.returncode == 0) == (mode in wandb_logger._MODES)
+
+
+@pytest.mark.slow
+def test_the_real_wandb_reads_its_other_variables(tmp_path):
+    names = ("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_TAGS", "WANDB_NOTES")
+    given = {name: f"other_{name.lower()}" for name in (*names, "WANDB_JOB_TYPE")}
+    done = real_wandb("offline", tmp_path, WANDB_DIR=str(tmp_path / "elsewhere"), WANDB_RUN_ID="x", **given)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    (log,) = tmp_path.glob("elsewhere/wandb/offline-run-*-x/run-x.wandb")
+    assert [value for value in given.values() if value.encode() not in log.read_bytes()] == []
 
 
 @pytest.mark.slow
