@@ -30,9 +30,8 @@ class Busy(InputError):
 def number(name: str, value: Any, allowed: str, test: Callable[[Any], bool], whole: bool = False) -> Any:
     """Return an argument as a float or an int; raises InputError if it is no number, or does not pass the test."""
     with contextlib.suppress(TypeError, ValueError, OverflowError):
-        found = operator.index(value) if whole else float(value)
-        if not isinstance(value, bool | str | bytes) and test(found):
-            return found
+        if not isinstance(value, bool | str | bytes) and test(n := operator.index(value) if whole else float(value)):
+            return n
     raise InputError(f"{name}={value!r}: allowed is {allowed}")
 
 
