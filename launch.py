@@ -1,6 +1,7 @@
 """Train one network or a whole sweep, or print the cost: `python launch.py --help`."""
 
 import gc
+import io
 import os
 import pathlib
 import re
@@ -24,7 +25,7 @@ from mobilenet_jax.sweeps import points as sweep_points
 from mobilenet_jax.sweeps import tables as sweep_tables
 from mobilenet_jax.training import host, wandb_logger
 
-ROOT = pathlib.Path(__file__).parent
+ROOT = pathlib.Path(__file__).resolve().parent
 WORKDIR = flags.DEFINE_string("workdir", "runs", "Directory of the run directories.")
 RUN_DIR = flags.DEFINE_string("run_dir", "", "Directory of this run, instead of one in --workdir with the run's name.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the cost of each layer, or of each point, and train nothing.")
@@ -46,11 +47,16 @@ class ImpossiblePoint(InputError):
 
 def main(argv: list[str]) -> int:
     """Do what the command line asks for; return the exit code."""
+    if asked := [arg for arg in argv if re.fullmatch(r"--?(\?|h|help(short|full|xml)?)", arg)]:
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):  # which has code 1
+            parse([argv[0], *asked, "--help"])
+        print(text.getvalue(), end="")
+        return 0
     sweep = read_sweep(argv)
     if not DRY_RUN.value:
         wandb_logger.check_environment(sweep is not None)
     if sweep is not None:
-        return run_sweep(sweep, *parse([argv[0], *map(find_config, sweep.arguments), *argv[1:]]))
+        return run_sweep(sweep, *parse([argv[0], *sweep.arguments, *argv[1:]]))
     name, loaded, _ = parse(argv)
     try:
         spec = config.resolve(loaded, name)
@@ -111,15 +117,17 @@ def read_sweep(argv: list[str]) -> sweep_files.Sweep | None:
 
 
 def find_config(argument: str) -> str:
-    """Return --config=PATH of a sweep file with a path that exists: from the working directory, or from this file's."""
-    name = argument.removeprefix("--config=")
-    here = name == argument or os.path.exists(name) or not (ROOT / name).exists()
-    return argument if here else f"--config={ROOT / name}"
+    """Return an argument, the path of a config as one that exists: from the working directory, or from this file's."""
+    argument = console.expand_home(argument)
+    there = str(ROOT / (name := argument.removeprefix("--config=")))
+    missing = name.endswith(".py") and os.path.exists(there) and not os.path.exists(name)
+    return argument.removesuffix(name) + there if missing else argument
 
 
 def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
     """Return the config's name, the config with its overrides, and the keys that were overridden."""
     app.define_help_flags()
+    argv = [*map(find_config, argv)]
     config.check_keys(match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg)))
     default = str(ROOT / "configs" / "digits_v1.py")
     try:  # defining the flag runs the config file already
@@ -146,24 +154,19 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
 
 
 def run() -> int:
-    """Run the command line; return the exit code. Errors of the user become one line."""
-    try:
-        code = main(sys.argv)
-        sys.stdout.flush()
-        return code
-    except InputError as e:
-        console.warn(f"error: {e}")
-        if not wandb_logger.under_agent() or not isinstance(e, (ImpossiblePoint, Busy)):
-            return 1
-        wandb_logger.report_to_agent("busy" if isinstance(e, Busy) else "invalid", str(e))
-        return 0  # three failures in a minute would end the agent, and other points can be run
-    except BrokenPipeError:  # the reader of a table has seen enough
-        console.mute()
-        return 0
-    except OSError as e:
-        console.mute()
-        console.warn(f"error: {e}")
-        return 1
+    """Run the command line; return the exit code. W&B's agent learns of a point that cannot be run."""
+
+    def command() -> int:
+        try:
+            return main(sys.argv)
+        except (ImpossiblePoint, Busy) as e:
+            if not wandb_logger.under_agent():
+                raise
+            console.warn(f"error: {e}")
+            wandb_logger.report_to_agent("busy" if isinstance(e, Busy) else "invalid", str(e))
+            return 0  # three failures in a minute would end the agent, and other points can be run
+
+    return console.run(command)
 
 
 if __name__ == "__main__":

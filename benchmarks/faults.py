@@ -30,6 +30,7 @@ import training_faults
 from fault_case import AFTER_A_MESSAGE, ROOT, UNDISTURBED, TooLate, Wrong
 from train_step import cpu_name, keep
 
+from mobilenet_jax import console
 from mobilenet_jax.render.tables import Table
 
 KINDS = training_faults.KINDS | sweep_faults.KINDS
@@ -194,4 +195,4 @@ def record(args: argparse.Namespace, found: list[dict], started: float) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

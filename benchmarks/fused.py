@@ -17,7 +17,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from mobilenet_jax import config
+from mobilenet_jax import config, console
 from mobilenet_jax.training import host
 
 CASES = "v1-0.25-32-4 v1-0.25-32-2 v1-0.5-32-4 v1-1-32-4 v1-0.25-128-4 v2-0.35-32-4"
@@ -88,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

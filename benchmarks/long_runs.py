@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from train_step import cpu_name, keep
 
+from mobilenet_jax import console
 from mobilenet_jax.render.tables import Table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -137,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

@@ -13,12 +13,14 @@ import collections
 import functools
 import pathlib
 import statistics
+import sys
 import time
 
 from contenders import SIZE, architecture, ours
 from layer_latency import median_seconds
 from train_step import keep
 
+from mobilenet_jax import console
 from mobilenet_jax.networks import cost
 from mobilenet_jax.training import host
 
@@ -138,4 +140,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     host.keep_memory()
-    main()
+    sys.exit(console.run(main))

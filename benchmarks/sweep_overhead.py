@@ -19,6 +19,8 @@ import time
 import optuna
 from train_step import cpu_name
 
+from mobilenet_jax import console
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMALL = ["--config.model.rho=0.25", "--config.model.variant=shallow", "--config.optim.warmup_epochs=0.5"]
 
@@ -109,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

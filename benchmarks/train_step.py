@@ -21,6 +21,7 @@ import sys
 import time
 from importlib import metadata
 
+from mobilenet_jax import console
 from mobilenet_jax.training import host
 
 CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
@@ -187,4 +188,4 @@ def version(name: str) -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

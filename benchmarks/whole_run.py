@@ -20,6 +20,8 @@ import tempfile
 
 from train_step import Contender, cpu_name, keep
 
+from mobilenet_jax import console
+
 ROOT = pathlib.Path(__file__).parent.parent
 TITLES = ("compile s", "first step s", "images/s", "/ bare step", "eval images/s", "of wall time")
 
@@ -70,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

@@ -10,8 +10,11 @@ import contextlib
 import os
 import pathlib
 import statistics
+import sys
 
 from train_step import Contender, cpu_name, keep
+
+from mobilenet_jax import console
 
 CASES = "v1-0.25-32 v1-0.5-32 v1-1-32 v2-0.35-32 v2-1-32 v1-0.25-128 v2-0.35-128"
 
@@ -67,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(console.run(main))

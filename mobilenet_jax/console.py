@@ -1,13 +1,44 @@
-"""Collect signals, and print in a way that survives a closed pipe."""
+"""Run commands, collect signals, and print in a way that survives a closed pipe."""
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from mobilenet_jax.errors import InputError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's warning
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Run a command on the arguments of the process; return its exit code. Errors of the user become one line."""
+    if hasattr(sys.stdout, "reconfigure"):  # a stand-in for standard output may lack it
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        sys.argv[1:] = map(expand_home, sys.argv[1:])  # a shell leaves --flag=~/path as it is
+        code = command() or 0
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except (InputError, OSError) as e:
+        if isinstance(e, OSError):  # it may be standard output that cannot be written
+            mute()
+        if isinstance(e, BrokenPipeError):  # the reader has seen enough
+            return 0
+        warn(f"error: {e}")
+        return 1
+
+
+def expand_home(text: str, where: str = "") -> str:
+    """Return a path, or an argument that ends with one, with ~ or ~USER expanded; InputError without such a home."""
+    head, path = re.fullmatch(r"(?s)((?:--?[\w.-]+=)?(?:sqlite[\w+]*:///)?)(.*)", text).groups()  # type: ignore[union-attr]
+    if (expanded := os.path.expanduser(path)).startswith("~"):
+        raise InputError(f"{where}{text}: no home directory is known for {path.partition('/')[0]}; give the whole path")
+    return head + expanded
 
 
 @contextlib.contextmanager
@@ -38,12 +69,7 @@ def signals(again: bool = False) -> Iterator[list[int]]:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line on standard output or on `stream`. Once that is closed or full, later output is dropped."""
-    try:
-        print(text, file=stream, flush=True)
-    except UnicodeEncodeError:  # a path that this locale cannot show
-        print(ascii(text)[1:-1], file=stream, flush=True)
-    except OSError:
-        mute(stream)  # else Python would fail to flush it at the end, and exit with 120
+    draw(lambda: print(text, file=stream, flush=True), stream)
 
 
 def warn(text: str) -> None:
@@ -59,12 +85,12 @@ def mute(stream: TextIO | None = None) -> None:
         os.close(nowhere)
 
 
-def draw(action: Callable[[], Any]) -> None:
-    """Draw on the terminal; once that is closed, later output is dropped."""
+def draw(action: Callable[[], Any], stream: TextIO | None = None) -> None:
+    """Draw on the terminal, or write to `stream`. Once that is closed or full, later output is dropped."""
     try:
         action()
     except OSError:
-        mute()
+        mute(stream)  # else Python would fail to flush it at the end, and exit with 120
 
 
 def clock(seconds: float) -> str:

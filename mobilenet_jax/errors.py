@@ -1,7 +1,11 @@
-"""InputError, an error with a one-line message for the user, and helpers that shorten other exceptions."""
+"""InputError, an error with a one-line message for the user, checks that raise it, and helpers that shorten others."""
 
+import contextlib
 import errno
+import operator
 import os
+from collections.abc import Callable
+from typing import Any
 
 # A full, read-only or broken disk, in the words of the system, of SQLite and of PostgreSQL.
 _UNWRITABLE = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)]
@@ -21,6 +25,14 @@ class InputError(ValueError):
 
 class Busy(InputError):
     """Another process works on the run."""
+
+
+def number(name: str, value: Any, allowed: str, test: Callable[[Any], bool], whole: bool = False) -> Any:
+    """Return an argument as a float or an int; raises InputError if it is no number, or does not pass the test."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool | str | bytes) and test(n := operator.index(value) if whole else float(value)):
+            return n
+    raise InputError(f"{name}={value!r}: allowed is {allowed}")
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,6 @@ python -m mobilenet_jax.report --latency results/bench/cpu_latency.json [--out D
 """
 
 import argparse
-import contextlib
 import os
 import pathlib
 import sys
@@ -24,30 +23,21 @@ from mobilenet_jax.render.tables import Page, Section, plain
 
 def main() -> int:
     """Run the command with the arguments of the process, and return its exit code."""
+    # matplotlib refuses a backend that this environment lacks, or the user's file of settings, although none is used.
+    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    return console.run(_report)
+
+
+def _report() -> None:
     args = _parse()
-    with contextlib.suppress(AttributeError):  # a stand-in for standard output may lack it
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        if args.out is not None and not (args.out and pathlib.Path(args.out).is_dir() == os.path.lexists(args.out)):
-            raise InputError(f"--out={args.out}: must name a directory, or nothing that exists")
-        pages = list(_pages(args))
-        written = "" if args.out is None else _write(args.out, pages)
-        for section in (section for page in pages for section in page.sections):
-            for text in (*map(plain, section.text), *(table.section() for table in section.tables)):
-                print(text, end="\n\n")
-        print(written, end="", flush=True)
-    except InputError as e:
-        console.warn(f"error: {e}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # nobody reads on
-        console.mute()
-    except OSError as e:
-        console.mute()
-        console.warn(f"error: {e}")
-        return 1
-    return 0
+    if args.out is not None and not (args.out and pathlib.Path(args.out).is_dir() == os.path.lexists(args.out)):
+        raise InputError(f"--out={args.out}: must name a directory, or nothing that exists")
+    pages = list(_pages(args))
+    written = "" if args.out is None else _write(args.out, pages)
+    for section in (section for page in pages for section in page.sections):
+        for text in (*map(plain, section.text), *(table.section() for table in section.tables)):
+            print(text, end="\n\n")
+    print(written, end="")
 
 
 def _parse() -> argparse.Namespace:
@@ -108,7 +98,7 @@ def _write(out: str, pages: list[Page]) -> str:
     try:
         write(directory, pages)
     except OSError as e:
-        raise InputError(f"--out={out}: {e.strerror}") from None
+        raise InputError(f"--out={out}: {e.strerror or e}") from None
     return plain(f"written: {' '.join(str(directory / f'{page.name}.html') for page in pages)}\n")
 
 

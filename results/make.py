@@ -8,6 +8,7 @@ generated part with `<!-- NAME -->` and `<!-- /NAME -->`. The HTML pages are wri
 
 import functools
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -126,9 +127,9 @@ def _show(benchmark: str) -> str:
 
 
 def _python(*args: str) -> str:
-    return subprocess.run(
-        [sys.executable, *args], cwd=ROOT, check=True, stdout=subprocess.PIPE, encoding="utf-8"
-    ).stdout
+    env = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, *args]
+    return subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
 
 
 def main() -> None:

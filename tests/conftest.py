@@ -73,6 +73,17 @@ def launch(tmp_path):
     return run
 
 
+@pytest.fixture
+def no_home(monkeypatch):
+    """Take the home directory away, as of a user id that the system does not know."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
 CURSOR_ON = "\x1b[?25h"  # how a terminal is asked to show its cursor
 
 

@@ -170,7 +170,7 @@ def test_an_impossible_value_is_named_with_what_is_allowed(key, value, allowed):
         ({"model.bottleneck": "relu6"}, r"config\.model\.bottleneck='relu6': has no meaning for v1"),
         ({"model.shortcut": "none"}, r"config\.model\.shortcut='none': has no meaning for v1"),
         (V2 | {"model.variant": "shallow"}, r"config\.model\.variant='shallow': has no meaning for v2; .* 'paper'"),
-        (V2 | {"model.expansion": 65.0}, r"config\.model\.expansion=65: .* from 1 to 64"),
+        (V2 | {"model.expansion": 65.0}, r"config\.model\.expansion=65\.0: .* from 1 to 64"),
         (V2 | {"model.expansion": 0.5}, r"config\.model\.expansion=0\.5: .* from 1 to 64"),
         (V2 | {"model.expansion": -1.0}, r"config\.model\.expansion=-1\.0: allowed is above 0"),
         (

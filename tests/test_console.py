@@ -66,16 +66,47 @@ def test_a_warning_that_cannot_be_written_changes_no_exit_code():
     assert python(WARN) == ["done"]
 
 
-PATH = """
+TEXT = """
 import sys
 from mobilenet_jax import console
-sys.stdout.reconfigure(errors="strict")
-console.say("run  caf\\udce9")
+sys.exit(console.run(lambda: console.say("run  caf\\udce9\\n\\u03b1")))
 """
 
 
-def test_a_path_that_cannot_be_shown_is_escaped():
-    assert python(PATH) == [r"run  caf\udce9"]
+@pytest.mark.parametrize(
+    ("variables", "alpha"),
+    [
+        ({"PYTHONUTF8": "1"}, "\u03b1"),
+        ({"PYTHONIOENCODING": "ascii"}, r"\u03b1"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, r"\u03b1"),
+    ],
+)
+def test_what_an_encoding_lacks_is_escaped(variables, alpha):
+    assert python(TEXT, **variables) == [r"run  caf\udce9", alpha]
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("~", "/home/me"),
+        ("~/a b", "/home/me/a b"),
+        ("--workdir=~/runs", "--workdir=/home/me/runs"),
+        ("-config.data.dir=~/a=~", "-config.data.dir=/home/me/a=~"),
+        ("--storage=sqlite:///~/s.db", "--storage=sqlite:////home/me/s.db"),
+        ("--storage=sqlite+pysqlite:///~/s.db", "--storage=sqlite+pysqlite:////home/me/s.db"),
+        *((text, text) for text in ("", "--dry_run", "./~/runs", "a~", "--config.point=alpha=1", "/~", "a\n~")),
+    ],
+)
+def test_a_home_is_expanded(text, expanded, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert console.expand_home(text) == expanded
+
+
+@pytest.mark.parametrize("text", ["~", "--workdir=~/runs", "~nobody-of-this-name/runs"])
+def test_a_home_that_is_not_known(text, no_home, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["program", text])
+    assert console.run(lambda: 0) == 1
+    assert f"error: {text}: no home directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (59.9, "00:59"), (125, "02:05"), (3725, "1:02:05")])

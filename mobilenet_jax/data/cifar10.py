@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import os
 import pathlib
 import tarfile
 import zlib
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from mobilenet_jax import console
 from mobilenet_jax.data import datasets
 from mobilenet_jax.data.datasets import Dataset
 from mobilenet_jax.data.progress import progress
@@ -42,7 +42,7 @@ def read(dataset: Dataset, archive: str = "") -> dict[str, Pair]:
     """
     if not archive:
         return _download(dataset)
-    path = os.path.expanduser(archive)
+    path = console.expand_home(archive, "config.data.archive=")
     where = f"config.data.archive={path!r}"
     try:
         with open(path, "rb") as file:

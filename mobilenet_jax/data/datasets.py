@@ -11,7 +11,7 @@ import re
 import shlex
 from typing import Any, cast
 
-from mobilenet_jax import files
+from mobilenet_jax import console, files
 from mobilenet_jax.errors import InputError, first_line
 
 FILE_FORMAT = "array_record"  # the one format that TFDS reads without TensorFlow
@@ -51,7 +51,7 @@ _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the spellings 
 def data_root(data_dir: str = "") -> pathlib.Path:
     """Return the directory of the prepared sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(os.path.expanduser(root)).absolute()
+    return pathlib.Path(console.expand_home(root, "config.data.dir, else TFDS_DATA_DIR: ")).absolute()
 
 
 def describe(name: str, data_dir: str = "") -> Dataset:

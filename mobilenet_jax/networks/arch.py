@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import InputError, number
 
 VARIANTS = ("paper", "standard_conv", "shallow", "cifar28")
 ALIASES = {"seed004": "cifar28"}  # former names of variants, still accepted
@@ -16,13 +16,8 @@ STRIDES = ("imagenet", "cifar")
 ACTIVATIONS = ("auto", "relu", "relu6")
 BOTTLENECKS = ("linear", "relu6")
 SHORTCUTS = ("bottleneck", "expansion", "none")
-_CHOICES = {
-    "variant": VARIANTS,
-    "strides": STRIDES,
-    "activation": ACTIVATIONS,
-    "bottleneck": BOTTLENECKS,
-    "shortcut": SHORTCUTS,
-}
+_CHOICES = {"variant": VARIANTS, "strides": STRIDES, "activation": ACTIVATIONS, "bottleneck": BOTTLENECKS}
+_CHOICES |= {"shortcut": SHORTCUTS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +102,8 @@ def mobilenet_v1(
     Raises:
       InputError: an argument is outside its allowed values.
     """
-    variant = ALIASES.get(variant, variant)
-    _check(alpha, num_classes, strides=strides, variant=variant, activation=activation)
+    variant = ALIASES.get(str(variant), variant)
+    alpha = _check(alpha, bn_epsilon, strides=strides, variant=variant, activation=activation)
     if variant == "cifar28" and strides != "cifar":
         raise InputError(f"strides={strides!r}: variant 'cifar28' has 'cifar' strides only")
     act = "relu" if activation == "auto" else activation
@@ -154,9 +149,8 @@ def mobilenet_v2(
     Raises:
       InputError: an argument is outside its allowed values.
     """
-    _check(alpha, num_classes, strides=strides, activation=activation, bottleneck=bottleneck, shortcut=shortcut)
-    if not 1 <= expansion <= 64:
-        raise InputError(f"expansion={expansion:g}: the expansion ratio must be from 1 to 64")
+    alpha = _check(alpha, bn_epsilon, strides=strides, activation=activation, bottleneck=bottleneck, shortcut=shortcut)
+    expansion = number("expansion", expansion, "an expansion ratio from 1 to 64", lambda t: 1 <= t <= 64)
     act = "relu6" if activation == "auto" else activation
     projection_act = None if bottleneck == "linear" else "relu6"
 
@@ -188,9 +182,9 @@ VERSIONS: dict[str, Callable[..., Architecture]] = {"v1": mobilenet_v1, "v2": mo
 
 def mobilenet(version: str, *args: float | str, **options: float | str) -> Architecture:
     """Build the network of a version by its function in `VERSIONS`, or raise InputError."""
-    if version not in VERSIONS:
+    if str(version) not in VERSIONS:
         raise InputError(f"version={version!r}: allowed are {', '.join(map(repr, VERSIONS))}")
-    return VERSIONS[version](*args, **options)
+    return VERSIONS[str(version)](*args, **options)
 
 
 def _add_shortcuts(layers: list[Layer], ends: list[int]) -> None:
@@ -202,14 +196,14 @@ def _add_shortcuts(layers: list[Layer], ends: list[int]) -> None:
 
 
 def _top(width: int, num_classes: int) -> tuple[Layer, Layer]:
+    num_classes = number("num_classes", num_classes, "a whole number from 2", lambda n: n >= 2, whole=True)
     return Layer("pool", "pool", width, width), Layer("classifier", "dense", width, num_classes)
 
 
-def _check(alpha: float, num_classes: int, **choices: str) -> None:
-    if not 0 < alpha <= 8:
-        raise InputError(f"alpha={alpha:g}: the width multiplier must be above 0 and at most 8")
-    if num_classes < 2:
-        raise InputError(f"num_classes={num_classes}: a classifier needs at least 2")
+def _check(alpha: float, bn_epsilon: float, **choices: str) -> float:
+    """Return alpha as a float, or raise InputError if it or another argument is outside its allowed values."""
+    number("bn_epsilon", bn_epsilon, "above 0", lambda epsilon: 0 < epsilon < float("inf"))
     for name, value in choices.items():
-        if value not in _CHOICES[name]:
+        if not isinstance(value, str) or value not in _CHOICES[name]:
             raise InputError(f"{name}={value!r}: allowed are {', '.join(map(repr, _CHOICES[name]))}")
+    return number("alpha", alpha, "a width multiplier above 0 and at most 8", lambda a: 0 < a <= 8)

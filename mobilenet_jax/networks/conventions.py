@@ -1,9 +1,9 @@
 """Count one network under the counting conventions in use, to find out which one gives a published figure.
 
-Each count is for one image and computed from the layers. All four tools gave the same counts when run on PyTorch 2.13
-and JAX 0.10.2. Sources of their rules: thop 0.1.1, `vision/basic_hooks.py` and `calc_func.py`. ptflops 0.7.5,
+Each count is for one image and computed from the layers. The tools gave the same counts when run on PyTorch 2.13 and
+JAX 0.10.2. Sources of their rules: thop 0.1.1, `vision/basic_hooks.py` and `calc_func.py`. ptflops 0.7.5,
 `pytorch_ops.py` and `pytorch_engine.py` (its default backend). fvcore 0.1.5, `nn/flop_count.py` and `jit_handles.py`.
-XLA, `hlo_cost_analysis.cc`.
+XLA, `hlo_cost_analysis.cc`. thop 0.0.31.post2001170342, `count_hooks.py`: read, not run; it sums in float32.
 """
 
 import dataclasses
@@ -96,6 +96,11 @@ OPERATIONS = (
         _ptflops,
     ),
     Convention("thop 0.1.1", "plus 4 per normalised value", _plus(4)),
+    Convention(
+        "thop 0.0.31",
+        "of January 2020: plus 2 per normalised value, 1 per mult-add of the classifier",
+        lambda row: _plus(2)(row) + (row.mult_adds if row.bias else 0),
+    ),
     Convention("FLOPs", "twice the mult-adds", lambda row: 2 * row.mult_adds),
     Convention(
         "XLA flops",

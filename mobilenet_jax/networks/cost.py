@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 
+from mobilenet_jax.errors import InputError, number
 from mobilenet_jax.networks.arch import Architecture, Layer
 from mobilenet_jax.render.tables import columns
 
@@ -52,8 +53,8 @@ class Totals:
 
 
 def layer_costs(arch: Architecture, resolution: int) -> tuple[LayerCost, ...]:
-    """Return the cost of each layer of `arch`, in order, for square images of `resolution` pixels."""
-    rows, size = [], resolution
+    """Return the cost of each layer of `arch`, in order, for square images of `resolution` pixels, a whole number."""
+    rows, size = [], number("resolution", resolution, "a whole number from 1", lambda n: n >= 1, whole=True)
     for layer in arch.layers:
         out_size = 1 if layer.kind in ("pool", "dense") else -(-size // layer.stride)
         # D_K^2 M for depthwise, D_K^2 M N for the others (v1 paper, section 3.1, equations 2 to 5).
@@ -101,24 +102,18 @@ def held_activations(arch: Architecture, resolution: int, bottlenecks_only: bool
 
 def describe(arch: Architecture, resolution: int, title: str, output_format: str = "text") -> str:
     """Format the costs per layer and the totals, as 'text' or as 'json'."""
+    if output_format not in ("text", "json"):
+        raise InputError(f"output_format={output_format!r}: allowed are 'text' and 'json'")
     rows, sums = layer_costs(arch, resolution), totals(arch, resolution)
     if output_format == "json":
         layers = [
-            {
-                "name": row.layer.name,
-                "kind": row.layer.kind,
-                "stride": row.layer.stride,
-                "output_size": row.out_size,
-                "in_channels": row.layer.in_channels,
-                "out_channels": row.layer.out_channels,
-                "params": row.params,
-                "mult_adds": row.mult_adds,
-                "share": row.mult_adds / sums.mult_adds,
-            }
+            {**{key: getattr(row.layer, key) for key in ("name", "kind", "stride")}, "output_size": row.out_size}
+            | {key: getattr(row.layer, key) for key in ("in_channels", "out_channels")}
+            | {"params": row.params, "mult_adds": row.mult_adds, "share": row.mult_adds / sums.mult_adds}
             for row in rows
         ]
         network = {"network": title, "version": arch.version, "resolution": resolution, "num_classes": arch.num_classes}
-        return json.dumps({**network, **dataclasses.asdict(sums), "layers": layers}, indent=1)
+        return json.dumps({**network, **dataclasses.asdict(sums), "layers": layers}, indent=1, default=int)  # NumPy's
 
     lines = [("layer", "kind", "output", "channels", "params", "mult-adds", "share")]
     for row in rows:

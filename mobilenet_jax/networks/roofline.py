@@ -5,6 +5,7 @@ Source: Williams, Waterman and Patterson 2009, CACM 52(4).
 
 import dataclasses
 
+from mobilenet_jax.errors import number
 from mobilenet_jax.networks.arch import Architecture
 from mobilenet_jax.networks.cost import LayerCost, layer_costs
 
@@ -54,7 +55,9 @@ def roofline(arch: Architecture, resolution: int, device: Device, batch: int = 1
     A layer reads its input, its kernel and the map of its shortcut once, and writes its output once. Batch norm and
     activation are fused into the convolution, as in an inference engine.
     """
-    times = []
+    for name in ("mult_adds_per_second", "bytes_per_second", "cache_bytes_per_second"):
+        number(f"device.{name}", getattr(device, name), "above 0", lambda rate: rate > 0)
+    batch, times = number("batch", batch, "a whole number from 1", lambda n: n >= 1, whole=True), []
     for row in layer_costs(arch, resolution):
         shortcut = row.out_activations if row.layer.shortcut else 0
         size = 4 * (batch * (row.in_activations + shortcut + row.out_activations) + row.params)  # float32

@@ -31,7 +31,7 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
             for picture in (picture for section in page.sections for picture in section.pictures):
                 drawings[f"{picture.name}.png"] = axes.save(picture.draw(), work / picture.name)
             for table in (table for section in page.sections for table in (*section.tables, *section.data)):
-                (work / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+                (work / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8-sig")  # Excel needs the mark
             text = page.markdown()
             (work / f"{page.name}.md").write_text(text, encoding="utf-8")
             (work / f"{page.name}.html").write_text(to_html(text, drawings), encoding="utf-8")

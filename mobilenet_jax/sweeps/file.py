@@ -49,9 +49,10 @@ def read(path: pathlib.Path) -> Sweep:
     Raises:
       InputError: the file cannot be read, is not YAML, or asks for something that W&B or this program cannot do.
     """
+    name = path.stem.encode(errors="backslashreplace").decode()  # a database refuses surrogates
     try:
         text = path.read_text(encoding="utf-8")
-        return _sweep(yaml.load(text, _Loader), yaml.load(text, _TextLoader), path.stem)
+        return _sweep(yaml.load(text, _Loader), yaml.load(text, _TextLoader), name)
     except InputError as e:  # the messages below do not name the file
         raise InputError(f"{path}: {e}") from None
     except OSError as e:

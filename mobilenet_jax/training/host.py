@@ -174,13 +174,12 @@ def use_compilation_cache() -> None:
     if chosen and "://" not in chosen:
         os.makedirs(chosen, exist_ok=True)  # else JAX would warn of each program
     if not chosen:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         directory = os.path.join(base, "mobilenet_jax", "compiled")
-        try:
-            os.makedirs(directory, exist_ok=True)
-        except OSError:
-            return
-        if not os.access(directory, os.W_OK):
+        if os.path.isabs(base):  # else no home is known
+            with contextlib.suppress(OSError):
+                os.makedirs(directory, exist_ok=True)
+        if not (os.path.isabs(base) and os.access(directory, os.W_OK)):
             return
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)

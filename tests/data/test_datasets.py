@@ -247,8 +247,13 @@ def test_a_class_outside_tfds_is_not_imported(changes: dict[str, Any], tmp_path:
     assert "this" not in sys.modules
 
 
-def test_a_home_that_there_is_not(tmp_path: pathlib.Path):
-    assert str(datasets.data_root("~nobody-of-this-name/x")).endswith("/~nobody-of-this-name/x")
+def test_a_home_that_there_is_not(no_home: None, monkeypatch: pytest.MonkeyPatch):
+    for data_dir in ("~nobody-of-this-name/x", "~/x", ""):
+        with pytest.raises(InputError, match=r"config\.data\.dir.*TFDS_DATA_DIR.*~\S*/"):
+            datasets.data_root(data_dir)
+    monkeypatch.setenv("TFDS_DATA_DIR", "/data")
+    assert datasets.data_root() == pathlib.Path("/data")
+    assert datasets.describe("cifar10").train_size == 50_000  # the table needs no directory
 
 
 def test_array_record_as_an_alternative_format(tmp_path: pathlib.Path):

@@ -15,6 +15,13 @@ from mobilenet_jax import config
 from mobilenet_jax.training import host
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
+SWEEP = """
+program: launch.py
+method: grid
+parameters: {config.model.alpha: {values: [0.25, 0.5]}}
+command: ["${env}", "${interpreter}", "${program}", --config=configs/cifar_v1.py, "${args}"]
+"""
+
 HEAVY = ["jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "wandb"]
 
 LOADED = """
@@ -104,9 +111,52 @@ def test_overrides_in_every_spelling(launch):
     assert (code, errors) == (0, "") and "alpha 0.5" in text
 
 
-def test_help_names_the_flags(launch):
-    text = launch("--help").stdout
-    assert all(flag in text for flag in ("--config", "--workdir", "--run_dir", "--[no]dry_run", "--format"))
+@pytest.mark.parametrize("arguments", ["--help", "--helpshort", "--helpfull", "-h", "-?", "--sweep=absent.yaml --help"])
+def test_help_names_the_flags(launch, arguments):
+    done = launch(*arguments.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(flag in done.stdout for flag in ("--config", "--workdir", "--run_dir", "--[no]dry_run", "--format"))
+
+
+def test_help_that_is_not_read_to_its_end(tmp_path):
+    command = [sys.executable, str(ROOT / "launch.py"), "--helpxml"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        assert "xml" in process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == ("", 0)
+
+
+def test_a_home_in_flags(launch, refused, tmp_path):
+    (tmp_path / "own.py").write_text((ROOT / "configs" / "digits_v1.py").read_text())
+    (tmp_path / "own.yaml").write_text(SWEEP)
+    for arguments in (["--config=~/own.py"], ["--config", "~/own.py"], ["--sweep=~/own.yaml"]):
+        done = launch(*arguments, "--dry_run", HOME=str(tmp_path))
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+    assert refused("--run_dir=~/own.py", HOME=str(tmp_path)).startswith(f"{tmp_path}/own.py: ")
+    assert "~nobody/runs: no home directory" in refused("--workdir=~nobody/runs")
+
+
+def test_a_link_to_the_program_finds_its_configs(tmp_path):
+    (tmp_path / "linked.py").symlink_to(ROOT / "launch.py")
+    (tmp_path / "own.yaml").write_text(SWEEP)
+    cifar = "configs/cifar_v1.py"
+    for arguments, name in (
+        ([], "digits"),
+        ([f"--config={cifar}"], "cifar10"),
+        (["--config", cifar], "cifar10"),
+        (["--sweep=own.yaml", "--format=json"], "cifar_v1"),
+    ):
+        command = [sys.executable, "linked.py", *arguments, "--dry_run"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "") and name in done.stdout, arguments
+
+
+def test_a_name_that_the_encoding_lacks(launch, tmp_path):
+    (tmp_path / "\u03b1.yaml").write_text(SWEEP)
+    done = launch("--sweep=\u03b1.yaml", "--dry_run", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u03b1" in done.stdout.splitlines()[0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -103,6 +104,7 @@ def test_pages_tables_and_figures_are_written(tmp_path, run):
     assert [page.count("![") for page in pages.values()] == [5, 0, 2]
     rows = list(csv.reader((out / "v1_table6.csv").read_text().splitlines()))
     assert rows[4][:4] == ["0.25 MobileNet-224", "41", "41.03", "+0.03"]
+    assert all(path.read_bytes()[:3] == b"\xef\xbb\xbf" for path in out.glob("*.csv"))  # for Excel
     assert {path.suffix for path in out.iterdir()} == {".md", ".csv", ".html", ".png", ".svg"}
     assert (out / "published.html").read_text().count("<figure>") == 5
 
@@ -130,6 +132,19 @@ def test_two_runs_compared(run):
     status, out, _ = run("--compare", *RUNS[:2])
     assert status == 0
     assert any(line.startswith("| test top-1, % ") for line in out.splitlines())
+
+
+def test_figures_need_no_display_and_no_settings(tmp_path):
+    """A notebook sets the backend; a home, a file of settings and an encoding may be unusable."""
+    (tmp_path / "record.json").write_text(json.dumps(record()))
+    (tmp_path / "settings").write_bytes(b"\xff\0: 1")
+    environment = {"MPLBACKEND": "module://absent.backend", "MATPLOTLIBRC": str(tmp_path / "settings")}
+    environment |= {"HOME": str(tmp_path), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "mobilenet_jax.report", "--latency=~/record.json", "--out=~/page"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "page" / "latency.html").read_text().count("<figure>") == 2
+    assert r"\xb5s" in done.stdout
 
 
 def test_starts_without_slow_imports():

@@ -7,7 +7,9 @@ import dataclasses
 import itertools
 import math
 import re
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mobilenet_jax.errors import InputError
@@ -296,13 +298,27 @@ def test_arguments_arrive(build):
     ("build", "key", "value"),
     [
         *((build, "alpha", bad) for build in (mobilenet_v1, mobilenet_v2) for bad in (0, -0.5, 9, math.inf, math.nan)),
-        *((build, "num_classes", bad) for build in (mobilenet_v1, mobilenet_v2) for bad in (1, 0, -3)),
-        *((mobilenet_v2, "expansion", bad) for bad in (0, 0.5, 65, math.nan)),
+        *((build, "alpha", bad) for build in (mobilenet_v1, mobilenet_v2) for bad in ("0.5", True, None, 1j)),
+        *(
+            (build, "num_classes", bad)
+            for build in (mobilenet_v1, mobilenet_v2)
+            for bad in (1, 0, -3, 10.0, True, "10")
+        ),
+        *((build, "bn_epsilon", bad) for build in (mobilenet_v1, mobilenet_v2) for bad in (0, -1, math.inf, "1")),
+        *((mobilenet_v2, "expansion", bad) for bad in (0, 0.5, 65, math.nan, "6", False)),
     ],
 )
 def test_impossible_numbers_are_refused(build, key, value):
-    with pytest.raises(InputError, match=f"^{key}={re.escape(f'{value:g}')}: "):
+    with pytest.raises(InputError, match=f"^{key}={re.escape(repr(value))}: "):
         build(**{key: value})
+
+
+def test_numbers_of_numpy_are_accepted():
+    numbers: dict[str, Any] = {"alpha": np.float32(0.5), "num_classes": np.int64(10)}
+    for build in (mobilenet_v1, mobilenet_v2):
+        network = build(**numbers)
+        assert network == build(0.5, num_classes=10)
+        assert {type(layer.out_channels) for layer in network.layers} == {int}
 
 
 @pytest.mark.parametrize(
@@ -320,6 +336,8 @@ def test_impossible_numbers_are_refused(build, key, value):
 def test_unknown_choices_are_refused(build, key, allowed):
     with pytest.raises(InputError, match=f"^{key}='swish': ") as caught:
         build(**{key: "swish"})
+    with pytest.raises(InputError, match=rf"^{key}=\[\]: "):
+        build(**{key: []})
     assert all(repr(choice) in str(caught.value) for choice in allowed)
 
 
@@ -336,5 +354,6 @@ def test_the_former_name_of_a_variant_is_accepted():
 def test_a_network_by_its_version():
     assert arch.mobilenet("v1", 0.5) == mobilenet_v1(0.5)
     assert arch.mobilenet("v2", 0.5, expansion=3) == mobilenet_v2(0.5, 3)
-    with pytest.raises(InputError, match="^version='v3': .*'v1', 'v2'"):
-        arch.mobilenet("v3")
+    for wrong in ("v3", "V1", ["v1"], None, 1):
+        with pytest.raises(InputError, match=f"^version={re.escape(repr(wrong))}: .*'v1', 'v2'"):
+            arch.mobilenet(wrong)  # type: ignore[arg-type]

@@ -4,12 +4,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
 from mobilenet_jax.networks.conventions import NAMED as BY_NAME
 from mobilenet_jax.networks.conventions import OPERATIONS, PARAMS, explain, tables
+from mobilenet_jax.networks.cost import layer_costs
 from mobilenet_jax.papers import printed as published
 
 V1, V2 = (mobilenet_v1(), 224), (mobilenet_v2(), 224)
@@ -41,6 +43,7 @@ BY_HAND = {
     "fvcore 0.1.5": MULT_ADDS + 2 * 3 * 16 + 16,
     "ptflops 0.7.5": MULT_ADDS + 2 * 3 * 16 + 16 + 2 * 16 + 16 + 2,  # ReLU6, ReLU twice, pooling, bias
     "thop 0.1.1": MULT_ADDS + 4 * 3 * 16,
+    "thop 0.0.31": MULT_ADDS + 2 * 3 * 16 + 8,
     "FLOPs": 2 * MULT_ADDS,
     # Batch norm by value and by channel, two activations, pooling, shortcut, bias.
     "XLA flops": 2 * INSIDE + 2 * 3 * 16 + 4 * 3 * 4 + 2 * 2 * 16 + 16 + 16 + 2,
@@ -141,6 +144,17 @@ def test_a_layer_changes_every_figure(layer, left_out_by):
     if layer == "stem":  # without the stem the other layers run at 4x4 pixels, so count them at 2x2
         after = {**after, **{c.name: c.count(without(layer), 2) for c in OPERATIONS}}
     assert {name for name in before if before[name] == after[name]} == left_out_by
+
+
+def test_thop_of_2020():
+    """Its sum of v2 1.4 is 603,134,720 (issue 66 of pytorch-OpCounter): module by module, in float32."""
+    network = mobilenet_v2(1.4)
+    assert [c.name for c in explain(603_134_720, network)] == ["thop 0.0.31"]
+    total = np.float32(0)
+    for row in layer_costs(network, 224):
+        total += np.float32(row.mult_adds + (row.mult_adds if row.layer.kind == "dense" else 0))
+        total += np.float32(2 * row.out_activations if row.layer.norm else 0)
+    assert (int(total), BY_NAME["thop 0.0.31"].count(network, 224)) == (603_134_720, 603_134_672)
 
 
 def test_resolution_changes_operations_only():

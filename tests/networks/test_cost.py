@@ -1,9 +1,14 @@
 """Compare the counts with counts by hand. `tests/papers` compares them with the published tables."""
 
 import json
+import math
+from typing import Any
 
+import numpy as np
 import pytest
 
+from mobilenet_jax.errors import InputError
+from mobilenet_jax.networks import conventions, roofline
 from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
 from mobilenet_jax.networks.cost import blocks, describe, held_activations, layer_costs, totals
 
@@ -146,3 +151,30 @@ def test_describe_as_json():
         "mult_adds": 442_368,
         "share": 442_368 / 27_969_024,
     }
+
+
+@pytest.mark.parametrize("resolution", [0, -3, 224.0, True, None, "224", math.nan])
+def test_impossible_resolutions_are_refused(resolution):
+    network = mobilenet_v1()
+    for count in (
+        lambda: layer_costs(network, resolution),
+        lambda: totals(network, resolution),
+        lambda: held_activations(network, resolution),
+        lambda: describe(network, resolution, "a title"),
+        lambda: roofline.roofline(network, resolution, roofline.PIXEL_1),
+        lambda: conventions.explain(569e6, network, resolution),
+    ):
+        with pytest.raises(InputError, match=f"^resolution={resolution!r}: .*from 1"):
+            count()
+
+
+def test_a_resolution_of_numpy_is_accepted():
+    network = mobilenet_v1()
+    resolution: Any = np.int16(224)  # a product would overflow
+    assert type(totals(network, resolution).mult_adds) is int
+    assert describe(network, resolution, "a title", "json") == describe(network, 224, "a title", "json")
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(InputError, match="^output_format='xml': .*'text'.*'json'"):
+        describe(mobilenet_v1(), 224, "a title", "xml")

@@ -1,7 +1,10 @@
 """Compare the roofline model with times by hand."""
 
+import math
+
 import pytest
 
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1, mobilenet_v2
 from mobilenet_jax.networks.roofline import PIXEL_1, Device, roofline
 
@@ -50,3 +53,15 @@ def test_a_phone_is_bound_by_its_arithmetic():
     assert {t.row.layer.kind for t in times if t.bound == "memory"} == {"pool", "dense"}
     assert sum(t.seconds for t in times) == pytest.approx(568_740_352 / 8.6e9, rel=0.01)
     assert sum(t.seconds for t in roofline(mobilenet_v2(), 224, PIXEL_1)) < 0.075  # the v2 paper measured 0.075 s
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.0, True])
+def test_impossible_batches_are_refused(batch):
+    with pytest.raises(InputError, match=f"^batch={batch}: .*from 1"):
+        roofline(TWO, 2, PIXEL_1, batch)
+
+
+@pytest.mark.parametrize("rates", [(0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, math.nan)])
+def test_impossible_rates_are_refused(rates):
+    with pytest.raises(InputError, match=r"^device\.\w+_per_second=\S+: allowed is above 0"):
+        roofline(TWO, 2, machine(*rates[:2], cache_rate=rates[2]))

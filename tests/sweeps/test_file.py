@@ -1,9 +1,11 @@
 """Sweep files: what they mean, and one message per error."""
 
 import math
+import os
 from typing import Any
 
 import pytest
+import yaml
 from conftest import GRID, SEARCH
 
 from configs import default
@@ -391,3 +393,9 @@ def test_required_keys_of_a_search(method, missing, sentence, refused):
 )
 def test_bad_ranges(given, sentence, refused):
     assert sentence in refused(SEARCH | {"parameters": {"config.optim.lr": given}})
+
+
+def test_a_file_name_that_is_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.yaml")
+    path.write_text(yaml.safe_dump(GRID))
+    assert file.read(path).name == r"caf\udce9"

@@ -81,8 +81,8 @@ def test_all_bad_points_are_reported_before_any_starts(read_sweep):
     with pytest.raises(InputError) as caught:
         points(read_sweep(parameters(**given)), default.get_config(), "default")
     assert str(caught.value) == (
-        "sweep some: 4 of 6 points cannot be run, the first because of config.model.alpha=9: the width multiplier must "
-        "be above 0 and at most 8 (at model.alpha=9, seed=0)"
+        "sweep some: 4 of 6 points cannot be run, the first because of config.model.alpha=9.0: allowed is a width "
+        "multiplier above 0 and at most 8 (at model.alpha=9, seed=0)"
     )
 
 

@@ -142,6 +142,19 @@ def test_no_cache_without_a_writable_directory(tmp_path):
     assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None", "-1"]
 
 
+NO_HOME = """
+import os, pwd, sys
+def unknown(uid): raise KeyError(uid)
+pwd.getpwuid = unknown
+os.chdir(sys.argv[1])
+"""
+
+
+def test_no_cache_without_a_home(tmp_path):
+    assert python(NO_HOME + CACHED, str(tmp_path)) == ["None", "-1"]
+    assert not [*tmp_path.iterdir()]
+
+
 NVIDIA_SMI = """#!/bin/sh
 echo "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5a1b)"
 echo "  MIG 1g.10gb Device 0: (UUID: MIG-7c2d)"
