@@ -1,5 +1,6 @@
 """Train one network or a whole sweep, or print the cost: `python launch.py --help`."""
 
+import contextlib
 import gc
 import io
 import os

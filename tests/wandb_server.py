@@ -26,6 +26,9 @@ class Run:
     summary: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     exit_code: int | None = None
+    group: str | None = None
+    tags: list[str] | None = None
+    notes: str | None = None
 
 
 @dataclasses.dataclass
@@ -71,8 +74,9 @@ class Server(http.server.ThreadingHTTPServer):
                 commands = self._commands(self.sweeps[v["id"]], json.loads(v["runState"]))
                 return {"agentHeartbeat": {"commands": json.dumps(commands)}}
             case "UpsertBucket":
-                new = Run(v["project"], v["sweep"], v["displayName"])
-                new.group, new.tags, new.notes = v["groupName"], v["tags"], v["notes"]
+                new = Run(
+                    v["project"], v["sweep"], v["displayName"], group=v["groupName"], tags=v["tags"], notes=v["notes"]
+                )
                 run = self.runs.setdefault(v["name"], new)
                 run.config |= {key: entry["value"] for key, entry in json.loads(v["config"] or "{}").items()}
                 bucket = {"id": v["name"], "name": v["name"], "project": _project(v["project"])}
