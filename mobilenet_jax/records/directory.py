@@ -23,7 +23,7 @@ from typing import Any
 
 from mobilenet_jax import files
 from mobilenet_jax.errors import Busy, InputError
-from mobilenet_jax.records import identity, weights
+from mobilenet_jax.records import identity
 from mobilenet_jax.records import summary as summaries
 from mobilenet_jax.records.summary import Summary
 
@@ -164,7 +164,7 @@ class RunDirectory:
 
     def check_held(self) -> None:
         """Raise InputError if the lock file was removed: another process may then work on the run."""
-        with _writing(self._lock):
+        with writing(self._lock):
             held = self._held in (None, _inode(self._lock))
         if not held:
             remedy = "this process stops, and the same command starts or resumes the run"
@@ -184,7 +184,7 @@ class RunDirectory:
         """Add one row to `metrics.jsonl`; numbers that are not finite become null."""
         self.check_held()
         path = self.path / METRICS
-        with _writing(path), path.open("a") as file:
+        with writing(path), path.open("a") as file:
             file.write(_line(row))
 
     def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> str:
@@ -198,18 +198,12 @@ class RunDirectory:
         metrics = self.rewrite(rows)
         self._write_json(SUMMARY, summaries.seal(summary, metrics.encode()))
 
-    def write_weights(self, variables: Mapping[str, Any], network: weights.Network) -> None:
-        """Write `weights.safetensors`, see `weights.write`."""
-        self.check_held()
-        with _writing(self.path / weights.FILE):
-            weights.write(self.path / weights.FILE, variables, network)
-
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         self._write(name, json.dumps(value, indent=1) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         self.check_held()
-        with _writing(self.path / name):
+        with writing(self.path / name):
             files.write_atomically(self.path / name, text)
 
 
@@ -228,7 +222,8 @@ def _inode(path: pathlib.Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Raise InputError about `path` if the block cannot write it."""
     try:
         yield
     except OSError as e:

@@ -12,7 +12,7 @@ from mobilenet_jax.config import RunSpec
 from mobilenet_jax.data import arrays, datasets
 from mobilenet_jax.networks import arch, cost
 from mobilenet_jax.records import weights
-from mobilenet_jax.records.directory import CHECKPOINTS, RunDirectory
+from mobilenet_jax.records.directory import CHECKPOINTS, RunDirectory, writing
 from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.training.progress import Display
@@ -157,7 +157,10 @@ class TrainingRun:
         digest = None if state is None else tree_digest({"params": state.params, "batch_stats": state.batch_stats})
         summary = self._summary(status, digest)
         if state is not None:
-            self.record.write_weights(state.evaluated, self._network(summary))
+            self.record.check_held()
+            path = self.record.path / weights.FILE
+            with writing(path):
+                weights.write(path, state.evaluated, self._network(summary))
         self.record.finish(summary, self.rows)
         self.wandb.finish(summary.model_dump())
         self.status, self.closed = status, True

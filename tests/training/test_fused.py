@@ -83,7 +83,15 @@ def test_each_run_has_the_result_that_it_has_alone(alone, tmp_path):
         assert summary.keys() == single.keys()
         assert summary["train_images_per_second"] == pytest.approx(3 * 22 * 64 / summary["train_seconds"])
         left = {path.name for path in (tmp_path / spec_of(overrides).run_name).iterdir()}
-        assert left == {".lock", "config.json", "env.json", "metrics.jsonl", "checkpoints", "summary.json"}
+        assert left == {
+            ".lock",
+            "config.json",
+            "env.json",
+            "metrics.jsonl",
+            "checkpoints",
+            "weights.safetensors",
+            "summary.json",
+        }
     losses = {rows(tmp_path, overrides)[0]["train_loss"] for overrides in RUNS}
     assert len(losses) == 3
 
