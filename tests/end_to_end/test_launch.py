@@ -133,7 +133,7 @@ def test_a_home_in_flags(launch, refused, tmp_path):
         done = launch(*arguments, "--dry_run", HOME=str(tmp_path))
         assert (done.returncode, done.stderr) == (0, ""), arguments
     assert refused("--run_dir=~/own.py", HOME=str(tmp_path)).startswith(f"{tmp_path}/own.py: ")
-    assert "~nobody/runs: no home directory" in refused("--workdir=~nobody/runs")
+    assert "~no-such-user/runs: no home directory" in refused("--workdir=~no-such-user/runs")
 
 
 def test_a_link_to_the_program_finds_its_configs(tmp_path):
