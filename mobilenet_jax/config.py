@@ -9,16 +9,17 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import arch
-from mobilenet_jax.records import directory as directories
 from mobilenet_jax.records import identity as identities
-from mobilenet_jax.records.summary import Summary
+
+if TYPE_CHECKING:
+    from mobilenet_jax.records.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +224,10 @@ def _other_data(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
     return [f"data set {spec.dataset.name!r} is another one ({', '.join(found)})"] if found else []
 
 
-def finished(spec: RunSpec, directory: pathlib.Path) -> Summary | None:
+def finished(spec: RunSpec, directory: pathlib.Path) -> "Summary | None":
     """Return the summary of the run, None if it is not finished; raises InputError over another run and over damage."""
+    from mobilenet_jax.records import directory as directories  # late: a dry run starts without pydantic
+
     named = directory.name.endswith(f"-{spec.digest}")  # then it is this run's, even without a config.json
     directories.check(directory, named)
     stored = directories.read_config(directory, named)

@@ -137,8 +137,7 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
 @functools.lru_cache
 def _sample(*files_of_set: tuple[pathlib.Path, int, int]) -> str:
     """Return the SHA-256 of files, given with their sizes and times; of large ones, of blocks at equal distances."""
-    distance = _BLOCK * -(-sum(size for _, size, _ in files_of_set) // _SAMPLED)
-    digest = hashlib.sha256()
+    distance, digest = _BLOCK * -(-sum(size for _, size, _ in files_of_set) // _SAMPLED), hashlib.sha256()
     for path, size, _ in files_of_set:
         digest.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:

@@ -157,8 +157,7 @@ def _read_run(directory: pathlib.Path, report: Callable[[str], None]) -> Run | N
     if fault := no_config or _disagreement(config, summary):
         config = {}
         report(f"{fault}: its recipe is unknown, so it is kept apart from runs that have one")
-    facts = [str(config[key]) for key in ("dataset.version", "dataset.fingerprint") if config.get(key)]
-    if facts:  # else its name fixes the set, or is all that an older record has
+    if facts := [str(config[key]) for key in ("dataset.version", "dataset.fingerprint") if config.get(key)]:
         summary = summary.model_copy(update={"dataset": f"{summary.dataset} ({', '.join(facts)})"})
     no_curve = str(no_metrics or damage)
     if not no_curve and not metrics_match(summary, metrics):

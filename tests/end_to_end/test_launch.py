@@ -22,7 +22,7 @@ parameters: {config.model.alpha: {values: [0.25, 0.5]}}
 command: ["${env}", "${interpreter}", "${program}", --config=configs/cifar_v1.py, "${args}"]
 """
 
-HEAVY = ["jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "wandb"]
+HEAVY = ["jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "wandb", "pydantic"]
 
 LOADED = """
 import sys
