@@ -48,7 +48,7 @@ class ImpossiblePoint(InputError):
 
 def main(argv: list[str]) -> int:
     """Do what the command line asks for; return the exit code."""
-    if asked := [arg for arg in argv if re.fullmatch(r"--?(\?|h|help(short|full|xml)?)", arg)]:
+    if asked := [arg for arg in argv if re.fullmatch(r"--?(\?|h|help(short|full|xml)?)(=.*)?", arg)]:
         with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):  # which has code 1
             parse([argv[0], *asked, "--help"])
         print(text.getvalue(), end="")

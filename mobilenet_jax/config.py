@@ -213,10 +213,10 @@ def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
     there = identities.renamed(identities.flatten(stored))
     pairs = ((key, there.get(key, "absent"), value) for key, value in spec.identity.items())
     found = [f"config.{key} is {other!r} there and {value!r} here" for key, other, value in pairs if other != value]
-    return found + _other_data(spec, stored)
+    return found + other_data(spec, stored)
 
 
-def _other_data(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
+def other_data(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
     """Return how the data set in `stored` differs from the one that has its name now; [] where that is unknown."""
     here, there = vars(spec.dataset), stored.get("dataset")
     pairs = there.items() if isinstance(there, dict) and spec.dataset.fingerprint else ()
@@ -231,7 +231,7 @@ def finished(spec: RunSpec, directory: pathlib.Path) -> "Summary | None":
     named = directory.name.endswith(f"-{spec.digest}")  # then it is this run's, even without a config.json
     directories.check(directory, named)
     stored = directories.read_config(directory, named)
-    if stored is not None and (found := (_other_data if named else differences)(spec, stored)):
+    if stored is not None and (found := (other_data if named else differences)(spec, stored)):
         raise InputError(f"{directory} holds another run: {'; '.join(found)}; move it away, or name another directory")
     return directories.read_summary(directory)
 

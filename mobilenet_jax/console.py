@@ -20,7 +20,8 @@ def run(command: Callable[[], int | None]) -> int:
     try:
         sys.argv[1:] = map(expand_home, sys.argv[1:])  # a shell leaves --flag=~/path as it is
         code = command() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return 130
@@ -79,7 +80,7 @@ def warn(text: str) -> None:
 
 def mute(stream: TextIO | None = None) -> None:
     """Send standard output, or `stream`, nowhere from now on, text that is still buffered included."""
-    with contextlib.suppress(OSError, ValueError):  # it may be no file at all
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be no file, or None
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, (stream or sys.stdout).fileno())
         os.close(nowhere)

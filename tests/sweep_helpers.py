@@ -103,9 +103,8 @@ def training(command: int) -> dict[int, pathlib.Path]:
             continue
         for path in held:
             directory = path.parent
-            saved = directory.glob("checkpoints/*/commit_success.txt") if path.name == ".lock" else ()
-            begun = any(file.parent.name.isdigit() for file in saved)  # others are still being written
-            if begun and not (directory / "summary.json").exists():
+            saved = directory.glob("checkpoints/[0-9]*.safetensors") if path.name == ".lock" else ()
+            if any(saved) and not (directory / "summary.json").exists():
                 found[pid] = directory
     return found
 

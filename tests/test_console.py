@@ -112,3 +112,9 @@ def test_a_home_that_is_not_known(text, no_home, capsys, monkeypatch):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (59.9, "00:59"), (125, "02:05"), (3725, "1:02:05")])
 def test_a_duration(seconds, text):
     assert console.clock(seconds) == text
+
+
+def test_a_closed_standard_output():
+    command = f"{sys.executable} -m mobilenet_jax.report --published"
+    done = subprocess.run(["sh", "-c", f"{command} >&-"], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

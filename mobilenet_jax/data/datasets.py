@@ -137,7 +137,7 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
 @functools.lru_cache
 def _sample(*files_of_set: tuple[pathlib.Path, int, int]) -> str:
     """Return the SHA-256 of files, given with their sizes and times; of large ones, of blocks at equal distances."""
-    distance, digest = _BLOCK * -(-sum(size for _, size, _ in files_of_set) // _SAMPLED), hashlib.sha256()
+    distance, digest = _BLOCK * max(1, -(-sum(size for _, size, _ in files_of_set) // _SAMPLED)), hashlib.sha256()
     for path, size, _ in files_of_set:
         digest.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
@@ -149,14 +149,13 @@ def _sample(*files_of_set: tuple[pathlib.Path, int, int]) -> str:
 
 def class_names(dataset: Dataset, data_dir: str = "") -> tuple[str, ...]:
     """Return the names of the classes, by label; () if they are unknown."""
-    with contextlib.suppress(InputError):
-        if dataset.fingerprint and describe(dataset.name, data_dir) != dataset:
-            return ()  # another set has its name now
     names = tuple(str(i) for i in range(dataset.num_classes))
     if dataset.name not in ("digits", "mnist"):
-        directory = prepared(dataset.name, data_dir)
-        file = directory and directory / "label.labels.txt"  # TFDS's
-        names = tuple(file.read_text(encoding="utf-8").splitlines()) if file and file.exists() else ()
+        names = ()
+        with contextlib.suppress(OSError, ValueError):  # InputError is a ValueError
+            directory = prepared(dataset.name, data_dir)
+            if directory and (not dataset.fingerprint or describe(dataset.name, data_dir) == dataset):
+                names = tuple((directory / "label.labels.txt").read_text(encoding="utf-8").splitlines())  # TFDS's
     return names if len(names) == dataset.num_classes else ()
 
 

@@ -94,10 +94,8 @@ def _input_gradient(g, kernel, stride, shape):
     rows, columns = -(-(h + top) // stride), -(-(w + left) // stride)
     below, after = max(rows - g.shape[1], 0), max(columns - g.shape[2], 0)
     dtype, exact = g.dtype, _exact(g)
-    kernel, padded = (
-        kernel.astype(exact),
-        lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (reach, below, 0), (reach, after, 0), (0, 0, 0))),
-    )
+    kernel = kernel.astype(exact)
+    padded = lax.pad(g, jnp.zeros((), dtype), ((0, 0, 0), (reach, below, 0), (reach, after, 0), (0, 0, 0)))
 
     def shifted(i, j):
         start, side = reach - i // stride, reach - j // stride

@@ -110,8 +110,11 @@ class Loaded(NamedTuple):
 def load(path: str | os.PathLike[str]) -> Loaded:
     """Return the network in a run directory or in its `weights.safetensors`; raise InputError if it has none."""
     variables, network = weights.read(pathlib.Path(path))
-    options = dict(network.architecture)
-    module = MobileNet(arch.mobilenet(**options), depthwise=depthwise.choose("auto", jax.default_backend()))
+    try:
+        built = arch.mobilenet(**dict(network.architecture))  # type: ignore[arg-type]
+    except TypeError as e:
+        raise InputError(f"{path}: no network has this architecture ({e})") from None
+    module = MobileNet(built, depthwise=depthwise.choose("auto", jax.default_backend()))
 
     def preprocess(images: jax.Array) -> jax.Array:
         size = network.image_size

@@ -47,7 +47,7 @@ def renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """Return eight hex digits of a run's identity, the same as earlier versions made of it."""
+    """Return eight hex digits of a run's identity, as earlier versions made them of runs with `_HOW_OFTEN`."""
     former = {now: before for before, now in ALIASES.items()}
     named = {**_HOW_OFTEN, **identity, _VARIANT: former.get(identity[_VARIANT], identity[_VARIANT])}
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]

@@ -114,15 +114,17 @@ def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: S
     over.set()
     screen.close()
     error = next((worker.error for worker in workers if worker.error), "")
-    until = time.monotonic() + PATIENCE  # the workers have waited for the database; it may be away again
-    while True:
+    for tries in range(round(PATIENCE / _LOOK)):  # the workers have waited for the database; it may be away again
         try:
             queue.requeue_dead(f"{name}/")  # the points of workers that were killed
+            break
         except (Unavailable, Damaged) as e:
-            if type(e) is Unavailable and not error and not signals and time.monotonic() < until:
-                time.sleep(_TICK)
-                continue
-        return error
+            if type(e) is not Unavailable or error or signals:
+                break
+            if not tries:
+                console.say(f"waiting for the database, which does not answer ({e})")
+            time.sleep(_LOOK)
+    return error
 
 
 def _points_to_train(plan: Plan, queue: Queue) -> tuple[Mapping[str, Mapping[str, Any]], set[str]]:

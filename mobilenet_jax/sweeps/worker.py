@@ -34,10 +34,6 @@ DONE, CANNOT_TRAIN, START_AGAIN = 0, 3, 4  # exit codes; after any other one, th
 T = TypeVar("T")
 
 
-class CannotTrain(InputError):
-    """This machine cannot train any point: no device, no data, a full disk, no database."""
-
-
 class Job:
     """A point that this process has claimed, its run directory and the last figures of its run."""
 
@@ -50,13 +46,13 @@ class Job:
 
 
 def run(plan: Plan, place: str) -> NoReturn:
-    """Train points of a sweep, and end this process. A CANNOT_TRAIN follows a line 'error: SENTENCE'."""
+    """Train points of a sweep, and end this process. CANNOT_TRAIN follows a line 'error: SENTENCE'."""
     number, _, command, study = place.split("/", 3)  # from the command that started this process
     try:
         if study != plan.study:  # this worker and its command would train different sweeps
-            raise CannotTrain(f"sweep {plan.sweep.name}: its file, config or data changed while it ran; start it again")
+            raise InputError(f"sweep {plan.sweep.name}: its file, config or data changed while it ran; start it again")
         code = Worker(plan, f"{command}/{number}/").run()
-    except CannotTrain as e:
+    except InputError as e:  # about this machine: no device, no data, a full disk, no database
         console.say(f"error: {e}")
         code = CANNOT_TRAIN
     except Exception as e:
@@ -91,18 +87,21 @@ class Worker:
         self.silent, self.silent_at = False, time.monotonic()  # whether the database is silent; when it was
 
     def run(self) -> int:
-        """Train until no point is open or a signal comes; return the exit code, or raise CannotTrain."""
+        """Train until no point is open or a signal comes; return the exit code; InputError is about this machine."""
         with console.signals(again=True) as self.asked:
             for action in (self._watch, self._beat):
                 threading.Thread(target=_guard, args=(action,), daemon=True).start()
             try:
+                with host.starting_jax():
+                    from mobilenet_jax.training import loop  # imports JAX
+                loop.find_devices()  # before a claim, as some settings end this process
                 self._reach(self.queue.connect)
                 self._requeue(self.queue.owner)  # the claims of the process before this one
                 while not self.asked and (group := self._next()):
                     self._train(group)
             except (Damaged, Unavailable) as e:
                 how = f"has not answered for {PATIENCE / 60:.0f} minutes"
-                raise CannotTrain(str(self.queue.explain(e, how))) from e
+                raise InputError(str(self.queue.explain(e, how))) from e
             finally:
                 self._release()
         return 128 + self.asked[0] if self.asked else DONE
@@ -236,13 +235,13 @@ class Worker:
         console.say(line)
 
     def _train(self, group: Sequence[Job]) -> None:
-        """Train points until each has a result, has failed, or is busy; raise CannotTrain if this machine cannot."""
+        """Train points until each has a result, has failed, or is busy; raise InputError if this machine cannot."""
+        from mobilenet_jax.training import loop
+
         try:
-            with host.starting_jax():
-                from mobilenet_jax.training import loop
             inputs = loop.prepare(group[0].point.spec)
         except Exception as e:
-            raise CannotTrain(_reason(e)) from e
+            raise InputError(_reason(e)) from e
         with contextlib.ExitStack() as held:
             jobs = []
             for job in group:
@@ -272,10 +271,10 @@ class Worker:
             self._finish(job)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        """Record that the point cannot be trained; raise CannotTrain if the machine is the reason."""
+        """Record that the point cannot be trained; raise InputError if the machine is the reason."""
         reason = _reason(error)
         if is_unwritable(error) or isinstance(error, OSError | ImportError | MemoryError):
-            raise CannotTrain(reason) from error
+            raise InputError(reason) from error
         if not self._finish(job):
             self._leave(job, f"failed    {job.name}: {reason}", self.queue.release, reason)
         if not isinstance(error, InputError):  # a bug may have left this process in any state

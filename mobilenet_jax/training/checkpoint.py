@@ -66,13 +66,15 @@ class Checkpoints:
         Raises:
           InputError: a file cannot be read, which is not damage, or another version of the program wrote it.
         """
-        other = f"{self._directory}: another version of this program wrote it; name another run directory"
+        for leftover in self._directory.glob(".*.tmp"):  # of a process that died; the run's lock is held
+            leftover.unlink()
+        other = f"{self._directory}: another version of this program wrote it; move it away to train from the start"
         if any(path.name.isdecimal() for path in self._directory.iterdir()):  # directories of Orbax
             raise InputError(other)
         leaves = dict(_named(template))
         for step in reversed(self._steps()):
             try:
-                tensors, notes = _read(self._path(step), step)
+                version, tensors, notes = _read(self._path(step), step)
             except OSError as e:
                 then = "once it can, or is moved away, the same command resumes"
                 raise InputError(f"{self._path(step)}: cannot be read ({e.strerror}); {then}") from None
@@ -83,15 +85,17 @@ class Checkpoints:
                 with self._writing():
                     self._path(step).unlink()
                 continue
-            if _shapes(tensors) != _shapes(leaves):
+            if version != FORMAT or _shapes(tensors) != _shapes(leaves):
                 raise InputError(other)
             return step, jax.tree.unflatten(jax.tree.structure(template), [tensors[name] for name in leaves]), notes
         return None
 
     def close(self) -> None:
         """Wait until the last checkpoint is written; raise InputError if it cannot be."""
-        self._wait()
-        self._pool.shutdown()
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, None
@@ -117,14 +121,14 @@ class Checkpoints:
             ) from e
 
 
-def _read(path: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return tensors and notes of a file; raise OSError if it cannot be read, anything else if it is damaged."""
+def _read(path: pathlib.Path, step: int) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
+    """Return format, tensors and notes of a file; raise OSError if it cannot be read, anything else over damage."""
     content = files.read_regular_file(path)  # not mapped: a failing disk would end this process
     tensors = safetensors.load(content)
     metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     if metadata.pop("sha256") != _digest(tensors, metadata) or metadata["step"] != str(step):
         raise ValueError("it does not match its digest")
-    return tensors, json.loads(metadata["notes"])
+    return metadata["format"], tensors, json.loads(metadata["notes"])
 
 
 def _digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ PINNED = {  # settings of JAX that change what a seed gives, or refuse a correct
     **{"jax_default_prng_impl": "threefry2x32", "jax_threefry_partitionable": True, "jax_random_seed_offset": 0},
     **{"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"},
     **{"jax_transfer_guard": "allow", "jax_no_tracing": False, "jax_no_execution": False},
+    **{"jax_debug_nans": False, "jax_debug_infs": False},  # a loss that is not finite is a result
 }
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # these settings go into GLIBC_TUNABLES
 KEPT_MEMORY = ":".join(
@@ -171,17 +172,17 @@ def use_compilation_cache() -> None:
     import jax
 
     chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if chosen and "://" not in chosen:
-        os.makedirs(chosen, exist_ok=True)  # else JAX would warn of each program
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    directory = os.path.expanduser(chosen or os.path.join(base, "mobilenet_jax", "compiled"))
+    usable = "://" in directory
+    if not usable and (chosen or os.path.isabs(directory)):  # else no home is known
+        with contextlib.suppress(OSError):
+            os.makedirs(directory, exist_ok=True)
+        usable = os.path.isdir(directory) and os.access(directory, os.W_OK)
+    jax.config.update("jax_compilation_cache_dir", directory if usable else None)
+    if not usable:
+        return
     if not chosen:
-        base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-        directory = os.path.join(base, "mobilenet_jax", "compiled")
-        if os.path.isabs(base):  # else no home is known
-            with contextlib.suppress(OSError):
-                os.makedirs(directory, exist_ok=True)
-        if not (os.path.isabs(base) and os.access(directory, os.W_OK)):
-            return
-        jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
         _remove_half_written(pathlib.Path(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # by default JAX skips programs that are

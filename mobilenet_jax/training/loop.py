@@ -69,16 +69,21 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     return _report(directory, "")
 
 
-def prepare(spec: RunSpec) -> Inputs:
-    """Find the devices and load the data set, preparing it first if needed; raise InputError if that is impossible."""
+def find_devices() -> Sequence[Any]:
+    """Return the devices to train on, with the settings of JAX that training needs; raise InputError without any."""
     with host.starting_jax():
         for name in host.PINNED.keys() & jax.config.values:  # another version of JAX may lack one
             jax.config.update(name, host.PINNED[name])
         if jax.config.values.get("jax_disable_jit"):
             raise ValueError("training compiles its programs")
         host.use_compilation_cache()
-        devices, c = jax.devices(), spec.config
-    return Inputs(arrays.load(spec.dataset, c.data.dir, c.data.archive), devices)
+        return jax.devices()
+
+
+def prepare(spec: RunSpec) -> Inputs:
+    """Find the devices and load the data set, preparing it first if needed; raise InputError if that is impossible."""
+    devices, data = find_devices(), spec.config.data
+    return Inputs(arrays.load(spec.dataset, data.dir, data.archive), devices)
 
 
 def check_batch(spec: RunSpec, inputs: Inputs) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from mobilenet_jax import config
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.data import arrays, datasets
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import arch, cost
 from mobilenet_jax.records import weights
 from mobilenet_jax.records.directory import CHECKPOINTS, RunDirectory, writing
@@ -68,6 +69,8 @@ class TrainingRun:
         found = self.checkpoints.restore(state, self.display.line)
         if found is not None:
             self.step, state, notes = found
+            if other := config.other_data(self.spec, notes):  # config.json may be lost
+                raise InputError(f"{self.record.path} holds another run: {other[0]}; move it away")
             self.sums, self.images, self.metrics = notes["tally"], notes["images"], notes["figures"]
             self.seconds, self.rows = notes["seconds"], notes["rows"]
             self.resumed_from = self.saved = self.step
@@ -147,7 +150,8 @@ class TrainingRun:
         if self.step != self.saved:
             self.record.check_held()
             notes = {"tally": self.sums, "images": self.images, "figures": self.metrics, "rows": self.rows}
-            self.checkpoints.save(self.step, state, notes | {"seconds": self._all_seconds()})
+            notes |= {"seconds": self._all_seconds(), "dataset": vars(self.spec.dataset)}
+            self.checkpoints.save(self.step, state, notes)
             self.saved = self.step
 
     def finish(self, status: str, state: TrainState | None = None) -> None:
@@ -158,9 +162,9 @@ class TrainingRun:
         summary = self._summary(status, digest)
         if state is not None:
             self.record.check_held()
-            path = self.record.path / weights.FILE
+            path, network = self.record.path / weights.FILE, self._network(summary)
             with writing(path):
-                weights.write(path, state.evaluated, self._network(summary))
+                weights.write(path, state.evaluated, network)
         self.record.finish(summary, self.rows)
         self.wandb.finish(summary.model_dump())
         self.status, self.closed = status, True

@@ -45,6 +45,13 @@ def test_a_network_loads_as_it_was_written(version, tmp_path):
     np.testing.assert_array_equal(logits, mobilenet_jax.load(tmp_path).module.apply(variables, inputs))
 
 
+def test_an_unknown_architecture(tmp_path):
+    network = weights.Network({"version": "v1", "groups": 4}, (-1.0, 1.0), 8, 8)
+    weights.write(tmp_path / weights.FILE, {}, network)
+    with pytest.raises(InputError, match="no network has this architecture.*groups"):
+        mobilenet_jax.load(tmp_path)
+
+
 @pytest.mark.parametrize("images", [np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 15, 16, 3), np.uint8)])
 def test_images_that_do_not_fit(images, tmp_path):
     path, *_ = stored(tmp_path, "v1")

@@ -286,14 +286,21 @@ def test_the_same_step_can_be_saved_again_after_a_fallback(reopened, copy):
     assert found[0] == 2 and identical(found[1], make_state(5)) and found[2] == make_notes(5)
 
 
-def test_a_half_written_checkpoint_is_ignored_and_replaced(copy):
+def test_a_half_written_checkpoint_is_removed(copy):
     directory = copy()
     half = directory / ".3.safetensors.tmp"
     half.write_bytes((directory / "2.safetensors").read_bytes()[:1000])
     found, lines = restore(directory)
     assert found is not None and (found[0], lines) == (2, [])
-    save(directory, 3)
-    assert steps(directory) == {"2", "3"}
+    assert steps(directory) == {"1", "2"}
+
+
+def test_another_format_is_left_alone(copy, monkeypatch):
+    directory = copy()
+    monkeypatch.setattr(checkpoint, "FORMAT", "4")
+    with pytest.raises(InputError, match="another version"):
+        restore(directory)
+    assert steps(directory) == {"1", "2"}
 
 
 def test_digests_see_name_dtype_shape_and_bits():

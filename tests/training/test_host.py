@@ -140,6 +140,7 @@ def test_the_users_directory_is_used(tmp_path):
 def test_no_cache_without_a_writable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None", "-1"]
+    assert python(CACHED, JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/file") == ["None", "-1"]
 
 
 NO_HOME = """

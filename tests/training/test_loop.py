@@ -244,6 +244,11 @@ def test_another_data_set_behind_the_name(stop, named, tmp_path, monkeypatch):
     refused()
     prepare(root, "toy", random_splits(0, sizes, 32, 3, 4), classes=4, version="2.0.0")
     refused("version", "'1.0.0' there and '2.0.0' here", "num_classes 3 there and 4 here")
+    if stop is not None and named:  # a checkpoint knows its set, too
+        shutil.copytree(directory, tmp_path / "kept" / directory.name)
+        (tmp_path / "kept" / directory.name / "config.json").unlink()
+        with pytest.raises(InputError, match="'1.0.0' there and '2.0.0' here"):
+            run(overrides, tmp_path / "kept" / directory.name)
     shutil.rmtree(root)
     shutil.move(tmp_path / "first", root)
     assert run(overrides, directory) == 0 and summary_of(directory)["num_classes"] == 3
@@ -267,7 +272,7 @@ def test_names_of_devices(platform, count, name, monkeypatch):
 AMBIENT = {
     **{"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_ENABLE_X64": "1", "JAX_RANDOM_SEED_OFFSET": "3"},
     **{"JAX_THREEFRY_PARTITIONABLE": "0", "JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_TRANSFER_GUARD": "disallow"},
-    **{"JAX_NO_TRACING": "1", "JAX_NO_EXECUTION": "1"},
+    **{"JAX_NO_TRACING": "1", "JAX_NO_EXECUTION": "1", "JAX_DEBUG_NANS": "1"},
 }
 
 
