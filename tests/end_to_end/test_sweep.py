@@ -387,11 +387,12 @@ def test_a_machine_that_cannot_train(statements, variables, sentence, tmp_path):
     for directory in (able, unable):
         directory.mkdir()
         write(directory, TINY | {"seed": [0, 1]})
-    # The healthy machine waits until the other one has claimed a point.
+    # The healthy machine waits until the other one has claimed a point or has ended.
     late = "import pathlib, time\nwhile not pathlib.Path('claimed').exists(): time.sleep(0.01)"
     other = [*patched(able, late), f"--storage={storage}"]
     with subprocess.Popen(other, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         done = start([*patched(unable, statements, CLAIMS), f"--storage={storage}"], tmp_path, **variables)
+        (tmp_path / "claimed").touch()  # without a device, nothing is claimed
         out = process.communicate(timeout=200)[0]
     assert done.returncode == 1 and re.match(f"error: {sentence}", done.stderr) and done.stderr.count("\n") == 1
     assert "failed  " not in done.stdout and not results(unable)
