@@ -51,17 +51,18 @@ def _ours(arch, batch, dtype):
     from mobilenet_jax.data import augment
     from mobilenet_jax.model import depthwise
     from mobilenet_jax.model.mobilenet import MobileNet
-    from mobilenet_jax.training.step import Batch, init_state
+    from mobilenet_jax.training.state import Layout, init_state
+    from mobilenet_jax.training.step import Batch
 
     host.use_compilation_cache()
     platform = jax.devices()[0].platform
     model = MobileNet(arch, dtype=jnp.dtype(dtype), depthwise=depthwise.choose("auto", platform))
     view = functools.partial(augment.evaluation_view, crop=SIZE, resolution=SIZE, input_range=arch.input_range)
-    init = functools.partial(init_state, model, "sgd", SIZE, False)
-    state = jax.jit(init)(jax.random.key(0))
+    layout = Layout(model)
+    state = jax.jit(functools.partial(init_state, model, layout, "sgd", False))(jax.random.key(0))
     images, labels = batch_of(batch)
     fed = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(batch))
-    return model, view, state, fed
+    return {"model": model, "layout": layout}, view, state, fed
 
 
 def ours(arch, batch, dtype):
@@ -70,19 +71,14 @@ def ours(arch, batch, dtype):
 
     from mobilenet_jax.training.step import Hyper, train_step
 
-    model, view, state, fed = _ours(arch, batch, dtype)
+    network, view, state, fed = _ours(arch, batch, dtype)
     scalars = dict.fromkeys(Hyper.__dataclass_fields__, jnp.float32(0.0))
     scalars |= {"key": jax.random.key(1), "learning_rate": jnp.float32(LEARNING_RATE)}
     scalars |= {"momentum": jnp.float32(MOMENTUM), "weight_decay": jnp.float32(WEIGHT_DECAY)}
     hyper = Hyper(**scalars)
     train = jax.jit(
         functools.partial(
-            train_step,
-            model=model,
-            optimizer="sgd",
-            schedule=lambda _: 1.0,
-            view=lambda images, _: view(images),
-            depthwise=frozenset(layer.name for layer in arch.layers if layer.kind == "depthwise"),
+            train_step, **network, optimizer="sgd", schedule="constant", view=lambda images, _: view(images)
         ),
         donate_argnums=0,
     )
@@ -90,7 +86,7 @@ def ours(arch, batch, dtype):
     def step():
         nonlocal state
         state, metrics = train(state, fed, hyper)
-        return metrics["loss"]
+        return metrics[0]  # the loss
 
     return step
 
@@ -100,8 +96,8 @@ def ours_evaluation(arch, batch, dtype):
 
     from mobilenet_jax.training.step import eval_step
 
-    model, view, state, fed = _ours(arch, batch, dtype)
-    evaluate = jax.jit(functools.partial(eval_step, model=model, view=view))
+    network, view, state, fed = _ours(arch, batch, dtype)
+    evaluate = jax.jit(functools.partial(eval_step, **network, view=view))
     return lambda: evaluate(state.evaluated, fed)["loss"]
 
 

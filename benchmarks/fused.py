@@ -42,7 +42,9 @@ def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seco
     programs = [compile_runs(specs[:1], inputs), compile_runs(specs, inputs)]
     host.restart_after_compiling(sum(p.compile_seconds for p in programs))
     gc.freeze()
-    orders = [epoch_order(programs[0].sizes["train"], seed, 0) for seed in range(runs)]
+    shape = specs[0].steps_per_epoch, batch
+    rows = [epoch_order(programs[0].sizes["train"], seed, 0)[: shape[0] * batch].reshape(shape) for seed in range(runs)]
+    orders = [p.order(rows[: p.runs]) for p in programs]
     states = [p.join(p.states) for p in programs]
     for p in programs:
         p.states = []
@@ -51,12 +53,9 @@ def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seco
         for i, p in enumerate(programs):
             steps, started = 0, time.perf_counter()
             while time.perf_counter() - started < seconds:
-                at = steps % (len(orders[0]) // batch) * batch
-                states[i], metrics = p.train_on(
-                    states[i], p.batch([o[at : at + batch] for o in orders[: p.runs]]), p.hyper
-                )
+                states[i], metrics = p.train(states[i], orders[i], p.hyper, p.steps_per_call)
                 jax.block_until_ready(metrics)
-                steps += 1
+                steps += p.steps_per_call
             found[i].append(steps * p.runs * batch / (time.perf_counter() - started))
     single, fused = (statistics.median(rates[1:]) for rates in found)  # the first round warms up
     ratios = [b / a for a, b in zip(*found, strict=True)][1:]

@@ -59,7 +59,8 @@ def get_config() -> ConfigDict:
     c.train.label_smoothing = 0.0
     c.train.ema_decay = 0.0  # of the moving average of weights and batch-norm statistics; it is evaluated; 0 for none
     c.train.eval_epochs = 1  # evaluate every n epochs and after the last one
-    c.train.checkpoint_epochs = 1.0  # save every n epochs
+    c.train.checkpoint_epochs = 0.0  # save every n epochs; 0 is once a minute
+    c.train.devices = 0  # that share a batch; 0 is as many as leave at least 128 images for each
 
     c.point = ""  # model keys that a sweep changes together: 'alpha=0.75,rho=0.714'
 

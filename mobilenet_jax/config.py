@@ -89,7 +89,8 @@ RULES: dict[str, Rule] = {
     "train.label_smoothing": _BELOW_ONE,
     "train.ema_decay": _BELOW_ONE,
     "train.eval_epochs": _COUNT,
-    "train.checkpoint_epochs": _POSITIVE,
+    "train.checkpoint_epochs": _NOT_NEGATIVE,
+    "train.devices": _COUNT_OR_ZERO,
     "point": _TEXT,
     "wandb.mode": _one_of("auto", "online", "offline", "disabled"),
     "wandb.project": _TEXT,
@@ -100,7 +101,8 @@ RULES: dict[str, Rule] = {
 # a compiled program.
 TRACED = (
     *("optim.lr", "optim.momentum", "optim.decay", "optim.epsilon", "optim.weight_decay", "optim.decay_depthwise"),
-    *("optim.clip_norm", "train.label_smoothing", "train.ema_decay", "seed"),
+    *("optim.clip_norm", "optim.warmup_epochs", "optim.lr_decay", "optim.lr_decay_epochs"),
+    *("train.epochs", "train.label_smoothing", "train.ema_decay", "seed"),
 )
 # These keys have no meaning for the other version: only their default is allowed there.
 _ONLY_V1 = {"model.variant": "paper"}
@@ -181,6 +183,8 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
         raise InputError(f"config.model.rho={flat['model.rho']:g}: leaves no pixel of {image_size}")
 
     batch, train_size = flat["train.batch_size"], dataset.train_size
+    if batch % (flat["train.devices"] or 1):
+        raise InputError(f"config.train.devices={flat['train.devices']}: must divide config.train.batch_size={batch}")
     if flat["data.holdout"]:
         train_size -= datasets.holdout_size(train_size, flat["data.holdout"])
     steps_per_epoch = train_size // batch

@@ -59,13 +59,14 @@ OTHER = {
     "train.ema_decay": 0.999,
     "train.eval_epochs": 2,
     "train.checkpoint_epochs": 0.5,
+    "train.devices": 2,
     "point": "alpha=1",
     "wandb.mode": "offline",
     "wandb.project": "other",
     "seed": 1,
 }
 NOT_IDENTITY = {"data.dir", "data.archive", "wandb.mode", "wandb.project", "point"}
-NOT_IDENTITY |= {"train.eval_epochs", "train.checkpoint_epochs"}
+NOT_IDENTITY |= {"train.eval_epochs", "train.checkpoint_epochs", "train.devices"}
 ONLY_V2 = {"model.expansion", "model.bottleneck", "model.shortcut"}
 
 
@@ -138,7 +139,9 @@ def test_every_config_file_resolves(path):
         ("train.label_smoothing", 1.0, "at least 0 and below 1"),
         ("train.ema_decay", 1.0, "at least 0 and below 1"),
         ("train.eval_epochs", 0, "a whole number from 1"),
-        ("train.checkpoint_epochs", 0.0, "above 0"),
+        ("train.checkpoint_epochs", -1.0, "0 or more"),
+        ("train.devices", -1, "a whole number from 0"),
+        ("train.devices", 3, "must divide config.train.batch_size=128"),
         ("wandb.mode", "on", "one of 'auto', 'online', 'offline', 'disabled'"),
         *(("seed", seed, "a whole number from 0 to 4294967295") for seed in (-1, 2**32)),
     ],

@@ -85,9 +85,9 @@ def after(step: int, action: Callable[[], Any]) -> Iterator[None]:
 
     advance = Display.advance
 
-    def stopping(self: Display, loss: float, accuracy: float, images_per_second: float) -> None:
-        advance(self, loss, accuracy, images_per_second)
-        if self.step == step:
+    def stopping(self: Display, steps: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        advance(self, steps, loss, accuracy, images_per_second)
+        if self.step - steps < step <= self.step:
             action()
 
     Display.advance = stopping

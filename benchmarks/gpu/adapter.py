@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, os.getcwd())
 
-DEPTHWISE = ("conv", "shift")  # implementations
+DEPTHWISE = ("conv", "taps", "shift")  # implementations
 
 
 @contextlib.contextmanager
@@ -82,8 +82,8 @@ class Training:
     step: Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (state, batch, hyper) -> (state, {'loss': ...})
     batch: Callable[[int, int], Any]  # (images, seed) -> batch, on the host
     hyper: Any
-    parameters: Callable[[Any], Any]  # of a state
-    statistics: Callable[[Any], Any]  # of a state
+    parameters: Callable[[Any], Any]  # of a state, as one vector
+    statistics: Callable[[Any], Any]  # of a state, as one vector
 
 
 @_project()
@@ -93,10 +93,11 @@ def training(network: str, px: int, dtype: str, depthwise: str, learning_rate: f
 
     from mobilenet_jax.data import augment
     from mobilenet_jax.model.mobilenet import MobileNet
-    from mobilenet_jax.training import step
+    from mobilenet_jax.training import state, step
 
     arch = _architecture(network, px)
     model = MobileNet(arch, dtype=jnp.dtype(dtype), depthwise=depthwise)
+    layout = state.Layout(model)
     scalars = dict.fromkeys(step.Hyper.__dataclass_fields__, np.float32(0.0))
     scalars |= {"key": jax.random.key(1), "momentum": np.float32(0.9), "weight_decay": np.float32(4e-5)}
     hyper = step.Hyper(**scalars | {"learning_rate": np.float32(learning_rate)})
@@ -108,16 +109,15 @@ def training(network: str, px: int, dtype: str, depthwise: str, learning_rate: f
         labels = rng.integers(0, classes(px), images).astype(np.int32)
         return step.Batch(pixels, labels, np.ones(images, np.float32))
 
+    recipe = {"model": model, "layout": layout, "optimizer": "sgd", "schedule": "constant"}
+
+    def train(before: Any, batch: Any, hyper: Any) -> tuple[Any, dict[str, Any]]:
+        after, metrics = step.train_step(before, batch, hyper, **recipe, view=lambda images, _: view(images))
+        return after, dict(zip(step.METRICS, metrics, strict=True))
+
     return Training(
-        init=functools.partial(step.init_state, model, "sgd", px, False),
-        step=functools.partial(
-            step.train_step,
-            model=model,
-            optimizer="sgd",
-            schedule=lambda _: 1.0,
-            view=lambda images, _: view(images),
-            depthwise=frozenset(layer.name for layer in arch.layers if layer.kind == "depthwise"),
-        ),
+        init=functools.partial(state.init_state, model, layout, "sgd", False),
+        step=train,
         batch=batch,
         hyper=hyper,
         parameters=lambda state: state.params,

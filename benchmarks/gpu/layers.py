@@ -1,32 +1,16 @@
 """Time single operations, forward and backward, and compare them with the memory bandwidth. `layers.py --out FILE`."""
 
 import functools
-import itertools
 import time
 
 import adapter
 import jax
 import jax.numpy as jnp
 import measure
-import ops
-from jax import lax
 from measure import TINY
 
 SHAPES = [(8, 16, 1)] if TINY else [(32, 64, 1), (32, 64, 2), (16, 128, 1), (8, 256, 1), (4, 512, 1), (16, 192, 1)]
 BATCH, COPIED = (4, 2**18) if TINY else (2048, 2**30)  # images; values
-
-
-def taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolve depthwise as nine slices added up in float32: a candidate that the project does not have."""
-    (n, h, w, c), pads = x.shape, [ops.same_padding(size, stride) for size in x.shape[1:3]]
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0))).astype(jnp.float32)
-    rows, columns = (-(-h // stride) - 1) * stride + 1, (-(-w // stride) - 1) * stride + 1
-    k = kernel.astype(jnp.float32)
-    slices = (
-        lax.slice(padded, (0, i, j, 0), (n, i + rows, j + columns, c), (1, stride, stride, 1)) * k[i, j, 0]
-        for i, j in itertools.product(range(3), range(3))
-    )
-    return sum(slices, jnp.zeros((), jnp.float32)).astype(x.dtype)
 
 
 def gradients(function):
@@ -43,7 +27,7 @@ def jobs_of(size: int, channels: int, stride: int):
     s = jax.ShapeDtypeStruct((channels,), jnp.float32)
     shape = f"{size}x{size}x{channels} /{stride}"
     candidates = {name: functools.partial(adapter.depthwise, implementation=name) for name in adapter.DEPTHWISE}
-    for name, f in (candidates | {"taps": taps}).items():
+    for name, f in candidates.items():
         if name == "shift" and size >= 16 and not TINY:
             continue  # its gradient is a loop over the batch, which is known to be slow for large maps
         f = functools.partial(f, stride=stride)

@@ -69,7 +69,8 @@ def time_case(record: measure.Record, case: Case, row: measure.Row) -> None:
 # The cheapest and most telling case comes first: each program may take minutes to compile.
 
 SMALL = Case("v1-0.25", batch=128)
-UNTUNED = [Case(network, autotuning=OFF) for network in ("v1-0.25", "v1-1", "v2-1")]
+FORMS = ("conv", "taps")  # of the depthwise convolution
+UNTUNED = [Case(name, variant=form, autotuning=OFF) for name in ("v1-0.25", "v1-1", "v2-1") for form in FORMS]
 
 
 def rates() -> list[Case]:

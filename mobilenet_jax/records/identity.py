@@ -15,9 +15,9 @@ KNOB_NAMES = {
     "model.expansion": "expansion ratio t",
 }
 ONLY_V2 = ("model.expansion", "model.bottleneck", "model.shortcut")  # of no meaning for v1
-# Where the data lie, who watches a run, and how often it is evaluated and saved do not change the run.
+# Where the data lie, what computes, who watches, and how often a run is evaluated and saved do not change the run.
 _HOW_OFTEN = {"train.eval_epochs": 1, "train.checkpoint_epochs": 1.0}  # digests hold these defaults, as they used to
-NOT_IDENTITY = ("data.dir", "data.archive", "wandb.mode", "wandb.project", "point", *_HOW_OFTEN)
+NOT_IDENTITY = ("data.dir", "data.archive", "train.devices", "wandb.mode", "wandb.project", "point", *_HOW_OFTEN)
 NOT_CONFIGURATION = (*NOT_IDENTITY, "seed")  # runs that differ in these only are repetitions of one configuration
 SETTINGS = ("JAX_", "XLA_FLAGS", "NVIDIA_TF32")  # variables that may change a result, and are recorded with it
 _VARIANT = "model.variant"  # older records and all digests use the former names of `ALIASES`

@@ -246,7 +246,6 @@ class Worker:
             jobs = []
             for job in group:
                 try:
-                    loop.check_batch(job.point.spec, inputs)
                     config.finished(job.point.spec, job.record.path)  # raises if the directory holds another run
                     held.enter_context(job.record.locked())
                     jobs += [] if self._finish(job) else [job]

@@ -17,7 +17,7 @@ from mobilenet_jax import files
 from mobilenet_jax.errors import InputError, first_line
 
 KEPT = 2
-FORMAT = "3"  # raise it when an old reader would misread the file
+FORMAT = "4"  # raise it when an old reader would misread the file, or `Layout` orders the vectors otherwise
 
 
 class Checkpoints:

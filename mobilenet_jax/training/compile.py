@@ -16,8 +16,13 @@ from mobilenet_jax.config import RunSpec
 from mobilenet_jax.data import arrays, augment
 from mobilenet_jax.model import depthwise
 from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.networks import cost
 from mobilenet_jax.training import schedules
-from mobilenet_jax.training.step import Batch, Hyper, TrainState, eval_step, init_state, train_step
+from mobilenet_jax.training.state import Layout, TrainState, init_state
+from mobilenet_jax.training.step import Batch, Hyper, eval_step, train_steps
+
+_MOST_STEPS = 128  # per call
+_CALL_MULT_ADDS = 3e11  # of the forward passes in a call: about 0.1 s on an H200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +41,23 @@ class Program:
     """
 
     runs: int  # K
-    train_on: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # (state, indices [K, B], hyper) -> state, metrics
-    eval_on: dict[str, Callable[..., dict[str, jax.Array]]]  # split -> (variables, indices [B], mask [B]) -> sums
+    layout: Layout
+    train: Callable[
+        ..., tuple[TrainState, jax.Array]
+    ]  # (state, order [steps per epoch, B], hyper, steps) -> as `train_steps`
+    eval_on: dict[str, Callable[..., dict[str, jax.Array]]]  # split -> (vectors, indices [B], mask [B]) -> sums
     states: list[TrainState]  # the first state of each run
     hyper: Hyper
     sizes: dict[str, int]  # images of each split
+    steps_per_call: int
+    eval_batch: int  # images
     everywhere: NamedSharding  # of a state: replicated
     shared: NamedSharding  # of one batch: each device has its part
-    each: NamedSharding  # of the batches of K runs
+    each: NamedSharding  # of the image orders of K runs
     compile_seconds: float
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
-        """Return the runs' states as the one that `train_on` takes."""
+        """Return the runs' states as the one that `train` takes."""
         return jax.device_put(states[0] if self.runs == 1 else _stack(jax.device_get(states)), self.everywhere)
 
     def split(self, tree: Any) -> list[Any]:
@@ -55,88 +65,94 @@ class Program:
         tree = jax.device_get(tree)
         return [tree] if self.runs == 1 else [_part(tree, i) for i in range(self.runs)]
 
-    def batch(self, indices: Sequence[np.ndarray]) -> jax.Array:
-        """Return the runs' next batches, int32 `[B]` each, as `train_on` takes them."""
-        return jax.device_put(indices[0] if self.runs == 1 else np.stack(indices), self.each)
+    def order(self, orders: Sequence[np.ndarray]) -> jax.Array:
+        """Return the runs' batches of an epoch, int32 `[steps per epoch, B]` each, as `train` takes them."""
+        return jax.device_put(orders[0] if self.runs == 1 else np.stack(orders), self.each)
+
+
+def steps_per_call(platform: str, steps_per_epoch: int, mult_adds: float) -> int:
+    """Return the number of training steps in one call.
+
+    A GPU or TPU may need less time for a small step than the host needs to start it. A call with large steps has few,
+    so that a signal acts within a second. The result divides an epoch where possible, because another length for the
+    rest is one more program to compile. On a CPU it is 1: XLA:CPU runs a convolution in a loop on one thread.
+
+    Args:
+      mult_adds: of one forward pass over a batch.
+    """
+    if platform == "cpu":
+        return 1
+    most = round(min(steps_per_epoch, _MOST_STEPS, max(1.0, _CALL_MULT_ADDS / mult_adds)))
+    return max((n for n in range(-(-most // 4), most + 1) if steps_per_epoch % n == 0), default=most)
 
 
 def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     """Build model, augmentation, schedule and steps of runs with one `program_key`; compile them for all devices."""
     spec, runs, splits, devices = specs[0], len(specs), inputs.splits, inputs.devices
     assert all(other.program_key == spec.program_key for other in specs)
-    c = spec.config
+    c, platform = spec.config, devices[0].platform
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     everywhere, shared = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    each = shared if runs == 1 else NamedSharding(mesh, PartitionSpec(None, "data"))
+    lead = () if runs == 1 else (runs,)
+    each = NamedSharding(mesh, PartitionSpec(*(None for _ in lead), None, "data"))
 
     if c.data.holdout:
-        train, val = arrays.holdout(splits["train"], c.data.holdout)
-        splits = {**splits, "train": train, "val": val}
+        splits = splits | dict(zip(("train", "val"), arrays.holdout(splits["train"], c.data.holdout), strict=True))
     resident = {name: jax.device_put((s.images, s.labels), everywhere) for name, s in splits.items()}
 
-    model = MobileNet(
-        spec.arch,
-        dropout=c.model.dropout,
-        bn_decay=c.model.bn_decay,
-        dtype=jnp.dtype(c.train.dtype),
-        depthwise=depthwise.choose(c.model.depthwise, devices[0].platform),
-    )
-    lengths = spec.total_steps, spec.warmup_steps, spec.steps_per_epoch
-    schedule = schedules.schedule(c.optim.schedule, *lengths, c.optim.lr_decay, c.optim.lr_decay_epochs)
-    crop = {"crop": spec.image_size, "resolution": spec.resolution, "input_range": spec.arch.input_range}
-    train_view = functools.partial(augment.training_view, pad=c.augment.pad, flip=c.augment.flip, **crop)
-    eval_view = functools.partial(augment.evaluation_view, **crop)
-    recipe = {
-        "model": model,
-        "optimizer": c.optim.name,
-        "schedule": schedule,
-        "view": train_view,
-        "depthwise": frozenset(layer.name for layer in spec.arch.layers if layer.kind == "depthwise"),
-    }
-
-    def train_on(state, images, labels, indices, hyper):
-        return train_step(state, Batch(images[indices], labels[indices], jnp.ones(indices.shape)), hyper, **recipe)
-
-    def eval_on(variables, images, labels, indices, mask):
-        return eval_step(variables, Batch(images[indices], labels[indices], mask), model=model, view=eval_view)
-
     started = time.perf_counter()
-    init = functools.partial(init_state, model, c.optim.name, spec.resolution, c.train.ema_decay > 0)
-    init = jax.jit(init, out_shardings=everywhere)
+    layout, first_state, train_on, eval_on = _functions(spec, platform)
+    init = jax.jit(first_state, out_shardings=everywhere)
     keys = [jax.random.split(jax.random.key(s.config.seed)) for s in specs]
     states = [init(init_key) for init_key, _ in keys]
     hypers = [_hyper(s, step_key) for s, (_, step_key) in zip(specs, keys, strict=True)]
     hyper = jax.device_put(hypers[0] if runs == 1 else _stack(hypers), everywhere)
 
-    state, batch = states[0], (c.train.batch_size,)
+    batch, state = c.train.batch_size, states[0]
+    eval_batch = batch if platform == "cpu" else -(-max(batch, 512) // len(devices)) * len(devices)
+    order = jax.ShapeDtypeStruct((*lead, spec.steps_per_epoch, batch), np.int32, sharding=each)
+    indices, mask = (jax.ShapeDtypeStruct((eval_batch,), dtype, sharding=shared) for dtype in (np.int32, np.float32))
     if runs > 1:
-        train_on = jax.vmap(train_on, in_axes=(0, None, None, 0, 0))
         eval_on = jax.vmap(eval_on, in_axes=(0, None, None, None, None))
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((runs, *leaf.shape), leaf.dtype), state)
-    batches = jax.ShapeDtypeStruct(batch if runs == 1 else (runs, *batch), np.int32, sharding=each)
-    indices, mask = (jax.ShapeDtypeStruct(batch, dtype, sharding=shared) for dtype in (np.int32, np.float32))
-    train_jit = jax.jit(train_on, donate_argnums=0, out_shardings=everywhere)
     eval_jit = jax.jit(eval_on, out_shardings=everywhere)
 
-    def compiling(step, split, first, *rest):
-        return pool.submit(step.lower(first, *resident[split], *rest).compile)
+    def lowered(steps):
+        train = functools.partial(train_on, steps=steps)
+        train = train if runs == 1 else jax.vmap(train, in_axes=(0, None, None, 0, 0))
+        jitted = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
+        return jitted.lower(state, *resident["train"], order, hyper)
 
-    def on(split, future):
-        compiled = future.result()
-        return lambda first, *rest: compiled(first, *resident[split], *rest)
-
+    one_image = cost.totals(spec.arch, spec.resolution).mult_adds
+    per_call = steps_per_call(platform, spec.steps_per_epoch, one_image * batch * runs)
     with ThreadPoolExecutor(1) as pool:  # compiles one step while the next one is traced
-        trained = compiling(train_jit, "train", state, batches, hyper)
-        judges = [name for name in splits if name != "train"]
-        judged = {name: compiling(eval_jit, name, state.evaluated, indices, mask) for name in judges}
+        lengths = {per_call, spec.steps_per_epoch % per_call} - {0}
+        trained = {steps: pool.submit(lowered(steps).compile) for steps in lengths}
+        judged = {
+            name: pool.submit(eval_jit.lower(state.evaluated, *resident[name], indices, mask).compile)
+            for name in splits
+            if name != "train"
+        }
+    compiled = {steps: future.result() for steps, future in trained.items()}
+
+    def train(state, order, hyper, steps):
+        if steps not in compiled:  # a machine with other calls has left the run between two of ours
+            compiled[steps] = lowered(steps).compile()
+        return compiled[steps](state, *resident["train"], order, hyper)
+
+    def on(split, evaluate):
+        return lambda vectors, indices, mask: evaluate(vectors, *resident[split], indices, mask)
 
     return Program(
         runs=runs,
-        train_on=on("train", trained),
-        eval_on={name: on(name, future) for name, future in judged.items()},
+        layout=layout,
+        train=train,
+        eval_on={name: on(name, future.result()) for name, future in judged.items()},
         states=states,
         hyper=hyper,
         sizes={name: len(split) for name, split in splits.items()},
+        steps_per_call=per_call,
+        eval_batch=eval_batch,
         everywhere=everywhere,
         shared=shared,
         each=each,
@@ -144,11 +160,45 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     )
 
 
+def _functions(spec: RunSpec, platform: str) -> tuple[Layout, *tuple[Callable[..., Any], ...]]:
+    """Return the layout of the state, and the functions that make a state, train and evaluate, with their recipe."""
+    c = spec.config
+    model = MobileNet(
+        spec.arch,
+        dropout=c.model.dropout,
+        bn_decay=c.model.bn_decay,
+        dtype=jnp.dtype(c.train.dtype),
+        depthwise=depthwise.choose(c.model.depthwise, platform),
+    )
+    layout = Layout(model)
+    crop = {"crop": spec.image_size, "resolution": spec.resolution, "input_range": spec.arch.input_range}
+    eval_view = functools.partial(augment.evaluation_view, **crop)
+
+    def evaluate(vectors, images, labels, indices, mask):
+        batch = Batch(images[indices], labels[indices], mask)
+        return eval_step(vectors, batch, model=model, layout=layout, view=eval_view)
+
+    train = functools.partial(
+        train_steps,
+        model=model,
+        layout=layout,
+        optimizer=c.optim.name,
+        schedule=c.optim.schedule,
+        view=functools.partial(augment.training_view, pad=c.augment.pad, flip=c.augment.flip, **crop),
+    )
+    return layout, functools.partial(init_state, model, layout, c.optim.name, c.train.ema_decay > 0), train, evaluate
+
+
 def _hyper(spec: RunSpec, key: jax.Array) -> Hyper:
     o, t = spec.config.optim, spec.config.train
-    scalars = {name: o[name] for name in ("momentum", "decay", "epsilon", "weight_decay", "clip_norm")}
+    scalars = {name: o[name] for name in ("momentum", "decay", "epsilon", "weight_decay", "clip_norm", "lr_decay")}
     scalars |= {"depthwise_weight_decay": o.weight_decay if o.decay_depthwise else 0.0}
     scalars |= {"learning_rate": spec.learning_rate} | {name: t[name] for name in ("label_smoothing", "ema_decay")}
+    scalars |= {
+        "total_steps": spec.total_steps,
+        "rise_steps": schedules.rise(o.schedule, spec.total_steps, spec.warmup_steps),
+        "stair_steps": max(1, round(o.lr_decay_epochs * spec.steps_per_epoch)),
+    }
     return Hyper(key=key, **{name: jnp.float32(value) for name, value in scalars.items()})
 
 

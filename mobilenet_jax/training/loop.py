@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from mobilenet_jax import config, console
 from mobilenet_jax.config import RunSpec
@@ -24,7 +23,8 @@ from mobilenet_jax.training.compile import Inputs, Program, compile_runs
 from mobilenet_jax.training.progress import Display
 from mobilenet_jax.training.run import TrainingRun, logger_of
 
-_IN_FLIGHT = 2  # steps that the host may be ahead: the device stays busy, and a signal acts within two steps
+_IN_FLIGHT = 2  # calls that the host may be ahead: the device stays busy, and a signal acts within two calls
+_IMAGES_EACH = 128  # of a batch, at least: batch norm makes the devices wait for each other twice a layer
 
 
 class Interrupted(Exception):
@@ -52,7 +52,6 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
             logger.finish(summary.model_dump())
         return _report(directory, "already ")
     inputs = prepare(spec)
-    check_batch(spec, inputs)
     record = RunDirectory(directory)
     with record.locked(), console.signals() as asked:
         if config.finished(spec, directory):  # the process that held the lock a moment ago finished the run
@@ -81,16 +80,18 @@ def find_devices() -> Sequence[Any]:
 
 
 def prepare(spec: RunSpec) -> Inputs:
-    """Find the devices and load the data set, preparing it first if needed; raise InputError if that is impossible."""
-    devices, data = find_devices(), spec.config.data
+    """Choose devices and load the data set, preparing it first if needed; raise InputError if that is impossible."""
+    devices, data = choose_devices(spec, find_devices()), spec.config.data
     return Inputs(arrays.load(spec.dataset, data.dir, data.archive), devices)
 
 
-def check_batch(spec: RunSpec, inputs: Inputs) -> None:
-    """Raise InputError if the devices cannot share a batch."""
-    batch, count = spec.config.train.batch_size, len(inputs.devices)
-    if batch % count:
-        raise InputError(f"config.train.batch_size={batch}: must be a multiple of the {count} devices")
+def choose_devices(spec: RunSpec, devices: Sequence[Any]) -> Sequence[Any]:
+    """Return those of `devices` that share a batch; raise InputError if there are fewer than the config asks for."""
+    batch, count = spec.config.train.batch_size, spec.config.train.devices
+    if count > len(devices):
+        raise InputError(f"config.train.devices={count}: this machine has {len(devices)}")
+    most = max(1, min(len(devices), batch // _IMAGES_EACH))
+    return devices[: count or max(n for n in range(1, most + 1) if batch % n == 0)]
 
 
 class Start(NamedTuple):
@@ -174,7 +175,9 @@ class _Loop:
         states = [run.restore(state) for run, state in zip(runs, program.states, strict=True)]
         self.state = program.join(states)
         program.states = []  # the state is donated from step to step: nothing else may hold its memory
-        self.in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()  # metrics of started steps
+        self.in_flight: collections.deque[jax.Array] = collections.deque()  # metrics of started calls
+        self.epochs: list[int] = []  # of the runs, whose batches are in `order`
+        self.order: Any = None
         for run in runs:
             spec, display = run.spec, run.display
             if run.resumed_from:
@@ -187,7 +190,7 @@ class _Loop:
         try:
             self._finish_epochs()  # an earlier signal may have come between an epoch's last step and its evaluation
             while self._active:
-                self._step()
+                self._steps()
                 self._finish_epochs()
         except Interrupted:
             for run in self.runs:
@@ -198,45 +201,49 @@ class _Loop:
     def _active(self) -> list[TrainingRun]:
         return [run for run in self.runs if not run.status]
 
-    def _step(self) -> None:
+    def _steps(self) -> None:
+        """Take the steps of one call, which ends at a multiple of the program's or at the end of an epoch."""
+        per_epoch, per_call = self.runs[0].spec.steps_per_epoch, self.program.steps_per_call
+        done = [run.step % per_epoch for run in self._active]
+        steps = min(min(per_call - at % per_call, per_epoch - at) for at in done)
         with self._timed("train"):
-            indices = self.program.batch([run.next_batch(self.program.sizes["train"]) for run in self.runs])
-            self.state, metrics = self.program.train_on(self.state, indices, self.program.hyper)
+            if self.epochs != (epochs := [run.epoch for run in self.runs]):
+                self.epochs = epochs
+                self.order = self.program.order([run.order(self.program.sizes["train"]) for run in self.runs])
+            self.state, metrics = self.program.train(self.state, self.order, self.program.hyper, steps)
             for run in self._active:
-                run.step += 1
+                run.step += steps
             self.in_flight.append(metrics)
             self._fetch(0 if any(run.at_epoch_end for run in self._active) else _IN_FLIGHT)
         self._stop_if_asked()
         self._save([run for run in self._active if run.save_due and not run.at_epoch_end])
 
     def _fetch(self, allowed: int) -> None:
-        """Fetch the metrics of all but the last `allowed` steps; end runs whose loss is not finite."""
+        """Fetch the metrics of all but the last `allowed` calls; end runs whose loss is not finite."""
         while len(self.in_flight) > allowed:
-            fetched = {name: np.atleast_1d(each) for name, each in jax.device_get(self.in_flight.popleft()).items()}
-            for i, run in enumerate(self.runs):
-                if not run.status:
-                    if not run.add({name: float(each[i]) for name, each in fetched.items()}):
-                        self._diverged(run, run.step - len(self.in_flight))
-                    elif not run.first_step_seconds:
-                        run.first_step_seconds = run.elapsed()
-                        run.display.line(f"first step     {run.first_step_seconds:.1f} s after the start")
+            metrics = self.program.split(self.in_flight.popleft())
+            for run, found in zip(self.runs, metrics, strict=True):
+                if run.status:
+                    continue
+                if not run.add(found):
+                    self._diverged(run)
+                elif not run.first_step_seconds:
+                    run.first_step_seconds = run.elapsed()
+                    run.display.line(f"first step     {run.first_step_seconds:.1f} s after the start")
 
-    def _diverged(self, run: TrainingRun, step: int) -> None:
-        run.step = step
+    def _diverged(self, run: TrainingRun) -> None:
+        run.step = run.display.step + 1  # the steps before it had a finite loss
         run.log({"train_loss": float("nan"), "learning_rate": run.metrics["learning_rate"]})
-        run.display.line(f"diverged: the loss of step {step:,} is not finite")
+        run.display.line(f"diverged: the loss of step {run.step:,} is not finite")
         run.finish("diverged")
 
     def _finish_epochs(self) -> None:
         """Evaluate the runs that are at the end of an epoch, log their rows, save, and finish those at their end."""
         due = [run for run in self._active if run.epoch_due]
-        batch, splits = (
-            self.runs[0].spec.config.train.batch_size,
-            dict.fromkeys(s for run in due for s in run.splits_due),
-        )
+        splits = dict.fromkeys(split for run in due for split in run.splits_due)
         with self._timed("eval"):
-            variables, stop = self.state.evaluated, self._stop_if_asked
-            found = {split: evaluate.evaluate(self.program, variables, split, batch, stop) for split in splits}
+            vectors, stop = self.state.evaluated, self._stop_if_asked
+            found = {split: evaluate.evaluate(self.program, vectors, split, stop) for split in splits}
         for run in due:
             self._log_epoch(run, {split: found[split][self.runs.index(run)] for split in run.splits_due})
         self._save([run for run in due if run.save_due or run.at_end])
@@ -244,7 +251,7 @@ class _Loop:
         if ended:
             for run, state in zip(self.runs, self.program.split(self.state), strict=True):
                 if run in ended:
-                    run.finish("finished", state)
+                    run.finish("finished", state, self.program.layout)
 
     def _log_epoch(self, run: TrainingRun, evaluated: dict[str, tuple[float, float]]) -> None:
         """Log an epoch's row and print its line; `evaluated` holds loss and accuracy of each split."""

@@ -30,27 +30,32 @@ def optimizer(
     return optax.rmsprop(learning_rate, decay, epsilon, initial_scale=1.0, eps_in_sqrt=True, momentum=momentum)
 
 
-def decay_rates(params: Params, depthwise: Collection[str], weight_decay: Any, depthwise_weight_decay: Any) -> Params:
-    """Return the weight decay of each parameter, as a tree like `params`.
+def decay_group(name: str, depthwise: Collection[str]) -> int:
+    """Return the kind of weight decay of a parameter: 0 for a kernel, 1 for a depthwise kernel, 2 for none.
 
     Kernels of convolutions, pointwise layers and the classifier decay. Biases and batch norm do not. Depthwise kernels
     have a rate of their own, because the v1 paper (section 3.2) asks for little or none on them. They are found by
     layer name: their shape `[3, 3, 1, C]` is that of other kernels too.
 
     Args:
-      params: `{layer: {...}}`.
+      name: such as 'stem/kernel' or 'stem/bn/scale'.
       depthwise: names of the depthwise layers.
-      weight_decay: of all other kernels.
+    """
+    layer, *_, leaf = name.split("/")
+    return 2 if leaf != "kernel" else int(layer in depthwise)
+
+
+def decay_rates(size: int, decaying: tuple[int, int], weight_decay: Any, depthwise_weight_decay: Any) -> jax.Array:
+    """Return the weight decay of each of `size` parameters, which lie in the order of their `decay_group`.
+
+    Args:
+      decaying: number of values of kernels and of depthwise kernels.
+      weight_decay: of kernels.
       depthwise_weight_decay: of depthwise kernels.
     """
-
-    def rate(path, _):
-        layer, leaf = path[0].key, path[-1].key
-        if leaf != "kernel":
-            return 0.0
-        return depthwise_weight_decay if layer in depthwise else weight_decay
-
-    return jax.tree_util.tree_map_with_path(rate, params)
+    position, (kernels, own) = jnp.arange(size), decaying  # a range and two limits: no vector is stored or filled
+    others = jnp.where(position < kernels + own, depthwise_weight_decay, 0.0)
+    return jnp.where(position < kernels, weight_decay, others)
 
 
 def clip_scale(norm: jax.Array, limit: Any) -> jax.Array:

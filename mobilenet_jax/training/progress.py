@@ -40,9 +40,9 @@ class Display:
             console.draw(self._bar.console.show_cursor)  # rich hides it, and a kill would leave it hidden
             self._bar.add_task("", total=total_steps, completed=step, figures="")
 
-    def advance(self, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Show that one more step is done: mean loss and accuracy (a fraction) of the epoch so far, and the rate."""
-        self.step += 1
+    def advance(self, steps: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        """Show that more steps are done: mean loss and accuracy (a fraction) of the epoch so far, and the rate."""
+        self.step += steps
         since = time.monotonic() - self._last
         if self._listener is not None:
             if since > _LISTENER_SECONDS:

@@ -1,7 +1,7 @@
 """The state of one run while it trains: its record, its figures, how far it is, and its summary."""
 
 import inspect
-import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,10 +17,12 @@ from mobilenet_jax.records.directory import CHECKPOINTS, RunDirectory, writing
 from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.training.progress import Display
-from mobilenet_jax.training.step import TrainState
+from mobilenet_jax.training.state import Layout, TrainState
+from mobilenet_jax.training.step import METRICS
 from mobilenet_jax.training.wandb_logger import WandbLogger
 
 SUMS = ("loss", "correct", "count")  # over images
+_SAVE_SECONDS = 60.0  # between two checkpoints, if the config does not say
 
 
 class TrainingRun:
@@ -54,7 +56,7 @@ class TrainingRun:
         self.images = 0.0  # trained on in seconds['train']
         self.metrics: dict[str, float] = {}  # of the last step
         self.rows: list[dict[str, Any]] = []  # of metrics.jsonl
-        self._order = (-1, np.empty(0))  # an epoch, and the order in which it visits the images
+        self._saved_at = time.monotonic()
 
     def open(self) -> None:
         """Write config and environment, and open the checkpoints; InputError if that is impossible."""
@@ -94,8 +96,10 @@ class TrainingRun:
 
     @property
     def save_due(self) -> bool:
-        every = max(1, round(self.spec.config.train.checkpoint_epochs * self.spec.steps_per_epoch))
-        return self.step - self.saved >= every
+        epochs = self.spec.config.train.checkpoint_epochs
+        if not epochs:
+            return self.step > self.saved and time.monotonic() - self._saved_at > _SAVE_SECONDS
+        return self.step - self.saved >= max(1, round(epochs * self.spec.steps_per_epoch))
 
     @property
     def splits_due(self) -> list[str]:
@@ -110,27 +114,30 @@ class TrainingRun:
         """The rate at which the program trains, all its runs together."""
         return self.images / self.seconds["train"] if self.seconds["train"] else 0.0
 
-    def next_batch(self, size: int) -> np.ndarray:
-        """Return the indices of the next step's images among `size`, int32 `[B]`."""
-        batch = self.spec.config.train.batch_size
-        epoch, position = divmod(self.step, self.spec.steps_per_epoch)
-        if self._order[0] != epoch:
-            self._order = epoch, arrays.epoch_order(size, self.spec.config.seed, epoch)
-        return self._order[1][position * batch : (position + 1) * batch]
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next step, from 0."""
+        return self.step // self.spec.steps_per_epoch
 
-    def add(self, metrics: dict[str, float]) -> bool:
-        """Add the metrics of one step; return False if its loss is not finite."""
-        self.metrics, loss, count = metrics, metrics["loss"], metrics["count"]
-        if not math.isfinite(loss):
-            return False
-        if self.sums["count"] >= self.spec.steps_per_epoch * self.spec.config.train.batch_size:
-            self.sums = dict.fromkeys(SUMS, 0.0)  # a new epoch begins
-        self.sums["loss"] += loss * count
-        self.sums["correct"] += metrics["correct"]
-        self.sums["count"] += count
-        self.images += count
-        self.display.advance(*self.means, self.images_per_second)
-        return True
+    def order(self, size: int) -> np.ndarray:
+        """Return the batches of this epoch as indices among `size` images, int32 `[steps per epoch, B]`."""
+        shape = self.spec.steps_per_epoch, self.spec.config.train.batch_size
+        return arrays.epoch_order(size, self.spec.config.seed, self.epoch)[: shape[0] * shape[1]].reshape(shape)
+
+    def add(self, metrics: np.ndarray) -> bool:
+        """Add the metrics `[steps, 5]` of steps, up to the first loss that is not finite; return whether all are."""
+        finite = np.isfinite(metrics[:, METRICS.index("loss")])
+        good = len(metrics) if finite.all() else int(finite.argmin())
+        of = {name: metrics[:good, i].astype(np.float64) for i, name in enumerate(METRICS)}
+        self.metrics = dict(zip(METRICS, metrics[min(good, len(metrics) - 1)].tolist(), strict=True))
+        if good:
+            if self.sums["count"] >= self.spec.steps_per_epoch * self.spec.config.train.batch_size:
+                self.sums = dict.fromkeys(SUMS, 0.0)  # a new epoch begins
+            for name in SUMS:
+                self.sums[name] += float((of[name] * of["count"] if name == "loss" else of[name]).sum())
+            self.images += float(of["count"].sum())
+            self.display.advance(good, *self.means, self.images_per_second)
+        return good == len(metrics)
 
     @property
     def means(self) -> tuple[float, float]:
@@ -152,19 +159,20 @@ class TrainingRun:
             notes = {"tally": self.sums, "images": self.images, "figures": self.metrics, "rows": self.rows}
             notes |= {"seconds": self._all_seconds(), "dataset": vars(self.spec.dataset)}
             self.checkpoints.save(self.step, state, notes)
-            self.saved = self.step
+            self.saved, self._saved_at = self.step, time.monotonic()
 
-    def finish(self, status: str, state: TrainState | None = None) -> None:
+    def finish(self, status: str, state: TrainState | None = None, layout: Layout | None = None) -> None:
         """Write the summary as 'finished', with the digest of `state`, or as 'diverged'; InputError if it is lost."""
         self.display.close()
         self.checkpoints.close()
-        digest = None if state is None else tree_digest({"params": state.params, "batch_stats": state.batch_stats})
-        summary = self._summary(status, digest)
-        if state is not None:
+        if state is None or layout is None:
+            summary = self._summary(status, None)
+        else:
+            summary = self._summary(status, tree_digest(layout.variables(state.vectors)))
             self.record.check_held()
             path, network = self.record.path / weights.FILE, self._network(summary)
             with writing(path):
-                weights.write(path, state.evaluated, network)
+                weights.write(path, layout.variables(state.evaluated), network)
         self.record.finish(summary, self.rows)
         self.wandb.finish(summary.model_dump())
         self.status, self.closed = status, True

@@ -1,47 +1,41 @@
-"""Learning-rate schedules: functions from step to a factor of the peak rate. A new schedule gets a branch here."""
+"""Learning-rate schedules: the factor of the peak rate at a step. A new schedule gets a branch here."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
-import optax
 
 
-def schedule(
-    name: str,
-    total_steps: int,
-    warmup_steps: int = 0,
-    steps_per_epoch: int = 1,
-    lr_decay: float = 0.98,
-    lr_decay_epochs: float = 1.0,
-) -> optax.Schedule:
-    """Return the learning rate as a factor of its peak, a function from step to [0, 1].
+def factor(name: str, step: Any, total_steps: Any, rise_steps: Any, stair_steps: Any, lr_decay: Any) -> jax.Array:
+    """Return the learning rate at `step` as a factor of its peak, in [0, 1]. All numbers may be traced.
 
     Args:
-      name: 'constant'; 'cosine', down to 0; 'exponential', the factor `lr_decay` every `lr_decay_epochs` as a staircase
-        (v2 paper, section 6.1: 0.98 per epoch); 'one_cycle' (Smith & Topin 2019), a cosine up from 1/25 over the
-        warm-up (30 % of the steps if that is 0), then down to 1/250,000.
-      warmup_steps: length of a linear rise in the others. 'cosine' starts after the rise, 'exponential' at step 0.
+      name: 'constant'; 'cosine', down to 0; 'exponential', a staircase (v2 paper, section 6.1: times 0.98 per epoch);
+        'one_cycle' (Smith & Topin 2019), a cosine up from 1/25, then down to 1/250,000.
+      total_steps: of the training.
+      rise_steps: length of the rise, see `rise`. It is linear in all but 'one_cycle'. 'cosine' starts after the rise,
+        'exponential' at step 0.
+      stair_steps: length of a stair of 'exponential', at least 1.
+      lr_decay: factor from stair to stair.
     """
+    step = jnp.asarray(step, jnp.float32)  # exact below 16 million
+    fall = jnp.maximum(1.0, total_steps - rise_steps)
     if name == "one_cycle":
-        peak = max(1, warmup_steps or round(0.3 * total_steps))
-        fall = max(1, total_steps - peak)
-        return lambda step: jnp.where(
-            jnp.less(step, peak), _cosine(1 / 25, 1.0, step / peak), _cosine(1.0, 1 / 250_000, (step - peak) / fall)
-        )
+        down = _cosine(1.0, 1 / 250_000, (step - rise_steps) / fall)
+        return jnp.where(step < rise_steps, _cosine(1 / 25, 1.0, step / rise_steps), down)
+    linear = jnp.minimum(1.0, (step + 1) / jnp.maximum(1.0, rise_steps))  # above 0 at the first step, so that it trains
     if name == "exponential":
-        stairs = optax.exponential_decay(
-            1.0, max(1, round(lr_decay_epochs * steps_per_epoch)), lr_decay, staircase=True
-        )
-        return lambda step: stairs(step) * _rise(step, warmup_steps)
+        return linear * lr_decay ** jnp.floor(step / stair_steps)
     if name == "cosine":
-        fall = max(1, total_steps - warmup_steps)
-        return lambda step: _rise(step, warmup_steps) * _cosine(1.0, 0.0, (step - warmup_steps) / fall)
+        return linear * _cosine(1.0, 0.0, (step - rise_steps) / fall)
     if name == "constant":
-        return lambda step: _rise(step, warmup_steps)
+        return linear
     raise ValueError(f"unknown schedule {name!r}")
 
 
-def _rise(step, warmup_steps):
-    """Rise linearly to 1. The first step is above 0, so that it trains too."""
-    return jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
+def rise(name: str, total_steps: int, warmup_steps: int) -> int:
+    """Return the length of the rise: the warm-up, and for 'one_cycle' 30 % of the steps if there is none."""
+    return warmup_steps if name != "one_cycle" else max(1, warmup_steps or round(0.3 * total_steps))
 
 
 def _cosine(start, end, part):

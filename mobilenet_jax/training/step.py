@@ -1,16 +1,19 @@
 """The training step and the evaluation step: pure functions of a state, a batch and a few traced scalars."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from flax import struct
-from jax.flatten_util import ravel_pytree
 
+from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training import optimizer as optimizers
+from mobilenet_jax.training import schedules
+from mobilenet_jax.training.state import Layout, TrainState
+
+METRICS = ("loss", "correct", "count", "grad_norm", "learning_rate")  # of a training step, in this order
 
 
 class Batch(NamedTuple):
@@ -35,32 +38,10 @@ class Hyper:
     label_smoothing: Any
     clip_norm: Any
     ema_decay: Any
-
-
-@struct.dataclass
-class TrainState:
-    """The state that training carries from step to step."""
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: optax.OptState  # of all parameters as one vector: hundreds of small arrays are slow to compile and run
-    ema: Any  # the average of {'params', 'batch_stats'}, or None
-
-    @property
-    def evaluated(self) -> dict[str, Any]:
-        """The variables that evaluation uses: the moving average if there is one."""
-        return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def init_state(model: nn.Module, optimizer: str, resolution: int, with_ema: bool, key: jax.Array) -> TrainState:
-    """Return the state before the first step. The optimiser's state does not depend on its scalars."""
-    variables = model.init(key, jnp.zeros((1, resolution, resolution, 3)))
-    params, batch_stats = variables["params"], variables["batch_stats"]
-    opt_state = optimizers.optimizer(optimizer, 0.0, 0.0).init(ravel_pytree(params)[0])
-    # A copy, because the state is donated, and a buffer can be donated only once.
-    average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if with_ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, average)
+    total_steps: Any  # the lengths of the schedule, see `schedules.factor`
+    rise_steps: Any
+    stair_steps: Any
+    lr_decay: Any
 
 
 def train_step(
@@ -68,31 +49,34 @@ def train_step(
     batch: Batch,
     hyper: Hyper,
     *,
-    model: nn.Module,
+    model: MobileNet,
+    layout: Layout,
     optimizer: str,
-    schedule: optax.Schedule,
+    schedule: str,
     view: Callable[[jax.Array, jax.Array], jax.Array],
-    depthwise: Collection[str],
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, jax.Array]:
     """Return the state after one update, and the metrics of the batch.
+
+    NOTE: batch norm takes its statistics over all rows of a training batch, also over those that the mask leaves out
+    of the loss. The batches of training are full.
 
     Args:
       batch: stored images, labels and mask.
       optimizer: 'sgd' or 'rmsprop'.
-      schedule: maps the step to a factor of the peak learning rate.
+      schedule: a name that `schedules.factor` takes.
       view: maps stored images and a key to network inputs, see `augment.training_view`.
-      depthwise: names of the depthwise layers, for the weight decay.
 
     Returns:
-      The new state and scalars: `loss` (mean, with label smoothing), `correct` and `count` (images), `grad_norm`
-      (before clipping, without weight decay), `learning_rate`.
+      The new state and the metrics, float32 `[5]`: loss (mean, with label smoothing), correct and count (images), norm
+      of the gradient (before clipping, without weight decay), learning rate.
     """
     view_key, dropout_key = jax.random.split(jax.random.fold_in(hyper.key, state.step))
     inputs = view(batch.images, view_key)
+    variables = layout.variables(state.vectors)  # outside of the gradient, which is packed once, as a whole
 
     def loss_fn(params):
         logits, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
+            variables | {"params": params},
             inputs,
             train=True,
             mutable=["batch_stats"],
@@ -102,38 +86,63 @@ def train_step(
         losses = optax.softmax_cross_entropy(logits, targets)
         return (losses * batch.mask).sum() / batch.mask.sum(), (logits, updated["batch_stats"])
 
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
 
-    weights, as_tree = ravel_pytree(state.params)
-    gradient, _ = ravel_pytree(grads)
-    rates = optimizers.decay_rates(state.params, depthwise, hyper.weight_decay, hyper.depthwise_weight_decay)
-    rates, _ = ravel_pytree(jax.tree.map(jnp.full_like, state.params, rates))
+    gradient = layout.vector("params", grads)
     grad_norm = jnp.sqrt(jnp.sum(gradient**2))
-    gradient = optimizers.clip_scale(grad_norm, hyper.clip_norm) * gradient + rates * weights
+    rates = optimizers.decay_rates(gradient.size, layout.decaying, hyper.weight_decay, hyper.depthwise_weight_decay)
+    gradient = optimizers.clip_scale(grad_norm, hyper.clip_norm) * gradient + rates * state.params
 
-    learning_rate = hyper.learning_rate * schedule(state.step)
+    lengths = hyper.total_steps, hyper.rise_steps, hyper.stair_steps, hyper.lr_decay
+    learning_rate = hyper.learning_rate * schedules.factor(schedule, state.step, *lengths)
     tx = optimizers.optimizer(optimizer, learning_rate, hyper.momentum, hyper.decay, hyper.epsilon)
-    updates, opt_state = tx.update(gradient, state.opt_state, weights)
-    params = as_tree(weights + updates)  # pyright: ignore[reportOperatorIssue]
-    average = state.ema
-    if average is not None:
-        average = optimizers.ema(average, {"params": params, "batch_stats": batch_stats}, hyper.ema_decay, state.step)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    params = state.params + updates  # pyright: ignore[reportOperatorIssue]
+    after = TrainState(state.step + 1, params, layout.vector("batch_stats", batch_stats), opt_state, None)
+    if state.ema is not None:
+        after = after.replace(ema=optimizers.ema(state.ema, after.vectors, hyper.ema_decay, state.step))  # type: ignore[attr-defined]
+    figures = loss, _correct(logits, batch), batch.mask.sum(), grad_norm, learning_rate
+    return after, jnp.stack(figures)
 
-    metrics = {
-        "loss": loss,
-        "correct": _correct(logits, batch),
-        "count": batch.mask.sum(),
-        "grad_norm": grad_norm,
-        "learning_rate": learning_rate,
-    }
-    return TrainState(state.step + 1, params, batch_stats, opt_state, average), metrics
+
+def train_steps(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    hyper: Hyper,
+    *,
+    steps: int,
+    **recipe: Any,
+) -> tuple[TrainState, jax.Array]:
+    """Return the state after some steps of an epoch, from the step in `state` on, and their metrics, `[steps, 5]`.
+
+    Args:
+      images, labels: the split.
+      order: the epoch's batches, as indices of images, int32 `[steps per epoch, B]`.
+      recipe: keyword arguments of `train_step`.
+    """
+
+    def step(state, indices):
+        return train_step(state, Batch(images[indices], labels[indices], jnp.ones(indices.shape)), hyper, **recipe)
+
+    rows = jax.lax.dynamic_slice_in_dim(order, state.step % order.shape[0], steps)
+    if steps > 1:
+        return jax.lax.scan(step, state, rows)
+    state, metrics = step(state, rows[0])
+    return state, metrics[None]
 
 
 def eval_step(
-    variables: dict[str, Any], batch: Batch, *, model: nn.Module, view: Callable[[jax.Array], jax.Array]
+    vectors: Mapping[str, jax.Array],
+    batch: Batch,
+    *,
+    model: MobileNet,
+    layout: Layout,
+    view: Callable[[jax.Array], jax.Array],
 ) -> dict[str, jax.Array]:
     """Return sums over the images of a batch: `loss` (cross-entropy, not smoothed), `correct` (top-1), `count`."""
-    logits: Any = model.apply(variables, view(batch.images), train=False)
+    logits: Any = model.apply(layout.variables(vectors), view(batch.images), train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     return {"loss": (losses * batch.mask).sum(), "correct": _correct(logits, batch), "count": batch.mask.sum()}
 

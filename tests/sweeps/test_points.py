@@ -257,6 +257,8 @@ def test_a_drawn_point(read_sweep):
 def test_traced_keys_are_the_arguments_of_the_step():
     """A missing key would compile once per value; a superfluous one would train with the value of another run."""
     named = {"key": "seed", "learning_rate": "optim.lr", "depthwise_weight_decay": "optim.decay_depthwise"}
+    named |= {"total_steps": "train.epochs", "rise_steps": "optim.warmup_epochs"}
+    named |= {"stair_steps": "optim.lr_decay_epochs"}
     fields = [field.name for field in dataclasses.fields(Hyper)]
     keys = [named.get(f) or next(k for k in config.RULES if k.endswith(f".{f}")) for f in fields]
     assert sorted(keys) == sorted(config.TRACED)
@@ -271,7 +273,8 @@ def test_traced_keys_are_the_arguments_of_the_step():
         ({"train.label_smoothing": [0, 0.1], "optim.clip_norm": [0, 1.0]}, 1),
         ({"model.alpha": [0.5, 1.0], "seed": [0, 1]}, 2),
         ({"model.rho": [0.5, 1.0]}, 2),
-        ({"train.epochs": [3, 4]}, 2),
+        ({"train.epochs": [3, 4], "optim.lr_decay_epochs": [1.0, 2.5]}, 1),
+        ({"optim.schedule": ["cosine", "constant"]}, 2),
     ],
 )
 def test_points_that_share_a_program(given, programs, read_sweep):

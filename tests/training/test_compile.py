@@ -18,7 +18,7 @@ from mobilenet_jax.config import RunSpec
 from mobilenet_jax.data import arrays, datasets
 from mobilenet_jax.training import compile as compiling
 from mobilenet_jax.training import loop
-from mobilenet_jax.training.compile import Inputs, compile_runs
+from mobilenet_jax.training.compile import Inputs, Program, compile_runs
 from mobilenet_jax.training.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("settings")
@@ -28,23 +28,34 @@ def test_runs_of_a_program_differ_only_in_what_is_traced():
     key = spec_of(TINY).program_key
     same = {"optim.lr": 0.3, "optim.momentum": 0.5, "optim.weight_decay": 0.1, "optim.decay_depthwise": True, "seed": 9}
     same |= {"train.label_smoothing": 0.1, "optim.clip_norm": 1.0, "optim.decay": 0.5, "optim.epsilon": 0.1}
+    same |= {"train.epochs": 9, "optim.warmup_epochs": 1, "optim.lr_decay": 0.5, "optim.lr_decay_epochs": 2.0}
     assert spec_of(TINY | same).program_key == key
-    for name, value in {"model.alpha": 0.5, "train.epochs": 4, "train.ema_decay": 0.9, "data.holdout": 0.1}.items():
+    for name, value in {
+        "model.alpha": 0.5,
+        "optim.schedule": "constant",
+        "train.ema_decay": 0.9,
+        "data.holdout": 0.1,
+    }.items():
         assert spec_of(TINY | {name: value}).program_key != key
     assert spec_of(TINY | {"train.ema_decay": 0.9}).program_key == spec_of(TINY | {"train.ema_decay": 0.99}).program_key
 
 
+def first_order(program: Program, specs: list[RunSpec]) -> jax.Array:
+    """Return the batches of the first epoch, as `Program.train` takes them."""
+    shape = specs[0].steps_per_epoch, specs[0].config.train.batch_size
+    orders = [arrays.epoch_order(program.sizes["train"], spec.config.seed, 0) for spec in specs]
+    return program.order([order[: shape[0] * shape[1]].reshape(shape) for order in orders])
+
+
 def five_steps(specs: list[RunSpec], inputs: Inputs) -> dict[str, Any]:
     """Return the losses of five steps, `[5, K]`, and the figures of an evaluation, per run."""
-    program, batch = compile_runs(specs, inputs), specs[0].config.train.batch_size
-    state, losses = program.join(program.states), []
-    orders = [arrays.epoch_order(program.sizes["train"], spec.config.seed, 0) for spec in specs]
-    for step in range(5):
-        indices = program.batch([order[step * batch : (step + 1) * batch] for order in orders])
-        assert len(indices.sharding.device_set) == len(inputs.devices)
-        state, metrics = program.train_on(state, indices, program.hyper)
-        losses.append(np.atleast_1d(metrics["loss"]).tolist())
-    return {"losses": losses, "test": evaluate(program, state.evaluated, "test", batch, lambda: None)}
+    program = compile_runs(specs, inputs)
+    state, order, losses = program.join(program.states), first_order(program, specs), []
+    assert len(order.sharding.device_set) == len(inputs.devices)
+    for _ in range(5):
+        state, metrics = program.train(state, order, program.hyper, 1)
+        losses.append([float(found[0, 0]) for found in program.split(metrics)])
+    return {"losses": losses, "test": evaluate(program, state.evaluated, "test", lambda: None)}
 
 
 RECIPE = TINY | {"model.dropout": 0.2, "augment.flip": True, "train.ema_decay": 0.9, "optim.clip_norm": 1.0}
@@ -88,7 +99,7 @@ from mobilenet_jax.training import loop
 from mobilenet_jax.training.compile import compile_runs
 
 with one_block():
-    spec = spec_of(RECIPE | {"model.depthwise": sys.argv[1]})
+    spec = spec_of(RECIPE | {"model.depthwise": sys.argv[1], "train.devices": int(sys.argv[2])})
 compile_runs([spec], loop.prepare(spec))
 """
 
@@ -103,10 +114,12 @@ compile_runs([spec], loop.prepare(spec))
 )
 def test_no_device_gathers_the_maps_of_others(implementation, devices, gathers, settings, tmp_path):
     env = os.environ | settings | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
-    dump = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*train_on.*"
+    dump = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*train_steps.*"
     env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} {dump}"
     env["JAX_ENABLE_COMPILATION_CACHE"] = "0"
-    done = subprocess.run([sys.executable, "-c", GATHERS, implementation], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", GATHERS, implementation, str(devices)], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     (compiled,) = tmp_path.glob("*after_optimizations.txt")
     text = compiled.read_text()
@@ -140,11 +153,10 @@ def test_twenty_steps_on_cifar10_equal_those_of_separate_runs(monkeypatch):
 
     def losses(specs):
         built = compile_runs(specs, inputs)
-        state, found = built.join(built.states), []
-        for step in range(20):
-            orders = [arrays.epoch_order(50_000, spec.config.seed, 0)[step * 32 : (step + 1) * 32] for spec in specs]
-            state, metrics = built.train_on(state, built.batch(orders), built.hyper)
-            found.append(np.atleast_1d(metrics["loss"]))
+        state, order, found = built.join(built.states), first_order(built, specs), []
+        for _ in range(20):
+            state, metrics = built.train(state, order, built.hyper, 1)
+            found.append([each[0, 0] for each in built.split(metrics)])
         return np.stack(found, axis=1)
 
     with jax.enable_x64(True):

@@ -30,7 +30,7 @@ from mobilenet_jax.records import weights
 from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.training import loop
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
-from mobilenet_jax.training.step import init_state
+from mobilenet_jax.training.state import Layout, init_state
 from mobilenet_jax.training.wandb_logger import WandbLogger
 
 # 8x8 images, 22 steps per epoch, 66 in all, a checkpoint every 11.
@@ -185,7 +185,8 @@ def test_the_test_figures_are_over_every_image_once(finished):
     _, directory = finished
     spec = spec_of(TINY)
     model = MobileNet(spec.arch, bn_decay=0.9)
-    template = jax.eval_shape(functools.partial(init_state, model, "sgd", 8, False), jax.random.key(0))
+    layout = Layout(model)
+    template = jax.eval_shape(functools.partial(init_state, model, layout, "sgd", False), jax.random.key(0))
     checkpoints = Checkpoints(directory / "checkpoints")
     found = checkpoints.restore(template)
     checkpoints.close()
@@ -193,12 +194,12 @@ def test_the_test_figures_are_over_every_image_once(finished):
     state = found[1]
     split = arrays.load(spec.dataset)["test"]
     inputs = augment.evaluation_view(jax.numpy.asarray(split.images), 32, 8, spec.arch.input_range)
-    logits = np.asarray(jax.jit(model.apply)(state.evaluated, inputs), np.float64)
+    logits = np.asarray(jax.jit(model.apply)(layout.variables(state.evaluated), inputs), np.float64)
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(360), split.labels]
     summary = summary_of(directory)
     assert summary["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
     assert summary["test_accuracy"] == (logits.argmax(-1) == split.labels).mean()
-    assert summary["params_sha256"] == tree_digest({"params": state.params, "batch_stats": state.batch_stats})
+    assert summary["params_sha256"] == tree_digest(layout.variables(state.vectors))
 
     variables, network = weights.read(directory)
     assert tree_digest(variables) == summary["params_sha256"]
@@ -267,6 +268,32 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
 def test_names_of_devices(platform, count, name, monkeypatch):
     monkeypatch.setattr(loop.host, "cores", lambda: 3)
     assert loop.device_name([types.SimpleNamespace(platform=platform, device_kind="Fast")] * count) == name
+
+
+@pytest.mark.parametrize(
+    ("batch", "asked", "available", "used"),
+    [(128, 0, 8, 1), (256, 0, 8, 2), (1024, 0, 8, 8), (1024, 0, 3, 2), (384, 0, 8, 3), (32, 0, 4, 1), (32, 2, 4, 2)],
+)
+def test_how_many_devices_share_a_batch(batch, asked, available, used):
+    spec = spec_of(TINY | {"train.batch_size": batch, "train.devices": asked})
+    assert loop.choose_devices(spec, range(available)) == range(used)
+
+
+def test_more_devices_than_there_are(tmp_path):
+    with pytest.raises(InputError, match="train.devices=2.*has 1"):
+        run(TINY | {"train.devices": 2}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_comes_once_a_minute_unless_the_config_says_when(tmp_path, monkeypatch):
+    from mobilenet_jax.training import run as runs
+
+    assert run(TINY | {"train.checkpoint_epochs": 0.0}, tmp_path / "short") == 0
+    assert saved(tmp_path / "short") == {"66"}
+    monkeypatch.setattr(runs, "_SAVE_SECONDS", 0.0)
+    with pytest.raises(Crash), after(50, crash):
+        run(TINY | {"train.checkpoint_epochs": 0.0}, tmp_path / "long")
+    assert len(saved(tmp_path / "long")) == 2
 
 
 AMBIENT = {

@@ -12,6 +12,7 @@ import pytest
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks.arch import mobilenet_v1, mobilenet_v2
 from mobilenet_jax.training.optimizer import clip_scale, decay_rates, ema, optimizer
+from mobilenet_jax.training.state import Layout
 
 STEPS = 20
 
@@ -101,10 +102,13 @@ def kinds(version: str) -> tuple[set[str], set[str], set[str]]:
 @pytest.mark.parametrize("version", NETWORKS)
 def test_what_decays_parameter_by_parameter(version, rate):
     network, leaves, block, block_depthwise = NETWORKS[version]
-    params = jax.eval_shape(MobileNet(network).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-    depthwise = {layer.name for layer in network.layers if layer.kind == "depthwise"}
-    rates = jax.tree.leaves_with_path(decay_rates(params, depthwise, 0.5, rate))
-    found = {"/".join(entry.key for entry in path): value for path, value in rates}
+    layout = Layout(MobileNet(network))
+    sizes = {key: sum(np.prod(shape) for shape in shapes.values()) for key, shapes in layout.shapes.items()}
+    vectors = {key: np.zeros(size) for key, size in sizes.items()}
+    vectors["params"] = np.asarray(decay_rates(vectors["params"].size, layout.decaying, 0.5, rate))
+    rates = jax.tree.leaves_with_path(layout.variables(vectors)["params"])
+    assert all(np.ptp(value) == 0 for _, value in rates)
+    found = {"/".join(entry.key for entry in path): float(value.flat[0]) for path, value in rates}
     decays, own_rate, never = kinds(version)
     assert found == {**dict.fromkeys(decays, 0.5), **dict.fromkeys(own_rate, rate), **dict.fromkeys(never, 0.0)}
     assert len(found) == leaves

@@ -16,7 +16,7 @@ progress._REFRESH_SECONDS = 0.0
 display = progress.Display()
 display.begin(total_steps=8, step=0, steps_per_epoch=4, batch_size=16)
 for step in range(8):
-    display.advance(1 / (step + 1), step / 8, 1234.5)
+    display.advance(1, 1 / (step + 1), step / 8, 1234.5)
     if step == 3:
         display.line("epoch 1 done [bold]")
 display.close()
@@ -51,7 +51,7 @@ def test_a_long_epoch_prints_a_line_every_30_seconds(capsys, clock):
     display.begin(total_steps=100, step=40, steps_per_epoch=50, batch_size=10)
     for _ in range(10):
         clock[0] += 11
-        display.advance(0.5, 0.25, 20.0)
+        display.advance(1, 0.5, 0.25, 20.0)
     display.close()
     assert display.step == 50
     assert capsys.readouterr().out.splitlines() == [
@@ -67,7 +67,7 @@ def test_a_listener_gets_rows_and_a_position_per_second(capsys, clock):
     display.begin(total_steps=100, step=40, steps_per_epoch=50, batch_size=10)
     for _ in range(5):
         clock[0] += 0.6
-        display.advance(0.5, 0.25, 20.0)
+        display.advance(1, 0.5, 0.25, 20.0)
     display.log({"epoch": 1.0})
     display.close()
     figures = {"steps": 100, "train_accuracy": 0.25, "images_per_second": 20.0}

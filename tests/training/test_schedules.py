@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mobilenet_jax.training.schedules import schedule
+from mobilenet_jax.training.schedules import factor, rise
+
+
+def schedule(name, total, warmup=0, steps_per_epoch=1, lr_decay=0.98, lr_decay_epochs=1.0):
+    """Return a function of the step, with the lengths as `compile.py` derives them."""
+    lengths = total, rise(name, total, warmup), max(1, round(lr_decay_epochs * steps_per_epoch)), lr_decay
+    return lambda step: factor(name, step, *lengths)
 
 
 def cosine(part: float) -> float:
@@ -41,11 +47,11 @@ def cosine(part: float) -> float:
     ],
 )
 def test_schedules_by_hand(arguments, points):
-    factor = schedule(*arguments)
+    of = schedule(*arguments)
     steps = jnp.array(list(points), jnp.int32)
-    found = jax.jit(jax.vmap(factor))(steps)
+    found = jax.jit(jax.vmap(of))(steps)
     np.testing.assert_allclose(found, list(points.values()), rtol=2e-4, atol=2e-6)
-    singly = [jnp.asarray(factor(step)) for step in steps]
+    singly = [jnp.asarray(of(step)) for step in steps]
     assert all(value.shape == () for value in singly)
     np.testing.assert_allclose(singly, found, rtol=1e-5, atol=1e-7)
 
@@ -54,8 +60,8 @@ def test_schedules_by_hand(arguments, points):
 @pytest.mark.parametrize("total", [1, 2, 8, 200])
 @pytest.mark.parametrize("name", ["constant", "cosine", "exponential", "one_cycle"])
 def test_schedules_stay_above_0_and_at_most_1(name, total, warmup):
-    factor = schedule(name, total, min(warmup, total), steps_per_epoch=3)
-    found = np.asarray(jax.vmap(factor)(jnp.arange(200)))[:total]  # one shape for all, as JAX compiles each operation
+    of = schedule(name, total, min(warmup, total), steps_per_epoch=3)
+    found = np.asarray(jax.vmap(of)(jnp.arange(200)))[:total]  # one shape for all, as JAX compiles each operation
     assert (found > 0).all() and (found <= 1 + 1e-6).all(), found
     if total == 200 and name != "exponential":  # which falls from step 0
         assert found.max() == pytest.approx(1, abs=1e-6)
@@ -63,4 +69,4 @@ def test_schedules_stay_above_0_and_at_most_1(name, total, warmup):
 
 def test_an_unknown_schedule():
     with pytest.raises(ValueError, match="zigzag"):
-        schedule("zigzag", 10)
+        factor("zigzag", 0, 10, 0, 1, 0.98)
