@@ -86,6 +86,11 @@ def steps_per_call(platform: str, steps_per_epoch: int, mult_adds: float) -> int
     return max((n for n in range(-(-most // 4), most + 1) if steps_per_epoch % n == 0), default=most)
 
 
+def images_per_evaluation(platform: str, batch_size: int, devices: int) -> int:
+    """Return the number of images in one call of an evaluation: on a GPU or TPU at least 512, as few calls cost less."""
+    return batch_size if platform == "cpu" else -(-max(batch_size, 512) // devices) * devices
+
+
 def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     """Build model, augmentation, schedule and steps of runs with one `program_key`; compile them for all devices."""
     spec, runs, splits, devices = specs[0], len(specs), inputs.splits, inputs.devices
@@ -109,7 +114,7 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     hyper = jax.device_put(hypers[0] if runs == 1 else _stack(hypers), everywhere)
 
     batch, state = c.train.batch_size, states[0]
-    eval_batch = batch if platform == "cpu" else -(-max(batch, 512) // len(devices)) * len(devices)
+    eval_batch = images_per_evaluation(platform, batch, len(devices))
     order = jax.ShapeDtypeStruct((*lead, spec.steps_per_epoch, batch), np.int32, sharding=each)
     indices, mask = (jax.ShapeDtypeStruct((eval_batch,), dtype, sharding=shared) for dtype in (np.int32, np.float32))
     if runs > 1:

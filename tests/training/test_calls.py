@@ -13,7 +13,7 @@ from training_helpers import Crash, after, crash, one_block, send
 
 from mobilenet_jax.training import compile as compiling
 from mobilenet_jax.training import loop, schedules
-from mobilenet_jax.training.compile import compile_runs, steps_per_call
+from mobilenet_jax.training.compile import compile_runs, images_per_evaluation, steps_per_call
 
 # 22 steps per epoch: with 8 per call, the calls of the first two epochs end at 8, 16, 22, 30, 38 and 44.
 TAPS = TINY | {"model.depthwise": "taps", "train.epochs": 2, "train.ema_decay": 0.9, "optim.warmup_epochs": 0.5}
@@ -119,3 +119,11 @@ def test_a_loss_that_is_not_finite_is_reported_at_its_step(steps, bad, calls_of,
 )
 def test_how_many_steps_a_call_has(platform, steps_per_epoch, mult_adds, steps):
     assert steps_per_call(platform, steps_per_epoch, mult_adds) == steps
+
+
+@pytest.mark.parametrize(
+    ("platform", "batch", "devices", "images"),
+    [("cpu", 32, 1, 32), ("gpu", 32, 1, 512), ("gpu", 1024, 8, 1024), ("tpu", 96, 6, 516)],
+)
+def test_how_many_images_a_call_evaluates(platform, batch, devices, images):
+    assert images_per_evaluation(platform, batch, devices) == images
