@@ -60,6 +60,15 @@ def settings():
             yield {name.upper(): str(value) for name, value in options.items()}
 
 
+@pytest.fixture(scope="module")
+def shared_programs(settings):
+    """The processes of a module load the programs that any module of the session has compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture
 def launch(tmp_path):
     """Return a function that runs `python launch.py ARGUMENTS` with `--workdir` in the test's own directory."""

@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy
 import yaml
 from conftest import ROOT
-from helpers import SUMMARY
+from helpers import SUMMARY, TINY, environment, spec_of
 
 from configs import default
 from mobilenet_jax.records import summary as summaries
@@ -114,6 +114,24 @@ def patched(directory: pathlib.Path, *statements: str) -> list[str]:
     modules = "database, queue, supervisor, worker"
     program = ["import sys, launch", f"from mobilenet_jax.sweeps import {modules}"]
     return [sys.executable, "-c", "\n".join([*program, *statements, "sys.exit(launch.run())"]), *command(directory)[2:]]
+
+
+def run_of(directory: pathlib.Path, **changes: float) -> pathlib.Path:
+    """Return the run directory of TINY with these values of optim.lr and seed."""
+    names = {"lr": "optim.lr", "seed": "seed"}
+    return directory / "runs" / spec_of(TINY | {names[key]: value for key, value in changes.items()}).run_name
+
+
+def start(line: list[str], directory: pathlib.Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line of a sweep to its end."""
+    env = environment(**variables)
+    return subprocess.run(line, cwd=directory, env=env, capture_output=True, text=True, timeout=200)
+
+
+def trained(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what a sweep printed between its first line and its table."""
+    lines = done.stdout.splitlines()
+    return lines[1 : next(i for i, line in enumerate(lines) if line.endswith("  state"))]
 
 
 def wait(what, process: subprocess.Popen[Any], seconds: float = 120) -> Any:

@@ -156,10 +156,11 @@ class Queue:
             elif p.varies:
                 trial.suggest_float(p.key, p.low, p.high, step=p.step, log=p.log)
 
-    def requeue_dead(self, *names: str) -> list[str]:
+    def requeue_dead(self, *names: str, stopped: bool = False) -> list[str]:
         """Requeue the points of the owners whose names start with one of `names`; by default, those without heartbeats.
 
-        A point whose processes keep dying before the end of another epoch fails. Returns the digests of the others.
+        A point whose processes keep dying before the end of another epoch fails; it is no death that the command has
+        `stopped` them. Returns the digests of the others.
         """
         requeued = []
         with self._locked():
@@ -168,7 +169,7 @@ class Queue:
                 before = trial.user_attrs
                 if trial._trial_id in silent or before.get("owner", "").startswith(names):
                     epochs = max(before.get("epochs", 0), round(before.get("progress", {}).get("epoch", 0)))
-                    deaths = 1 if epochs > before.get("epochs", 0) else before.get("deaths", 0) + 1
+                    deaths = (0 if epochs > before.get("epochs", 0) else before.get("deaths", 0)) + (not stopped)
                     for key, value in {"deaths": deaths, "epochs": epochs}.items():
                         self._storage.set_trial_user_attr(trial._trial_id, key, value)
                     error = f"{deaths} processes died while training it, all before the end of an epoch"

@@ -116,7 +116,7 @@ def _train(plan: Plan, queue: Queue, count: int, gpus: Sequence[str], signals: S
     error = next((worker.error for worker in workers if worker.error), "")
     for tries in range(round(PATIENCE / _LOOK)):  # the workers have waited for the database; it may be away again
         try:
-            queue.requeue_dead(f"{name}/")  # the points of workers that were killed
+            queue.requeue_dead(f"{name}/", stopped=bool(signals))  # the points of workers that were killed
             break
         except (Unavailable, Damaged) as e:
             if type(e) is not Unavailable or error or signals:

@@ -1,8 +1,8 @@
 """A process that trains a sweep: claim a point, train it, record the result, take the next one, until none is open.
 
 `supervisor` starts it as the same command with `--worker`. All state is in the database and in the run directories, so
-that a worker may be killed at any moment. Its lines for the user go to standard output. The end of standard input,
-which is also that of a command that was killed, makes it save and stop.
+that a worker may be killed at any moment. Only training catches signals, to save. Lines for the user go to standard
+output. The end of standard input, which is also that of a command that was killed, acts as SIGTERM does.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from mobilenet_jax import config, console
 from mobilenet_jax.errors import Busy, InputError, first_line, is_unwritable
@@ -45,33 +45,35 @@ class Job:
         self.elapsed = lambda: time.monotonic() - started  # seconds since the claim, and of compiling before a restart
 
 
-def run(plan: Plan, place: str) -> NoReturn:
-    """Train points of a sweep, and end this process. CANNOT_TRAIN follows a line 'error: SENTENCE'."""
+def run(plan: Plan, place: str) -> int:
+    """Train points of a sweep; return the exit code of this process. CANNOT_TRAIN follows a line 'error: SENTENCE'."""
     number, _, command, study = place.split("/", 3)  # from the command that started this process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which ends a worker, even if its command ignores it
     try:
         if study != plan.study:  # this worker and its command would train different sweeps
             raise InputError(f"sweep {plan.sweep.name}: its file, config or data changed while it ran; start it again")
-        code = Worker(plan, f"{command}/{number}/").run()
+        return Worker(plan, f"{command}/{number}/").run()
     except InputError as e:  # about this machine: no device, no data, a full disk, no database
         console.say(f"error: {e}")
-        code = CANNOT_TRAIN
+        return CANNOT_TRAIN
     except Exception as e:
-        _die(e)
-    os._exit(code)  # what other libraries would still do has no use, and may hang
-
-
-def _die(error: Exception) -> NoReturn:
-    """End this process because of a bug."""
-    with contextlib.suppress(OSError):  # the log's disk may be full
-        traceback.print_exception(error)
-    os._exit(1)
+        _log(e)
+        return 1
 
 
 def _guard(action: Callable[[], None]) -> None:
+    """Run the action of a thread; a bug in it acts as SIGTERM does."""
     try:
         action()
     except Exception as e:
-        _die(e)
+        _log(e)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _log(error: Exception) -> None:
+    """Write all lines of a bug to the log."""
+    with contextlib.suppress(OSError):  # its disk may be full
+        traceback.print_exception(error)
 
 
 class Worker:
@@ -80,53 +82,51 @@ class Worker:
     def __init__(self, plan: Plan, owner: str):
         self.plan, self.queue = plan, Queue(plan.storage, plan.study, plan.sweep, owner)
         self.jobs: list[Job] = []  # all points that this process has claimed
-        self.asked: list[int] = []  # signals that came
+        self.asked: list[int] = []  # signals that came during the training
+        self.code = DONE  # once it is another one, this process ends after the training
+        self.over = False  # whether `run` has ended
         self.busy: dict[str, float] = {}  # digest -> when to try the point again, by `time.monotonic`
         self.outside = 0  # drawn points outside the budget
-        self.ending = threading.RLock()  # held while a claim ends, which a signal must not interrupt
         self.silent, self.silent_at = False, time.monotonic()  # whether the database is silent; when it was
 
     def run(self) -> int:
         """Train until no point is open or a signal comes; return the exit code; InputError is about this machine."""
-        with console.signals(again=True) as self.asked:
-            for action in (self._watch, self._beat):
-                threading.Thread(target=_guard, args=(action,), daemon=True).start()
-            try:
-                with host.starting_jax():
-                    from mobilenet_jax.training import loop  # imports JAX
-                loop.find_devices()  # before a claim, as some settings end this process
-                self._reach(self.queue.connect)
-                self._requeue(self.queue.owner)  # the claims of the process before this one
-                while not self.asked and (group := self._next()):
-                    self._train(group)
-            except (Damaged, Unavailable) as e:
-                how = f"has not answered for {PATIENCE / 60:.0f} minutes"
-                raise InputError(str(self.queue.explain(e, how))) from e
-            finally:
-                self._release()
-        return 128 + self.asked[0] if self.asked else DONE
+        for action in (self._watch, self._beat):
+            threading.Thread(target=_guard, args=(action,), daemon=True).start()
+        try:
+            with host.starting_jax():
+                from mobilenet_jax.training import loop  # imports JAX
+            loop.find_devices()  # before a claim, as some settings end this process
+            self._reach(self.queue.connect)
+            self._requeue(self.queue.owner)  # the claims of the process before this one
+            while not (self.asked or self.code) and (group := self._next()):
+                self._train(group)
+        except (Damaged, Unavailable) as e:
+            how = f"has not answered for {PATIENCE / 60:.0f} minutes"
+            raise InputError(str(self.queue.explain(e, how))) from e
+        finally:
+            self._release()
+            self.over = True
+        return self.code or (128 + self.asked[0] if self.asked else DONE)
 
     def _release(self) -> None:
         """Give all points back, if the database answers; else they are requeued as those of a dead process."""
-        with self.ending:
-            while self.jobs:
-                with contextlib.suppress(Unavailable, Damaged):
-                    self.queue.release(self.jobs.pop().claim)
+        while self.jobs:
+            with contextlib.suppress(Unavailable, Damaged):
+                self.queue.release(self.jobs.pop().claim)
 
     def _trained(self) -> int:
-        """Return how many points are in the training loop, which saves them when a signal comes."""
+        """Return how many points are in the training loop."""
         return sum(bool(job.figures) for job in self.jobs)
 
     def _watch(self) -> None:
-        """Show that this process lives, and end it after a signal with nothing to save; runs in a thread."""
-        while True:
-            time.sleep(0.5)
-            console.say("")  # to the command
-            if not self.asked and select.select([0], [], [], 0)[0]:  # nobody writes to it: it has ended
-                self.asked.append(signal.SIGTERM)
-            if self.asked and not self._trained() and self.ending.acquire(blocking=False):
-                self._release()
-                os._exit(128 + self.asked[0])
+        """Show that this process lives; act as SIGTERM does when standard input ends; runs in a thread."""
+        while not self.over:  # then silence, so that the command kills a process that hangs at its end
+            with contextlib.suppress(OSError):
+                os.write(1, b"\n")  # not by `print`, whose lock Python needs to end
+            if select.select([0], [], [], 0.5)[0]:  # nobody writes to it: it has ended
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
     def _beat(self) -> None:
         """Send heartbeats, which may take long to be answered; runs in a thread."""
@@ -137,13 +137,15 @@ class Worker:
             time.sleep(HEARTBEAT)
 
     def _report(self, job: Job) -> None:
-        """Send a heartbeat with the figures of a run; end this process if another one has taken over the point."""
+        """Send a heartbeat with the figures of a run; stop the training if another process has taken over the point."""
         figures = {**job.figures}
         if "images_per_second" in figures:
             figures["images_per_second"] /= max(1, self._trained())
-        if not self._reach(self.queue.heartbeat, job.claim, figures, patience=0) and job in self.jobs:
+        holds = self._reach(self.queue.heartbeat, job.claim, figures, patience=0)
+        if not holds and figures and job in self.jobs and not self.asked:
             console.say(f"taken over by another machine  {job.name}")
-            os._exit(START_AGAIN)
+            self.code = START_AGAIN
+            self.asked.append(signal.SIGTERM)
 
     def _reach(self, action: Callable[..., T], *arguments: Any, patience: float | None = None) -> T:
         """Return what an action on the database returns; raise Unavailable if it is full or silent for `patience`."""
@@ -229,9 +231,8 @@ class Worker:
 
     def _leave(self, job: Job, line: str, action: Callable[..., None], *arguments: Any) -> None:
         """End a claim by an action on the database, and print a line."""
-        with self.ending:
-            self.jobs.remove(job)  # first, as `_beat` must not see a claim that has ended
-            self._reach(action, job.claim, *arguments)
+        self.jobs.remove(job)  # first, as `_beat` must not see a claim that has ended
+        self._reach(action, job.claim, *arguments)
         console.say(line)
 
     def _train(self, group: Sequence[Job]) -> None:
@@ -259,9 +260,9 @@ class Worker:
                 return
             try:
                 starts = [loop.Start(job.point.spec, job.record, job.display, job.elapsed) for job in jobs]
-                loop.compile_and_train(starts, inputs, self.asked, self._release)  # a fresh process claims them again
-            except loop.Interrupted:
-                pass
+                program, runs = loop.compile_all(starts, inputs, [], self._release)  # a fresh process claims them again
+                with console.signals(again=True) as self.asked, contextlib.suppress(loop.Interrupted):
+                    loop.train(program, runs, self.asked)
             except Exception as e:
                 if len(jobs) > 1 and not is_unwritable(e):
                     raise  # a fresh process trains them one at a time
@@ -277,14 +278,12 @@ class Worker:
         if not self._finish(job):
             self._leave(job, f"failed    {job.name}: {reason}", self.queue.release, reason)
         if not isinstance(error, InputError):  # a bug may have left this process in any state
-            self._release()
-            os._exit(START_AGAIN)
+            self.code = START_AGAIN
 
 
 def _reason(error: Exception) -> str:
     """Return the error in one line; all lines of a bug go to the log."""
     if isinstance(error, InputError):
         return str(error)
-    with contextlib.suppress(OSError):  # the log's disk may be full
-        traceback.print_exception(error)
+    _log(error)
     return f"{type(error).__name__}: {first_line(error)}"

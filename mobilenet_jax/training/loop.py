@@ -61,7 +61,8 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
             console.say(f"{spec.title}\nmult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}")
             console.say(f"run            {directory}")
         try:
-            compile_and_train([Start(spec, record, Display(), host.process_seconds)], inputs, asked)
+            program, runs = compile_all([Start(spec, record, Display(), host.process_seconds)], inputs, asked)
+            train(program, runs, asked)
         except Interrupted as e:
             console.say(f"stopped by {e}; the same command resumes")
             return e.exit_code
@@ -103,10 +104,10 @@ class Start(NamedTuple):
     elapsed: Callable[[], float]
 
 
-def compile_and_train(
-    runs: Sequence[Start], inputs: Inputs, asked: list[int], before_restart: Callable[[], object] = lambda: None
-) -> None:
-    """Compile runs of one program and train them to their ends; see `train` for the errors.
+def compile_all(
+    runs: Sequence[Start], inputs: Inputs, asked: Sequence[int], before_restart: Callable[[], object] = lambda: None
+) -> tuple[Program, list[TrainingRun]]:
+    """Compile runs of one program; return what `train` takes.
 
     Before a long training, a long compilation ends in a restart of this process, which then has to come here again.
     """
@@ -116,7 +117,7 @@ def compile_and_train(
     host.restart_after_compiling(program.compile_seconds, asked, before_restart, one_image * images)
     os.environ.pop(host.COMPILED, None)  # the next program of this process is another one
     share, name = (before + program.compile_seconds) / len(runs), device_name(inputs.devices)
-    train(program, [TrainingRun(*run[:3], name, run.elapsed, share, len(runs)) for run in runs], asked)
+    return program, [TrainingRun(*run[:3], name, run.elapsed, share, len(runs)) for run in runs]
 
 
 def train(program: Program, runs: Sequence[TrainingRun], asked: list[int]) -> None:

@@ -1,10 +1,7 @@
-"""Sweeps from end to end: every point trains once, also when processes are killed."""
+"""Sweeps from end to end: every point trains once."""
 
-import os
-import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,34 +13,21 @@ from sweep_helpers import (
     GRID,
     command,
     database,
-    gone,
     patched,
     results,
     run,
+    run_of,
+    start,
     table,
-    training,
+    trained,
     trial_states,
     trials,
-    wait,
     write,
 )
 
 from mobilenet_jax.training import loop
 
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_programs(settings):
-    """The processes of this module load the programs that any module of the session has compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        yield
-
-
-def run_of(directory: pathlib.Path, **changes: float) -> pathlib.Path:
-    """Return the run directory of TINY with these values of optim.lr and seed."""
-    names = {"lr": "optim.lr", "seed": "seed"}
-    return directory / "runs" / spec_of(TINY | {names[key]: value for key, value in changes.items()}).run_name
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +56,6 @@ def finished(rerun, tmp_path):
     """A copy of the finished sweep."""
     shutil.copytree(rerun[0], tmp_path / "sweep")
     return tmp_path / "sweep"
-
-
-def start(line: list[str], directory: pathlib.Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command line of a sweep to its end."""
-    env = environment(**variables)
-    return subprocess.run(line, cwd=directory, env=env, capture_output=True, text=True, timeout=200)
-
-
-def trained(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return what a sweep printed between its first line and its table."""
-    lines = done.stdout.splitlines()
-    return lines[1 : next(i for i, line in enumerate(lines) if line.endswith("  state"))]
 
 
 def test_one_point_that_fails_stops_no_other(first):
@@ -136,43 +108,6 @@ def test_a_damaged_result_is_reported_and_a_lost_one_produced_again(finished):
 
     path.parent.rename(finished / "elsewhere")  # as if another machine had trained it
     assert run(finished).returncode == 0 and len(results(finished)) == 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_stops_the_workers_and_the_rerun_resumes(number, tmp_path):
-    write(tmp_path, TINY | {"train.epochs": 40, "seed": [0, 1]})
-    with subprocess.Popen(command(tmp_path, "--workers=2"), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        held = wait(lambda: found if len(found := training(process.pid)) == 2 else {}, process)
-        process.send_signal(number)
-        out = process.stdout.read()
-    assert process.returncode == 128 + number
-    assert out.endswith(f"stopped by {number.name}; the same command resumes\n")
-    assert all(gone(pid) for pid in held)
-    assert "RUNNING" not in trial_states(database(tmp_path))
-    assert not results(tmp_path)
-    done = run(tmp_path, "--workers=2")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [summary["resumed_from"] > 0 for summary in results(tmp_path).values()] == [True, True]
-
-
-@pytest.mark.slow
-def test_the_command_itself_is_killed(tmp_path):
-    """Its worker notices, saves, gives the point back and ends."""
-    write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
-    with subprocess.Popen(command(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        held = wait(lambda: training(process.pid), process)
-        process.kill()
-    until = time.monotonic() + 30
-    while not all(gone(pid) for pid in held):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    assert trial_states(database(tmp_path)) == ["WAITING"]
-    done = run(tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [summary["resumed_from"] > 0 for summary in results(tmp_path).values()] == [True]
-    assert trial_states(database(tmp_path)) == ["COMPLETE"]
 
 
 @pytest.mark.slow
@@ -269,85 +204,6 @@ def test_flags_of_a_sweep_alone(flag, launch):
     done = launch(flag)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {flag.partition('=')[0]} goes with --sweep only\n"
-
-
-@pytest.mark.slow
-def test_the_training_process_is_killed_three_times(tmp_path):
-    """Twice at a moment of any points, and once while the last point trains."""
-    write(
-        tmp_path,
-        TINY | {"train.epochs": 12, "train.checkpoint_epochs": 0.2, "model.alpha": [0.25, 0.5], "seed": [0, 1, 2, 3]},
-    )
-    killed = []
-    with subprocess.Popen(command(tmp_path, "--workers=2"), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for finished in (0, 3, 7):
-
-            def begun(finished=finished):
-                return training(process.pid) if len(results(tmp_path)) >= finished else {}
-
-            pid, directory = next(iter(wait(begun, process, 300).items()))
-            os.kill(pid, signal.SIGKILL)
-            killed.append(directory.name)
-        out = process.stdout.read()
-    assert process.returncode == 0, out
-    found = results(tmp_path)
-    assert len(found) == 8 and all(summary["status"] == "finished" for summary in found.values())
-    assert all(found[name]["resumed_from"] > 0 for name in killed)
-    assert out.count("killed by signal 9") == 3
-    assert trial_states(database(tmp_path)) == ["COMPLETE"] * 8
-
-
-@pytest.mark.slow
-def test_a_silent_worker_is_killed(tmp_path):
-    """Another process resumes its point from the last checkpoint."""
-    write(tmp_path, TINY | {"train.epochs": 40, "seed": [0]})
-    line = patched(tmp_path, "supervisor.MAX_SILENCE = 12")
-    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
-        (pid, *_) = wait(lambda: training(process.pid), process)
-        os.kill(pid, signal.SIGSTOP)
-        out = process.communicate(timeout=200)[0]
-    assert process.returncode == 0
-    assert "killed    a worker that was silent for 12 s" in out and "died      worker 0 (killed by signal 9" in out
-    (summary,) = results(tmp_path).values()
-    assert summary["status"] == "finished" and summary["resumed_from"] > 0
-    assert trial_states(database(tmp_path)) == ["COMPLETE"]
-
-
-# Kills the worker the first time that it is between two steps. Missing heartbeats reveal nothing within the test.
-KILLED_ONCE = """
-import os, pathlib, signal
-queue.GRACE = 600
-def once(action):
-    def killing(*args):
-        if {after}: result = action(*args)
-        if not pathlib.Path("killed").exists() and sys.argv[-1].startswith("--worker"):
-            pathlib.Path("killed").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result if {after} else action(*args)
-    return killing
-queue.Queue.{method} = once(queue.Queue.{method})
-"""
-
-
-@pytest.mark.parametrize(
-    ("method", "after"),
-    [
-        pytest.param("claim", True, id="between claim and start"),
-        pytest.param("finish", False, id="between finish and record", marks=pytest.mark.slow),
-        pytest.param("finish", True, id="after the record", marks=pytest.mark.slow),
-    ],
-)
-def test_a_worker_killed_between_two_steps(method, after, tmp_path):
-    write(tmp_path, TINY | {"seed": [0]})
-    done = start(patched(tmp_path, KILLED_ONCE.format(method=method, after=after)), tmp_path)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("killed by signal 9") == 1
-    assert "1 of 1 points have a result; 0 failed" in done.stdout
-    lines = [line for line in trained(done) if line.startswith("finished")]
-    assert len(lines) == ((method, after) != ("finish", True))
-    assert ("its run directory has the result" in done.stdout) == ((method, after) == ("finish", False))
-    assert all(summary["resumed_from"] == 0 for summary in results(tmp_path).values())
-    assert trial_states(database(tmp_path)) == ["COMPLETE"]
 
 
 # As if the data set were not on this machine.

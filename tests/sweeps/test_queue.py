@@ -156,6 +156,15 @@ def test_an_epoch_resets_the_count_of_deaths(url):
     assert [die(queue, 3) for _ in range(RETRIES)] == ["waiting"] * (RETRIES - 1) + ["failed"]
 
 
+def test_a_command_that_stops_its_workers_counts_no_death(url):
+    queue = open_queue(url, owner="a/0/", aa={"x": 1})
+    assert [die(queue) for _ in range(RETRIES)] == ["waiting"] * RETRIES
+    for _ in range(2):
+        claimed(queue)
+        assert queue.requeue_dead("a/", stopped=True) == ["aa"]
+    assert die(queue) == "failed"
+
+
 @pytest.mark.parametrize("found_by", ["name", "heartbeat"])
 @pytest.mark.parametrize("method", ["grid", "random"])
 def test_a_process_that_dies_while_it_claims(method, found_by, url, monkeypatch):

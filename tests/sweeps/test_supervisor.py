@@ -72,7 +72,8 @@ def test_a_command_waits_for_its_database_at_the_end(error, signals, calls, tmp_
     class Queue:
         name, entries = "study", list
 
-        def requeue_dead(self, command: str) -> None:
+        def requeue_dead(self, command: str, stopped: bool) -> None:
+            assert stopped == bool(signals)
             tried.append(command)
             if errors:
                 raise errors.pop()
