@@ -87,7 +87,7 @@ def steps_per_call(platform: str, steps_per_epoch: int, mult_adds: float) -> int
 
 
 def images_per_evaluation(platform: str, batch_size: int, devices: int) -> int:
-    """Return the number of images in one call of an evaluation: at least 512 on a GPU or TPU, as few calls cost less."""
+    """Return the number of images in one call of an evaluation, at least 512 on a GPU or TPU: few calls cost less."""
     return batch_size if platform == "cpu" else -(-max(batch_size, 512) // devices) * devices
 
 
