@@ -1,6 +1,7 @@
 """How training processes use their machine: memory they keep, JAX's settings, GPUs, compiled programs, their age."""
 
 import contextlib
+import functools
 import importlib.util
 import itertools
 import math
@@ -134,10 +135,7 @@ def visible_gpus() -> list[str]:
     plugins = [importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)]
     if not (_chosen_platform() or "cuda").startswith(("cuda", "gpu")) or not any(plugins):
         return []
-    listed = None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)
-        listed = done.stdout if done.returncode == 0 else ""
+    listed = _nvidia_smi("--list-gpus")
     numbers, uuids = (re.findall(known, listed or "") for known in (r"(?m)^GPU (\d+)", r"UUID: ([^)]+)"))
 
     def exists(name: str) -> bool:
@@ -148,6 +146,32 @@ def visible_gpus() -> list[str]:
     names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(numbers)).split(",")
     names = [*itertools.takewhile(exists, map(str.strip, names))]
     return names if len({*names}) == len(names) else []
+
+
+def _nvidia_smi(*arguments: str) -> str | None:
+    """Return what the driver's tool prints, '' if the driver does not work, None without the tool."""
+    try:
+        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else ""
+
+
+@functools.cache
+def device_facts() -> dict[str, str]:
+    """Return for `env.json` what a result depends on next to the device: precision, and off CPUs runtime and driver.
+
+    The precision is JAX's for products of float32: 'default' means TF32 on recent NVIDIA GPUs, bfloat16 on TPUs.
+    """
+    import jax
+
+    client = jax.devices()[0].client
+    facts = {"matmul_precision": jax.config.jax_default_matmul_precision or "default"}  # pyright: ignore[reportAttributeAccessIssue]
+    if client.platform != "cpu":
+        facts["runtime"] = " ".join(client.platform_version.split())
+        if drivers := (_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader") or "").split():
+            facts["driver"] = drivers[0]
+    return facts
 
 
 def gpu_settings(number: int, count: int, gpus: Sequence[str]) -> dict[str, str]:

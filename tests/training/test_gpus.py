@@ -8,6 +8,7 @@ import sys
 import types
 from typing import Any
 
+import jax
 import pytest
 from conftest import ROOT
 from helpers import TINY, environment
@@ -19,6 +20,7 @@ from mobilenet_jax.sweeps.supervisor import WorkerProcess
 from mobilenet_jax.training import host
 
 NVIDIA_SMI = """#!/bin/sh
+[ "$1" = --query-gpu=driver_version ] && for i in 0 1 2; do echo 580.65.06; done && exit $CODE
 echo "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5a1b)"
 echo "  MIG 1g.10gb Device 0: (UUID: MIG-7c2d)"
 echo "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-6b2c)"
@@ -99,6 +101,28 @@ def test_what_helps_a_cpu_is_done_on_cpus_only(variables, plugin, on_cpu, tmp_pa
     assert host.kept_memory() == {"GLIBC_TUNABLES": host.KEPT_MEMORY if on_cpu else ""}
     assert process._env["GLIBC_TUNABLES"] == host.kept_memory()["GLIBC_TUNABLES"]
     assert bool(process._cores) == on_cpu
+
+
+@pytest.mark.usefixtures("three_gpus")
+@pytest.mark.parametrize(
+    ("platform", "variables", "recorded"),
+    [
+        ("gpu", {}, {"runtime": "PJRT C API cuda 12090", "driver": "580.65.06"}),
+        ("gpu", {"CODE": "9"}, {"runtime": "PJRT C API cuda 12090"}),
+        ("tpu", {"PATH": "/nowhere"}, {"runtime": "PJRT C API cuda 12090"}),
+        ("cpu", {}, {}),
+    ],
+)
+@pytest.mark.parametrize("precision", [None, "highest"])
+def test_what_is_recorded_of_a_device(precision, platform, variables, recorded, monkeypatch):
+    client = types.SimpleNamespace(platform=platform, platform_version="PJRT C API\ncuda 12090")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(client=client)])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    host.device_facts.cache_clear()
+    with jax.default_matmul_precision(precision):
+        assert host.device_facts() == {"matmul_precision": precision or "default"} | recorded
+    host.device_facts.cache_clear()
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu", "rocm", ""])
