@@ -3,9 +3,15 @@
     python launch.py --config configs/imagenet_v1.py --dry_run
     python launch.py --config configs/imagenet_v1.py --config.model.alpha=0.5 --config.model.rho=0.714 --dry_run
 
-The recipe: RMSprop (as in the paper, section 3.2) with epsilon 1, a rate of 0.045 for batches of 64, times 0.98 every
-2.5 epochs (as in TF-slim's v2 recipe), no label smoothing, no weight decay on depthwise kernels. TF-slim's v1 script
-differs: plain SGD, 0.045, times 0.94 every 2.5 epochs. ImageNet cannot be trained yet: this is for `--dry_run`.
+The recipe has the paper's optimiser, RMSprop (section 3.2), no label smoothing, no weight decay on depthwise kernels.
+The paper prints no schedule: the rate is 0.045 for batches of 64, times 0.98 every 2.5 epochs (as in TF-slim's v2
+recipe), with epsilon 1 and a moving average. TF-slim's script for v1 (research/slim/nets/mobilenet_v1_train.py) has
+the same batches, first rate and weight decay, but plain SGD, times 0.94 every 2.5 epochs, and no average:
+
+    python launch.py --config configs/imagenet_v1.py --config.optim.name=sgd --config.optim.momentum=0 \
+      --config.optim.lr_decay=0.94 --config.train.ema_decay=0 --dry_run
+
+ImageNet cannot be trained yet: this is for `--dry_run`.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """One run directory: its files, who may write there, and what is read back.
 
 config.json          the resolved config, and facts of a data set that its name does not fix
-env.json             command, commit, versions, JAX's settings and device of every process that worked on the run
+env.json             command, commit, versions, JAX's settings, device and precision of each process on the run
 metrics.jsonl        a row per evaluation
 checkpoints/         see `training/checkpoint.py`
 weights.safetensors  the final weights, see `records/weights.py`
@@ -29,7 +29,8 @@ from mobilenet_jax.records.summary import Summary
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 CHECKPOINTS = "checkpoints"
-_PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "safetensors", "numpy", "tensorflow-datasets")
+_PACKAGES = ("mobilenet_jax", "jax", "jaxlib", "flax", "optax", "safetensors", "numpy", "tensorflow-datasets", "libtpu")
+_PACKAGES += ("jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 
 
 class DamagedFile(Exception):
@@ -170,15 +171,19 @@ class RunDirectory:
             remedy = "this process stops, and the same command starts or resumes the run"
             raise InputError(f"{self.path}: its lock was removed while this process worked on the run; {remedy}")
 
-    def begin(self, config: dict[str, Any], device: str, same: Callable[[dict[str, Any]], bool]) -> None:
-        """Write `config.json` unless it holds the `same` run's, and add this process to `env.json`."""
+    def begin(self, config: dict[str, Any], facts: Mapping[str, str], same: Callable[[dict[str, Any]], bool]) -> None:
+        """Write `config.json` unless it holds the `same` run's, and add this process to `env.json`.
+
+        Args:
+          facts: of the process's device, added to those of its machine and its software.
+        """
         if not same(_load_or_empty(self.path / CONFIG)):
             self._write_json(CONFIG, config)
         before = _load_or_empty(self.path / ENV)
         older = before.pop("earlier", [])
         earlier = older if isinstance(older, list) else []
         earlier += [before] if before else []
-        self._write_json(ENV, {**_environment(), "device": device, "earlier": earlier})
+        self._write_json(ENV, {**_environment(), **facts, "earlier": earlier})
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row to `metrics.jsonl`; numbers that are not finite become null."""

@@ -19,7 +19,8 @@ ONLY_V2 = ("model.expansion", "model.bottleneck", "model.shortcut")  # of no mea
 _HOW_OFTEN = {"train.eval_epochs": 1, "train.checkpoint_epochs": 1.0}  # digests hold these defaults, as they used to
 NOT_IDENTITY = ("data.dir", "data.archive", "train.devices", "wandb.mode", "wandb.project", "point", *_HOW_OFTEN)
 NOT_CONFIGURATION = (*NOT_IDENTITY, "seed")  # runs that differ in these only are repetitions of one configuration
-SETTINGS = ("JAX_", "XLA_FLAGS", "NVIDIA_TF32")  # variables that may change a result, and are recorded with it
+# Variables that may change a result, and are recorded with it.
+SETTINGS = ("JAX_", "XLA_FLAGS", "NVIDIA_TF32", "LIBTPU_INIT_ARGS")
 _VARIANT = "model.variant"  # older records and all digests use the former names of `ALIASES`
 
 

@@ -174,7 +174,7 @@ class WorkerProcess:
         # A program given with -c is part of `sys.orig_argv` too.
         self._command = [sys.executable, *sys.orig_argv[1:], f"--worker={place}"]
         self._env = os.environ | (host.gpu_settings(self._number, count, gpus) if gpus else host.kept_memory())
-        self._cores = set() if gpus else host.share_of_cores(self._number, count)
+        self._cores = host.share_of_cores(self._number, count) if not gpus and host.trains_on_cpu() else set()
         self._process: subprocess.Popen[bytes] | None = None
         self._over, self.thread = threading.Event(), threading.Thread(target=self._keep_alive, daemon=True)
 

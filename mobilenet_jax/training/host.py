@@ -1,11 +1,13 @@
 """How training processes use their machine: memory they keep, JAX's settings, GPUs, compiled programs, their age."""
 
 import contextlib
+import functools
 import importlib.util
 import itertools
 import math
 import os
 import pathlib
+import pkgutil
 import re
 import signal
 import subprocess
@@ -45,8 +47,8 @@ def keep_memory() -> None:
     XLA allocates the buffers of each step again, and glibc maps and unmaps a large one each time: the kernel zeroes it
     page by page. With pages of 2 MB that stay mapped, a step on a CPU takes a quarter less time. glibc reads these
     settings only at the start of a process. Call this function before anything is opened or started. It returns if the
-    settings are there already, from a restart or from the user (GLIBC_TUNABLES), if the system has none, or if the
-    buffers are those of a GPU or TPU.
+    settings are there already, from a restart or from the user (GLIBC_TUNABLES), if the system has none, or if JAX
+    does not train on the CPU.
     """
     if (tunables := kept_memory())["GLIBC_TUNABLES"] != os.environ.get("GLIBC_TUNABLES", ""):
         restart(GLIBC_TUNABLES=tunables["GLIBC_TUNABLES"])
@@ -55,8 +57,7 @@ def keep_memory() -> None:
 def kept_memory() -> dict[str, str]:
     """Return the environment variable with which a process needs no restart by `keep_memory`."""
     before = os.environ.get("GLIBC_TUNABLES", "")
-    missing = sys.platform == "linux" and "glibc.malloc.hugetlb=" not in before
-    missing = missing and not (importlib.util.find_spec("libtpu") or visible_gpus())
+    missing = sys.platform == "linux" and "glibc.malloc.hugetlb=" not in before and trains_on_cpu()
     return {"GLIBC_TUNABLES": f"{before}:{KEPT_MEMORY}".lstrip(":") if missing else before}
 
 
@@ -111,16 +112,30 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _chosen_platform() -> str:
+    """Return what the user wants JAX to train on, '' if it may choose."""
+    return os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME") or ""
+
+
+def trains_on_cpu() -> bool:
+    """Return whether JAX will train on the CPU, without an import of JAX.
+
+    The plugin of another platform counts as its device. Only of NVIDIA GPUs it is known whether the machine has one.
+    """
+    if chosen := _chosen_platform():
+        return chosen.startswith("cpu")
+    found = importlib.util.find_spec("jax_plugins")  # a namespace that all plugins but that of TPUs share
+    plugins = [plugin.name for plugin in pkgutil.iter_modules(found.submodule_search_locations)] if found else []
+    others = any(not name.startswith("xla_cuda") for name in plugins) or importlib.util.find_spec("libtpu")
+    return not (others or visible_gpus())
+
+
 def visible_gpus() -> list[str]:
-    """Return the GPUs that JAX may use in this process, by the names that CUDA_VISIBLE_DEVICES takes."""
+    """Return the NVIDIA GPUs that JAX may use in this process, by the names that CUDA_VISIBLE_DEVICES takes."""
     plugins = [importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)]
-    platform = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME") or "cuda"
-    if not platform.startswith(("cuda", "gpu")) or not any(plugins):
+    if not (_chosen_platform() or "cuda").startswith(("cuda", "gpu")) or not any(plugins):
         return []
-    listed = None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)
-        listed = done.stdout if done.returncode == 0 else ""
+    listed = _nvidia_smi("--list-gpus")
     numbers, uuids = (re.findall(known, listed or "") for known in (r"(?m)^GPU (\d+)", r"UUID: ([^)]+)"))
 
     def exists(name: str) -> bool:
@@ -133,12 +148,37 @@ def visible_gpus() -> list[str]:
     return names if len({*names}) == len(names) else []
 
 
+def _nvidia_smi(*arguments: str) -> str | None:
+    """Return what the driver's tool prints, '' if the driver does not work, None without the tool."""
+    try:
+        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else ""
+
+
+@functools.cache
+def device_facts() -> dict[str, str]:
+    """Return for `env.json` what a result depends on next to the device: precision, and off CPUs runtime and driver.
+
+    The precision is JAX's for products of float32: 'default' means TF32 on recent NVIDIA GPUs, bfloat16 on TPUs.
+    """
+    import jax
+
+    client = jax.devices()[0].client
+    facts = {"matmul_precision": jax.config.jax_default_matmul_precision or "default"}  # pyright: ignore[reportAttributeAccessIssue]
+    if client.platform != "cpu":
+        facts["runtime"] = " ".join(client.platform_version.split())
+        if drivers := (_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader") or "").split():
+            facts["driver"] = drivers[0]
+    return facts
+
+
 def gpu_settings(number: int, count: int, gpus: Sequence[str]) -> dict[str, str]:
     """Return the environment variables that give worker `number` of `count` its share of the GPUs."""
     shared = -(-count // len(gpus))  # workers per GPU
     settings = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[number::count]) or gpus[number % len(gpus)]}
-    if "JAX_PLATFORMS" not in os.environ:  # else JAX would silently train on the CPU if it cannot use the GPU
-        settings["JAX_PLATFORMS"] = "cuda"
+    settings["JAX_PLATFORMS"] = "cuda"  # with '' or 'cuda,cpu', JAX trains on the CPU if it cannot use the GPU
     if shared > 1 and not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
         # By default, each JAX process takes three quarters of the memory. A process needs some outside its share.
         settings["XLA_CLIENT_MEM_FRACTION"] = f"{(90 - shared) // shared / 100:.2f}"
@@ -160,7 +200,9 @@ def starting_jax() -> Iterator[None]:
     except Exception as e:
         chosen = " and ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith(identity.SETTINGS))
         reason = first_line(e) if str(e) else "no device"  # JAX asserts that a platform has a plugin
-        raise InputError(f"JAX does not start on this machine{chosen and f' with {chosen}'}: {reason}") from None
+        reason = reason.partition(" (set JAX_PLATFORMS=")[0]  # workers that have a GPU do not leave the choice to JAX
+        hint = "; JAX_PLATFORMS=cpu trains on the CPU" if _chosen_platform()[:3] not in ("", "cpu") else ""
+        raise InputError(f"JAX does not start on this machine{chosen and f' with {chosen}'}: {reason}{hint}") from None
 
 
 def use_compilation_cache() -> None:

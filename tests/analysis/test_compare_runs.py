@@ -12,7 +12,7 @@ def test_everything_that_differs_is_listed(tmp_path):
     put(tmp_path / "a", {"data.dir": ""}, val_accuracy=0.5)
     put(tmp_path / "b", {"data.dir": "/data", "seed": 1, "augment.flip": False}, test_accuracy=0.8, params=215_643)
     env = {"git_commit": "4567", "device": "cpu", "packages": {"jax": "0.11.0", "flax": "0.12"}, "earlier": [ENV]}
-    env |= {"settings": {"XLA_FLAGS": "--xla"}}
+    env |= {"settings": {"XLA_FLAGS": "--xla"}, "matmul_precision": "highest", "driver": "580.65.06"}
     (tmp_path / "b" / "env.json").write_text(json.dumps(env))
     made = compare(*read([tmp_path])[0])
     assert (made.title, made.header) == ("a and b", ("", "a", "b", "difference"))
@@ -23,7 +23,9 @@ def test_everything_that_differs_is_listed(tmp_path):
         ("config.augment.flip", "True", "False", ""),
         ("config.data.dir", "''", "/data", ""),
         ("config.seed", "0", "1", ""),
+        ("env.driver", "absent", "580.65.06", ""),
         ("env.git_commit", "0123", "4567", ""),
+        ("env.matmul_precision", "absent", "highest", ""),
         ("env.packages.jax", "0.10.2", "0.11.0", ""),
         ("env.python", "3.11.7", "absent", ""),
         ("env.settings.XLA_FLAGS", "absent", "--xla", ""),

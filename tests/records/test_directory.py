@@ -1,6 +1,7 @@
 """The run directory: its lock, its files, and what is read back."""
 
 import errno
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -102,7 +103,8 @@ def test_a_damaged_config_is_named(content, tmp_path):
 
 def begin(record: RunDirectory, device: str) -> dict:
     """Start a process's work on a run; return the environment that is recorded."""
-    record.begin({"seed": device}, device, lambda stored: "seed" in stored)
+    facts = {"device": device, "matmul_precision": "default"}
+    record.begin({"seed": device}, facts, lambda stored: "seed" in stored)
     return json.loads((record.path / "env.json").read_text())
 
 
@@ -112,7 +114,23 @@ def test_begin_writes_the_config_once_and_the_environment_of_every_process(recor
     assert [env["device"], *(e["device"] for e in env["earlier"])] == ["three", "one", "two"]
     assert env.keys() >= {"command", "git_commit", "git_dirty", "python", "packages", "host", "cores", "settings"}
     assert env["packages"].keys() >= {"jax", "jaxlib", "flax", "optax", "safetensors", "numpy"}
+    assert env["matmul_precision"] == "default"
     assert not any("earlier" in e for e in env["earlier"])
+
+
+@pytest.mark.parametrize("name", ["jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "libtpu"])
+def test_what_drives_a_device_is_among_the_packages(name, record, monkeypatch):
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda asked: "9.1" if asked == name else version(asked))
+    assert begin(record, "one")["packages"][name] == "9.1"
+
+
+@pytest.mark.parametrize(
+    "name", ["XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS"]
+)
+def test_settings_that_may_change_a_result_are_recorded(name, record, monkeypatch):
+    monkeypatch.setenv(name, "some")
+    assert begin(record, "one")["settings"][name] == "some"
 
 
 def test_begin_replaces_a_damaged_config(record):

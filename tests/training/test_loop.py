@@ -307,7 +307,8 @@ def test_settings_of_jax_in_the_environment_do_not_change_a_result_and_are_recor
     done = start(f"--run_dir={tmp_path}/run", TINY, **AMBIENT)
     assert (done.returncode, done.stderr) == (0, "")
     assert result(tmp_path / "run") == result(finished[1])
-    assert AMBIENT.items() <= json.loads((tmp_path / "run" / "env.json").read_text())["settings"].items()
+    env = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert AMBIENT.items() <= env["settings"].items() and env["matmul_precision"] == "default"
 
 
 # Runs that are stopped.
