@@ -10,7 +10,8 @@ import argparse
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from mobilenet_jax import console
 from mobilenet_jax.analysis import latency, published
@@ -19,6 +20,8 @@ from mobilenet_jax.files import read_json_object
 from mobilenet_jax.networks import conventions
 from mobilenet_jax.render.page import write
 from mobilenet_jax.render.tables import Page, Section, plain
+
+T = TypeVar("T")
 
 
 def main() -> int:
@@ -71,20 +74,20 @@ def _pages(args: argparse.Namespace) -> Iterator[Page]:
         found, problems = collect.read(args.runs)
         if not (found or problems):
             raise InputError(f"no runs in {', '.join(map(str, args.runs))}")
-        sections = tradeoffs.sections(configurations.group_runs(found), problems)
-        yield Page("runs", "How much accuracy does a multiply-add buy?", sections)
+        measured = _latency(args.latency, latency.networks) if args.latency else ()
+        yield tradeoffs.page(configurations.group_runs(found), problems, measured)
     if args.published:
         yield Page("published", "Published costs, printed and ours", published.sections())
         sections = [Section("Conventions", tables=conventions.tables())]
         yield Page("conventions", "Counting conventions: where a foreign figure comes from", sections)
     if args.latency:
-        yield Page("latency", "Inference time, measured and predicted", _latency(args.latency))
+        yield Page("latency", "Inference time, measured and predicted", _latency(args.latency, latency.sections))
 
 
-def _latency(path: pathlib.Path) -> tuple[Section, ...]:
-    """Return the sections on a record of inference times, which may be something else."""
+def _latency(path: pathlib.Path, read: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `read` makes of a record of inference times, which may be something else."""
     try:
-        return latency.sections(read_json_object(path))
+        return read(read_json_object(path))
     except OSError as e:
         raise InputError(f"--latency={path}: {e.strerror}") from None
     except (ValueError, KeyError) as e:
