@@ -68,7 +68,7 @@ def _equal_cost(rivals: Sequence[Rivals]) -> str:
         return "Which knob wins at equal cost is open: no two networks of different knobs cost the same within 3 %."
     clear = sum(all(d.verdict == "lower" for d in differences) for _, differences in mixed)
     if len(mixed) > 1:
-        wins = collections.Counter(cut(networks[0]) for networks, _ in mixed).most_common()
+        wins = collections.Counter(cut(networks[0]) for networks, _ in mixed).most_common(3)
         counts = ", ".join(f"{name} in {n}" for name, n in wins)
         return (
             f"At equal cost, {len(mixed)} groups of networks compare: the best one cuts {counts}; it is clearly ahead "

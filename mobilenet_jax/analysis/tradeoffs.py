@@ -38,7 +38,10 @@ _DRAWN = 40  # networks in a figure of equal cost; the table has all
 
 
 def page(
-    configurations: Sequence[Configuration], problems: Sequence[Problem], measured: Iterable[MeasuredNetwork] = ()
+    configurations: Sequence[Configuration],
+    problems: Sequence[Problem],
+    measured: Iterable[MeasuredNetwork] = (),
+    official: Sequence[dict[str, Any]] = (),
 ) -> Page:
     """Return the report of runs. It leads with the answer, and ends with the recipes.
 
@@ -46,12 +49,14 @@ def page(
       configurations: what the runs are, by `group_runs`.
       problems: what is wrong with the others.
       measured: networks whose inference time is known, for the interactive figure.
+      official: points of official networks, for the same.
     """
     all_series, groups = find_series(configurations), comparable(configurations)
     rivals = {title: _rivals(group) for title, group in groups}
     main = max(groups, key=lambda pair: len(pair[1]), default=("", configurations[:1]))
+    groups.sort(key=lambda pair: pair[0] != main[0])  # the main group first
     text = answer.sentences(configurations, main[1], all_series, [found for of in rivals.values() for found in of])
-    found = [Section("", text, pictures=(_picture(main[1], main[0], "mult_adds", 0),) if configurations else ())]
+    found = [Section("", text, pictures=(_picture(main[1], main[0], "mult_adds", 1),) if configurations else ())]
     if not groups:
         text = "No accuracy against cost: no two differ only in version, width, resolution or t."
         found.append(Section("Accuracy against cost", (text,)))
@@ -69,7 +74,7 @@ def page(
     found.append(Section("Configurations", tables=tables, data=(runs_table(configurations),)))
     if configurations:
         found.append(Section("Recipes", tables=(recipes_table(configurations),)))
-    data = points.interactive(configurations, all_series, measured, main[1][0]) if configurations else None
+    data = points.interactive(configurations, all_series, measured, official, main[1][0]) if configurations else None
     return Page("runs", "How much accuracy does a multiply-add buy?", found, data)
 
 
@@ -165,7 +170,8 @@ def _rivals(group: Sequence[Configuration]) -> list[answer.Rivals]:
 def _accuracy_against_cost(
     group: Sequence[Configuration], title: str, rivals: Sequence[answer.Rivals], number: int
 ) -> Section:
-    pictures = [_picture(group, title, count, number) for count in ("mult_adds", "params")]
+    counts = ("mult_adds", "params")[number == 1 :]  # the first group's other figure leads the page
+    pictures = [_picture(group, title, count, number) for count in counts]
     tables = _fit_tables(group, title, number)
     equal = [networks for networks, _ in rivals]
     if equal:

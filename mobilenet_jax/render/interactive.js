@@ -1,11 +1,11 @@
 // Show the points of #data with Vega-Lite. `vegaEmbed` is bundled in. Names of runs become text, never HTML.
-const {specs, points, curves, costs, first} = JSON.parse(document.getElementById("data").textContent);
+const {specs, points, curves, costs, first, refresh} = JSON.parse(document.getElementById("data").textContent);
 const block = document.getElementById("interactive"), form = document.getElementById("controls");
 const fixed = document.querySelector(".lead > figure");
 const {cost, knob, dataset, epochs} = form.elements;
 const network = block.querySelector("[name=network]");
 const KNOBS = {version: "version", alpha: "width multiplier α", rho: "resolution multiplier ρ", expansion: "expansion ratio t"};
-const LAYERS = {runs: "runs", published: "◇ published", official: "+ official weights"};
+const LAYERS = {published: "◇ published", official: "+ official weights"};
 const distinct = (items, key) => [...new Set(items.map(item => item[key]))];
 points.forEach((point, i) => { point.i = i; });
 
@@ -48,6 +48,7 @@ async function draw() {
   spec.layer = spec.layer.filter(({data}) => datasets[data.name].length);
   if (!spec.layer.length) spec.layer = [specs.tradeoff.layer[0]];
   if (!("ms" in costs)) spec.encoding.tooltip = spec.encoding.tooltip.filter(({field}) => field !== "time");
+  document.getElementById("vg-tooltip-element")?.classList.remove("visible");
   const {view} = await embed("#chart", spec, datasets);
   view.addEventListener("click", (_, item) => {
     if (curves[item?.datum?.i]?.length) drawCurves(network.value = item.datum.i);
@@ -71,19 +72,37 @@ fill(cost, costs);
 fill(knob, Object.fromEntries(Object.entries(KNOBS).filter(([key]) => points.some(p => p[key] != null))));
 fill(dataset, Object.fromEntries(distinct(points, "dataset").map(name => [name, name])), first?.dataset);
 fill(epochs, {all: "all", ...Object.fromEntries(distinct(runs, "epochs").map(n => [n, n]))}, first?.epochs);
-for (const layer of distinct(points, "layer").filter(name => name !== "runs")) {
+function addBox(name, text) {
   const label = document.createElement("label"), box = document.createElement("input");
-  Object.assign(box, {type: "checkbox", name: layer, checked: true});
-  label.append(box, ` ${LAYERS[layer]}`);
+  Object.assign(box, {type: "checkbox", name, checked: true});
+  label.append(box, ` ${text}`);
   form.append(label);
 }
+
+distinct(points, "layer").filter(name => name in LAYERS).forEach(name => addBox(name, LAYERS[name]));
 form.addEventListener("change", draw);
 network.addEventListener("change", () => drawCurves(network.value));
 block.hidden = false;
 try {
+  if (refresh) keepUp();
   await draw();
   if (fixed) fixed.hidden = true;
 } catch (error) {
   block.hidden = true;  // the fixed figure stays
   throw error;
+}
+
+// Load the page again every `refresh` seconds, with the same choices, until the reader switches that off.
+function keepUp() {
+  addBox("live", `renewed every ${refresh} s`);
+  const all = [...form.elements];
+  JSON.parse(sessionStorage.getItem("choices") ?? "[]").forEach(([name, value, checked]) => {
+    const one = form.elements[name];
+    if (one?.type === "checkbox") one.checked = checked;
+    else if (one && [...one.options].some(option => option.value === value)) one.value = value;
+  });
+  setInterval(() => {
+    sessionStorage.setItem("choices", JSON.stringify(all.map(one => [one.name, one.value, one.checked])));
+    if (form.elements.live.checked) location.reload();
+  }, 1000 * refresh);
 }

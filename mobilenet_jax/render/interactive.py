@@ -3,6 +3,7 @@
 import base64
 import functools
 import hashlib
+import importlib.util
 import json
 import pathlib
 import string
@@ -14,26 +15,27 @@ WITHOUT = 'The figure is fixed: an interactive one needs pip install "mobilenet_
 _HERE = pathlib.Path(__file__).parent
 
 
-def block(data: Mapping[str, Any]) -> tuple[str, str] | None:
+def available() -> bool:
+    """Return whether the extra `page` is installed."""
+    return importlib.util.find_spec("vl_convert") is not None
+
+
+def block(data: Mapping[str, Any]) -> tuple[str, str]:
     """Return HTML that shows `data`, and the source expression that lets a Content-Security-Policy run its script.
 
-    The script evaluates no text (`ast`), so the policy needs no 'unsafe-eval'. None without the extra `page`.
+    The script evaluates no text (`ast`), so the policy needs no 'unsafe-eval'.
     """
-    if not (script := _script()):
-        return None
     specs = json.loads(_read("interactive.json"))
     text = json.dumps({"specs": specs, **data}, separators=(",", ":")).replace("<", r"\u003c")  # no tag, no comment
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return string.Template(_read("interactive.html")).substitute(data=text, script=script), f"'sha256-{digest}'"
+    digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+    return string.Template(_read("interactive.html")).substitute(data=text, script=_script()), f"'sha256-{digest}'"
 
 
 @functools.cache
 def _script() -> str:
-    """Return our script with Vega, Vega-Lite and Vega-Embed; '' without the extra `page`."""
-    try:
-        import vl_convert
-    except ImportError:
-        return ""
+    """Return our script with Vega, Vega-Lite and Vega-Embed in it. None of their texts ends a script element."""
+    import vl_convert
+
     return vl_convert.javascript_bundle(_read("interactive.js"))
 
 

@@ -17,8 +17,13 @@ _PICTURE = re.compile(r"!\[(?P<caption>.*)\]\((?P<file>[^()]+)\)")
 _HERE = pathlib.Path(__file__).parent
 
 
-def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
+def write(out: pathlib.Path, pages: Sequence[Page], refresh: int = 0) -> None:
     """Write the files of all pages into `out`, made if missing. Everything is drawn before the first file is replaced.
+
+    Args:
+      out: a directory.
+      pages: what to write.
+      refresh: seconds after which a browser loads a page again; 0: never.
 
     Raises:
       OSError: they cannot be written, or one of their names belongs to a directory.
@@ -34,7 +39,9 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
                 (work / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8-sig")  # Excel needs the mark
             text = page.markdown()
             (work / f"{page.name}.md").write_text(text, encoding="utf-8")
-            (work / f"{page.name}.html").write_text(to_html(text, drawings, page.interactive), encoding="utf-8")
+            (work / f"{page.name}.html").write_text(
+                to_html(text, drawings, page.interactive, refresh), encoding="utf-8"
+            )
         files = sorted(work.iterdir())
         if directories := [path.name for path in files if (out / path.name).is_dir()]:
             raise IsADirectoryError(errno.EISDIR, f"{directories[0]} there is a directory")
@@ -42,14 +49,15 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
             path.replace(out / path.name)
 
 
-def to_html(markdown: str, drawings: Mapping[str, str], data: Mapping[str, Any] | None = None) -> str:
+def to_html(markdown: str, drawings: Mapping[str, str], data: Mapping[str, Any] | None = None, refresh: int = 0) -> str:
     """Return a Markdown page as one HTML file. It loads nothing, and has no script but that of an interactive figure.
 
     Args:
-      markdown: a title (#), sections (##), and tables with a heading each (###). What is above the first section leads:
-        the tables below it are folded.
+      markdown: a title (#), sections (##), and tables with a heading each (###). What is above the first section leads.
       drawings: the SVG of each picture, by the name of its PNG file. Other pictures stay text.
-      data: the data of an interactive figure, which replaces the first picture where scripts run.
+      data: the data of an interactive figure, which replaces the first picture where scripts run. With data, tables are
+        folded.
+      refresh: seconds, as in `write`.
     """
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
@@ -84,9 +92,11 @@ def to_html(markdown: str, drawings: Mapping[str, str], data: Mapping[str, Any] 
                 token.tag = tokens[i + 2].tag = "figure"
                 drawing = _figure(_anchor("figure", taken), found["caption"], drawings[found["file"]])
                 tokens[i + 1].children = [Token("html_inline", "", 0, content=drawing)]
+    head = f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh else ""
     policy, lead = "", markdown_it.renderer.render(tokens[:start], markdown_it.options, {})
-    if data and (block := interactive.block(data)):
-        lead, policy = lead + block[0], f"; script-src {block[1]}"
+    if data and interactive.available():
+        block = interactive.block({**data, "refresh": refresh})
+        head, lead, policy = "", lead + block[0], f"; script-src {block[1]}"
     elif data:
         lead += f"<p>{html.escape(interactive.WITHOUT)}</p>\n"
     contents = "\n".join(f"<li>{entry}{_folded(below)}</li>" for entry, below in sections)
@@ -94,9 +104,10 @@ def to_html(markdown: str, drawings: Mapping[str, str], data: Mapping[str, Any] 
         title=html.escape(title.content),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         policy=policy,
+        head=head,
         lead=lead and f'<div class="lead">\n{lead}</div>\n',
         contents=f"<ol>\n{contents}\n</ol>",
-        body=markdown_it.renderer.render(_fold(tokens[start:]) if lead else tokens, markdown_it.options, {}),
+        body=markdown_it.renderer.render(_fold(tokens[start:]) if data else tokens[start:], markdown_it.options, {}),
     )
 
 

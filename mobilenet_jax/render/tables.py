@@ -75,7 +75,7 @@ class Picture:
 class Section:
     """A heading above paragraphs of plain text, pictures and tables. `data` are tables that are only written as CSV.
 
-    A page may begin with one section without a title, which leads: the tables below it are folded in HTML.
+    A page may begin with one section without a title, which is its answer.
     """
 
     title: str
