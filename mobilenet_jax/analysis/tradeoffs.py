@@ -57,7 +57,7 @@ def page(
     groups.sort(key=lambda pair: pair[0] != main[0])  # the main group first
     text = answer.sentences(configurations, main[1], all_series, [found for of in rivals.values() for found in of])
     found = [Section("", text, pictures=(_picture(main[1], main[0], "mult_adds", 1),) if configurations else ())]
-    if not groups:
+    if configurations and not groups:
         text = "No accuracy against cost: no two differ only in version, width, resolution or t."
         found.append(Section("Accuracy against cost", (text,)))
     found += [_accuracy_against_cost(group, title, rivals[title], i) for i, (title, group) in enumerate(groups, 1)]
