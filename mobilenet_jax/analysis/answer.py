@@ -78,8 +78,8 @@ def _equal_cost(rivals: Sequence[Rivals]) -> str:
     best, lower = networks[0], sum(d.verdict == "lower" for d in differences)
     how = f"cutting {cut(best)}" if cut(best) != _UNCUT else _UNCUT
     return (
-        f"At equal cost ({_span(networks)}) {how} is best: {best.label} ({100 * best.mean:.1f} %). Clearly lower: "
-        f"{lower} of {len(differences)} others."
+        f"At equal cost ({_span(networks)}), {how} has the highest top-1: {best.label} ({100 * best.mean:.1f} %), clearly "
+        f"above {lower} of {len(differences)} others."
     )
 
 
