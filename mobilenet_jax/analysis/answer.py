@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from mobilenet_jax.analysis.configurations import Configuration, Series
-from mobilenet_jax.analysis.statistics import Difference, fit, pareto
+from mobilenet_jax.analysis.statistics import Difference, Fit, fit, pareto
 from mobilenet_jax.records.identity import KNOB_NAMES
 
 Rivals = tuple[list[Configuration], list[Difference]]  # of equal cost, the best first; what the others lack
@@ -32,7 +32,7 @@ def sentences(
     """
     if not configurations:
         return ("No run has finished.",)
-    return _doubling(series), _equal_cost(rivals), _budgets(main)
+    return _doubling(series, main[0]), _equal_cost(rivals), _budgets(main)
 
 
 def cut(c: Configuration) -> str:
@@ -41,25 +41,33 @@ def cut(c: Configuration) -> str:
     return f"{' and '.join(names)}{' alone' if len(names) == 1 else ''}" if names else _UNCUT
 
 
-def _doubling(series: Sequence[Series]) -> str:
+def _doubling(series: Sequence[Series], main: Configuration) -> str:
+    """Return the slope of each knob's longest series, with data set and epochs where they are not those of `main`."""
     parts = []
     for key in KNOB_NAMES:
         fitted = [(s, line) for s in series if s.key == key and (line := _fit(s.configurations))]
         if not fitted:
             continue
-        s, line = max(fitted, key=lambda pair: (len(pair[0].configurations), sum(c.n for c in pair[0].configurations)))
+        s, line = max(fitted, key=lambda pair: (len(pair[0].configurations), _runs(pair[0]), -len(pair[0].label)))
         level = "" if parts else "95 %: "
         interval = f" [{level}{100 * line.interval[0]:.1f}, {100 * line.interval[1]:.1f}]" if line.interval else ""
         unit = "" if parts else " points of top-1"
-        parts.append(f"{100 * line.slope:.1f}{unit}{interval} by {_SHORT[key]} ({s.label}, {_span(s.configurations)})")
+        here = s.configurations[0].summary
+        where = [s.label] + [here.dataset] * (here.dataset != main.summary.dataset)
+        where += [f"{here.epochs} epochs"] * (here.epochs != main.summary.epochs) + [_span(s.configurations)]
+        parts.append(f"{100 * line.slope:.1f}{unit}{interval} by {_SHORT[key]} ({', '.join(where)})")
     if not parts:
         return "What a doubling of the mult-adds buys is open: it takes three networks that differ in one knob."
     caution = " Slopes over different mult-adds do not compare." if parts[1:] else ""
     return f"A doubling of the mult-adds buys {', '.join(parts)}.{caution}"
 
 
-def _fit(networks: Sequence[Configuration]):
+def _fit(networks: Sequence[Configuration]) -> Fit | None:
     return fit([(c.mult_adds, c.accuracies) for c in networks])
+
+
+def _runs(series: Series) -> int:
+    return sum(c.n for c in series.configurations)
 
 
 def _equal_cost(rivals: Sequence[Rivals]) -> str:
@@ -78,8 +86,8 @@ def _equal_cost(rivals: Sequence[Rivals]) -> str:
     best, lower = networks[0], sum(d.verdict == "lower" for d in differences)
     how = f"cutting {cut(best)}" if cut(best) != _UNCUT else _UNCUT
     return (
-        f"At equal cost ({_span(networks)}), {how} has the highest top-1: {best.label} ({100 * best.mean:.1f} %), clearly "
-        f"above {lower} of {len(differences)} others."
+        f"At equal cost ({_span(networks)}), {how} has the highest top-1: {best.label} ({100 * best.mean:.1f} %), "
+        f"clearly above {lower} of {len(differences)} others."
     )
 
 

@@ -35,26 +35,29 @@ def page(a: Run, b: Run) -> Page:
     named = ", ".join(settings[:_NAMED]) + (f" and {len(settings) - _NAMED} more" if settings[_NAMED:] else "")
     costs = [run.summary.mult_adds / 1e6 for run in (a, b)]
     text = (
-        f"{_difference(a, b)} Mult-adds: {costs[0]:,.2f} M and {costs[1]:,.2f} M. Settings that differ: "
-        f"{named or 'none that is recorded'}."
+        _difference(a, b),
+        f"Mult-adds: {costs[0]:,.2f} M and {costs[1]:,.2f} M.",
+        f"Settings that differ: {named or 'none that is recorded'}.",
     )
-    return Page("compare", "Two runs", [Section("", (text,), pictures), Section("What differs", tables=(table,))])
+    return Page("compare", "Two runs", [Section("", text, pictures), Section("What differs", tables=(table,))])
 
 
 def _difference(a: Run, b: Run) -> str:
     """Return a sentence on the difference of b to a, over the seeds that lie in the same directories."""
     first, second = _seeds(a), _seeds(b)
-    if hashable(a.identity) == hashable(b.identity):  # two seeds of one configuration
+    if hashable(a.identity) == hashable(b.identity):
         both = {**first, **second}
         series = {"a": {a.summary.seed: a.accuracy}, "b": {b.summary.seed: b.accuracy}, "both": both}
-        found, over = difference(series, "a", "b"), f"the noise is that of {len(both)} seeds of their configuration"
+        found, what = difference(series, "a", "b"), "The second run"
+        over = f"These are two seeds of one configuration, whose noise comes from {len(both)} seeds."
     else:
-        found = difference({"a": first, "b": second}, "a", "b")
-        over = f"means over {len(first)} and {len(second)} seeds that lie next to them"
-    if found.interval is None:
-        return f"The second has {100 * found.mean:+.2f} points of top-1; no interval, because no seed repeats."
-    low, high = (f"{100 * end:+.2f}" for end in found.interval)
-    return f"The second has {100 * found.mean:+.2f} points of top-1 [95 %: {low}, {high}], {found.verdict} ({over})."
+        found, what = difference({"a": first, "b": second}, "a", "b"), "The second configuration"
+        over = f"Mean over the seeds in the same directory: {len(first)} of the first, {len(second)} of the second."
+    low_high = "no interval, because no seed repeats"
+    if found.interval is not None:
+        low, high = (f"{100 * end:+.2f}" for end in found.interval)
+        low_high = f"95 %: {low}, {high}; {found.verdict}"
+    return f"{what} has {100 * found.mean:+.2f} points of top-1 [{low_high}]. {over}"
 
 
 def _seeds(run: Run) -> dict[int, float]:

@@ -1,7 +1,7 @@
 // Show the points of #data with Vega-Lite. `vegaEmbed` is bundled in. Names of runs become text, never HTML.
 const {specs, points, curves, costs, first, refresh} = JSON.parse(document.getElementById("data").textContent);
 const block = document.getElementById("interactive"), form = document.getElementById("controls");
-const fixed = document.querySelector(".lead > figure");
+const curvesPart = document.getElementById("curves-part"), fixed = document.querySelector(".lead > figure");
 const {cost, knob, dataset, epochs} = form.elements;
 const network = block.querySelector("[name=network]");
 const KNOBS = {version: "version", alpha: "width multiplier α", rho: "resolution multiplier ρ", expansion: "expansion ratio t"};
@@ -33,6 +33,8 @@ async function draw() {
   const shown = runs.filter(p => p[knob.value] != null);
   const spec = structuredClone(specs.tradeoff);
   Object.assign(spec.encoding.x, {field: cost.value, title: costs[cost.value]});
+  if (window.innerWidth < 700) spec.height = 250;
+  for (const {mark} of spec.layer) if (runs.length > 100 && mark.filled) mark.size = 36;
   Object.assign(spec.layer.at(-1).encoding.color, colour(shown));
   let best = -1;  // the Pareto front: no cheaper network is as good
   const front = runs.toSorted((a, b) => a[cost.value] - b[cost.value] || b.top1 - a.top1).filter(p => p.top1 > best && (best = p.top1));
@@ -51,12 +53,14 @@ async function draw() {
   document.getElementById("vg-tooltip-element")?.classList.remove("visible");
   const {view} = await embed("#chart", spec, datasets);
   view.addEventListener("click", (_, item) => {
-    if (curves[item?.datum?.i]?.length) drawCurves(network.value = item.datum.i);
+    if (!curves[item?.datum?.i]?.length) return;
+    drawCurves(network.value = item.datum.i);
+    curvesPart.scrollIntoView({block: "nearest"});
   });
   const drawn = runs.filter(p => curves[p.i].length);
   const chosen = drawn.some(p => String(p.i) === network.value) ? network.value : front.findLast(p => curves[p.i].length)?.i;
   fill(network, Object.fromEntries(drawn.map(p => [p.i, p.name])), chosen);
-  block.querySelector("#curves-part").hidden = !drawn.length;
+  curvesPart.hidden = !drawn.length;
   if (drawn.length) await drawCurves(network.value);
 }
 

@@ -24,7 +24,11 @@ def test_all_three(tmp_path):
     trained(tmp_path, rival, (0.55, 0.56), mult_adds=COST[0.5] + 1000)
     doubling, equal, budgets = answer(tmp_path)
     assert re.search(r"5\.\d points of top-1 \[95 %: \d\.\d, \d\.\d\] by width \(v1, 3\.3 to 46 M\)", doubling)
-    assert "resolution" not in doubling and "expansion" not in doubling
+    assert "resolution" not in doubling and "expansion" not in doubling and "epochs" not in doubling
+    for t, top1 in {2.0: 0.6, 4.0: 0.7, 6.0: 0.8}.items():
+        settings = V2 | {"model.expansion": t, "train.epochs": 4}
+        trained(tmp_path, settings, (top1,), mult_adds=int(t * 1e6))
+    assert "by expansion ratio (v2 α 0.25, 4 epochs, 2.0 to 6.0 M)" in answer(tmp_path)[0]
     assert "12 M" in equal and "cutting width alone" in equal and "v1 α 0.5 (80.5 %)" in equal and "1 of 1" in equal
     assert re.findall(r"([\d.]+) % up to ([\d.]+) M", budgets) == [
         ("60.5", "2"),
