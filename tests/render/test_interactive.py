@@ -1,8 +1,10 @@
 """The interactive figure in the Chromium of this machine: what it shows, and that it stays inside its page."""
 
+import functools
 import itertools
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -67,10 +69,18 @@ def opened(browser: Browser, path: pathlib.Path, width: int = 1280, height: int 
     return shown, faults
 
 
+def drawn_again(shown: Page, change: Callable[[], object]) -> None:
+    """Make a change, and wait until the figure before it has been replaced."""
+    before = shown.query_selector("#chart svg")
+    change()
+    assert before
+    before.wait_for_element_state("hidden")
+    shown.wait_for_selector("#chart svg")
+
+
 def choose(shown: Page, **choices: str) -> None:
     for name, value in choices.items():
-        shown.locator(f"#controls [name={name}]").select_option(value)
-    shown.wait_for_timeout(400)
+        drawn_again(shown, functools.partial(shown.locator(f"#controls [name={name}]").select_option, value))
 
 
 def marks(shown: Page):
@@ -112,8 +122,7 @@ def test_a_layer_can_be_switched_off(browser, path):
     shown, faults = opened(browser, path)
     hollow = shown.locator("#chart .mark-symbol.role-mark path[fill=transparent]")
     assert hollow.count() == len(points.published("cifar10"))
-    shown.get_by_label("published", exact=False).and_(shown.locator("input")).uncheck()
-    shown.wait_for_timeout(400)
+    drawn_again(shown, shown.get_by_label("published").and_(shown.locator("input")).uncheck)
     assert hollow.count() == 0 and marks(shown).count() == 8 and faults == []
     shown.close()
 
@@ -194,7 +203,7 @@ def test_a_live_page_keeps_its_choices(browser, report, tmp_path):
     shown, _ = opened(browser, path)
     choose(shown, cost="params", epochs="4")
     path.write_text(path.read_text().replace("</h1>", " New</h1>"))
-    shown.wait_for_function("document.querySelector('h1').textContent.endsWith('New')", timeout=10_000)
+    shown.locator("h1", has_text="New").wait_for()
     shown.wait_for_selector("#chart svg")
     assert "params (millions)" in axis_titles(shown) and marks(shown).count() == 8
     shown.close()
