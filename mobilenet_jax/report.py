@@ -1,7 +1,7 @@
 """Report on run directories, on every published cost, on measured inference times.
 
-python -m mobilenet_jax.report RUNS_DIR... [--out DIR]
-python -m mobilenet_jax.report --compare RUN_DIR RUN_DIR
+python -m mobilenet_jax.report RUNS_DIR... [--out DIR] [--watch]
+python -m mobilenet_jax.report --compare RUN_DIR RUN_DIR [--out DIR]
 python -m mobilenet_jax.report --published [--out DIR]
 python -m mobilenet_jax.report --latency results/bench/cpu_latency.json [--out DIR]
 """
@@ -10,15 +10,21 @@ import argparse
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from mobilenet_jax import console
 from mobilenet_jax.analysis import latency, published
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.files import read_json_object
 from mobilenet_jax.networks import conventions
+from mobilenet_jax.render import interactive
 from mobilenet_jax.render.page import write
 from mobilenet_jax.render.tables import Page, Section, plain
+
+T = TypeVar("T")
+_POLL, _REFRESH = 2, 10  # seconds: between two looks at the runs, and between two looks of a browser at the page
 
 
 def main() -> int:
@@ -32,12 +38,34 @@ def _report() -> None:
     args = _parse()
     if args.out is not None and not (args.out and pathlib.Path(args.out).is_dir() == os.path.lexists(args.out)):
         raise InputError(f"--out={args.out}: must name a directory, or nothing that exists")
+    if args.watch and not (args.runs and args.out):
+        raise InputError("--watch: needs directories that hold runs, and --out")
+    if args.watch:
+        return _watch(args)
     pages = list(_pages(args))
     written = "" if args.out is None else _write(args.out, pages)
     for section in (section for page in pages for section in page.sections):
         for text in (*map(plain, section.text), *(table.section() for table in section.tables)):
             print(text, end="\n\n")
     print(written, end="")
+
+
+def _watch(args: argparse.Namespace) -> None:
+    """Write the pages again each time that a run has ended, until a signal comes."""
+    from mobilenet_jax.records import collect
+
+    written = None
+    with console.signals() as asked:
+        while not asked:
+            if (found := collect.finished(args.runs)) != written and found:
+                line = _write(args.out, list(_pages(args)), _REFRESH).strip()
+                console.say(f"{time.strftime('%X')}  {len(found)} runs  {line}")
+                written = found
+            due = time.monotonic() + _POLL
+            while not asked and time.monotonic() < due:
+                time.sleep(0.1)
+    if written:
+        _write(args.out, list(_pages(args)))  # which no browser loads again
 
 
 def _parse() -> argparse.Namespace:
@@ -49,6 +77,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--published", action="store_true", help="the papers' tables of costs, each cell next to ours")
     parser.add_argument("--latency", type=pathlib.Path, metavar="RECORD", help="JSON of benchmarks/layer_latency.py")
     parser.add_argument("--out", metavar="DIR", help="also write HTML, Markdown, CSV and figures there")
+    parser.add_argument("--watch", action="store_true", help="write the pages again as runs finish, until Ctrl-C")
     return parser.parse_args()
 
 
@@ -61,30 +90,31 @@ def _pages(args: argparse.Namespace) -> Iterator[Page]:
     if not (args.runs or args.published or args.latency or args.compare):
         raise InputError("name directories that hold runs, or give --compare, --published or --latency")
     if args.compare:
-        from mobilenet_jax.analysis.compare_runs import compare, one_run  # late: pydantic comes with records
+        from mobilenet_jax.analysis import compare_runs  # late: pydantic comes with records
 
-        yield Page("compare", "Two runs", [Section("Two runs", tables=(compare(*map(one_run, args.compare)),))])
+        yield compare_runs.page(*map(compare_runs.one_run, args.compare))
     if args.runs:
-        from mobilenet_jax.analysis import configurations, tradeoffs
+        from mobilenet_jax.analysis import configurations, points, tradeoffs
         from mobilenet_jax.records import collect
 
         found, problems = collect.read(args.runs)
         if not (found or problems):
             raise InputError(f"no runs in {', '.join(map(str, args.runs))}")
-        sections = tradeoffs.sections(configurations.group_runs(found), problems)
-        yield Page("runs", "How much accuracy does a multiply-add buy?", sections)
+        measured = _latency(args.latency, latency.networks) if args.latency else ()
+        official = points.official_networks(args.runs)
+        yield tradeoffs.page(configurations.group_runs(found), problems, measured, official)
     if args.published:
         yield Page("published", "Published costs, printed and ours", published.sections())
         sections = [Section("Conventions", tables=conventions.tables())]
         yield Page("conventions", "Counting conventions: where a foreign figure comes from", sections)
     if args.latency:
-        yield Page("latency", "Inference time, measured and predicted", _latency(args.latency))
+        yield Page("latency", "Inference time, measured and predicted", _latency(args.latency, latency.sections))
 
 
-def _latency(path: pathlib.Path) -> tuple[Section, ...]:
-    """Return the sections on a record of inference times, which may be something else."""
+def _latency(path: pathlib.Path, read: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `read` makes of a record of inference times, which may be something else."""
     try:
-        return latency.sections(read_json_object(path))
+        return read(read_json_object(path))
     except OSError as e:
         raise InputError(f"--latency={path}: {e.strerror}") from None
     except (ValueError, KeyError) as e:
@@ -92,14 +122,15 @@ def _latency(path: pathlib.Path) -> tuple[Section, ...]:
         raise InputError(f"--latency={path}: not a record of benchmarks/layer_latency.py{reason}") from None
 
 
-def _write(out: str, pages: list[Page]) -> str:
-    """Write the files of the pages, and return a line that names the HTML files."""
+def _write(out: str, pages: list[Page], refresh: int = 0) -> str:
+    """Write the files of the pages, and return a line that names the HTML files, and says what they lack."""
     directory = pathlib.Path(out)
     try:
-        write(directory, pages)
+        write(directory, pages, refresh)
     except OSError as e:
         raise InputError(f"--out={out}: {e.strerror or e}") from None
-    return plain(f"written: {' '.join(str(directory / f'{page.name}.html') for page in pages)}\n")
+    lacks = "" if interactive.available() or not any(page.interactive for page in pages) else f". {interactive.WITHOUT}"
+    return plain(f"written: {' '.join(str(directory / f'{page.name}.html') for page in pages)}{lacks}\n")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _tables() -> dict[str, Table]:
     runs, problems = collect.read([HERE / "cifar10"])
     if problems:
         raise SystemExit("\n".join(f"{problem.directory}: {problem.what}" for problem in problems))
-    sections = tradeoffs.sections(configurations.group_runs(runs), problems)
+    sections = tradeoffs.page(configurations.group_runs(runs), problems).sections
     return {table.name: table for section in sections for table in section.tables}
 
 

@@ -26,7 +26,7 @@ def trained(directory: pathlib.Path, settings: Mapping[str, Any], accuracies: It
 def report_of(directory: pathlib.Path) -> dict[str, Section]:
     """Return the sections of the report on a directory by title."""
     runs, problems = read([directory])
-    return {section.title: section for section in tradeoffs.sections(group_runs(runs), problems)}
+    return {section.title: section for section in tradeoffs.page(group_runs(runs), problems).sections}
 
 
 def table_of(directory: pathlib.Path, name: str) -> Table:

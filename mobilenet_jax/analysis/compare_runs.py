@@ -1,13 +1,19 @@
 """Compare two runs: accuracies, costs, and every setting and software version that differs."""
 
+import functools
+import glob
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from mobilenet_jax.analysis.statistics import difference
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.records.collect import Run, read
+from mobilenet_jax.records.collect import Run, hashable, read
 from mobilenet_jax.records.identity import flatten
-from mobilenet_jax.render.tables import Table
+from mobilenet_jax.render import charts
+from mobilenet_jax.render.tables import Page, Picture, Section, Table
+
+_NAMED = 5  # settings in the sentence: the table has all
 
 
 def one_run(directory: pathlib.Path) -> Run:
@@ -17,6 +23,49 @@ def one_run(directory: pathlib.Path) -> Run:
         reason = f"{len(found)} runs" if found else problems[0].what if problems else "no run"
         raise InputError(f"--compare: {directory} is not the directory of one finished run ({reason})")
     return found[0]
+
+
+def page(a: Run, b: Run) -> Page:
+    """Return the difference of two runs with its interval, their curves on one axis, and all that differs."""
+    table = compare(a, b)
+    curves = {name: run.epochs for name, run in zip(table.header[1:3], (a, b), strict=True) if len(run.epochs) > 1}
+    caption = f"Accuracy and loss over the epochs: {' and '.join(curves)}"
+    pictures = (Picture("curves", caption, functools.partial(charts.curves, curves)),) if curves else ()
+    settings = [row[0].removeprefix("config.") for row in table.rows if row[0].startswith("config.")]
+    named = ", ".join(settings[:_NAMED]) + (f" and {len(settings) - _NAMED} more" if settings[_NAMED:] else "")
+    costs = [run.summary.mult_adds / 1e6 for run in (a, b)]
+    text = (
+        _difference(a, b),
+        f"Mult-adds: {costs[0]:,.2f} M and {costs[1]:,.2f} M.",
+        f"Settings that differ: {named or 'none that is recorded'}.",
+    )
+    return Page("compare", "Two runs", [Section("", text, pictures), Section("What differs", tables=(table,))])
+
+
+def _difference(a: Run, b: Run) -> str:
+    """Return a sentence on the difference of b to a, over the seeds that lie in the same directories."""
+    first, second = _seeds(a), _seeds(b)
+    if hashable(a.identity) == hashable(b.identity):
+        both = {**first, **second}
+        series = {"a": {a.summary.seed: a.accuracy}, "b": {b.summary.seed: b.accuracy}, "both": both}
+        found, what = difference(series, "a", "b"), "The second run"
+        over = f"These are two seeds of one configuration, whose noise comes from {len(both)} seeds."
+    else:
+        found, what = difference({"a": first, "b": second}, "a", "b"), "The second configuration"
+        over = f"Mean over the seeds in the same directory: {len(first)} of the first, {len(second)} of the second."
+    low_high = "no interval, because no seed repeats"
+    if found.interval is not None:
+        low, high = (f"{100 * end:+.2f}" for end in found.interval)
+        low_high = f"95 %: {low}, {high}; {found.verdict}"
+    return f"{what} has {100 * found.mean:+.2f} points of top-1 [{low_high}]. {over}"
+
+
+def _seeds(run: Run) -> dict[int, float]:
+    """Return seed -> accuracy of the runs of the same configuration in the same parent directory."""
+    prefix = run.directory.name.partition(f"-s{run.summary.seed}-")[0]
+    alike = [d for d in run.directory.resolve().parent.glob(f"{glob.escape(prefix)}-s*") if d.is_dir()]
+    runs = [found for found in read(alike)[0] if hashable(found.identity) == hashable(run.identity)]
+    return {found.summary.seed: found.accuracy for found in runs} | {run.summary.seed: run.accuracy}
 
 
 def compare(a: Run, b: Run) -> Table:

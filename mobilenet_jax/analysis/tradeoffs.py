@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mobilenet_jax.analysis import ablations
+from mobilenet_jax.analysis import ablations, answer, points
 from mobilenet_jax.analysis.ablations import difference_cells
 from mobilenet_jax.analysis.configurations import (
     PAPER_CHOICES,
@@ -21,6 +21,7 @@ from mobilenet_jax.analysis.configurations import (
     runs_table,
     setting_text,
 )
+from mobilenet_jax.analysis.latency import MeasuredNetwork
 from mobilenet_jax.analysis.statistics import Difference, Fit, difference, fit, group_by_cost, pareto
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import totals
@@ -28,7 +29,7 @@ from mobilenet_jax.papers import printed
 from mobilenet_jax.records.collect import Problem, problems_table
 from mobilenet_jax.records.identity import KNOB_NAMES
 from mobilenet_jax.render import charts
-from mobilenet_jax.render.tables import Picture, Section, Table
+from mobilenet_jax.render.tables import Page, Picture, Section, Table
 
 _NETWORK = ("model.version", *KNOB_NAMES)  # keys that may differ among comparable configurations
 _CURVES = 6  # runs in a figure of curves: more are hard to distinguish
@@ -36,23 +37,45 @@ _FIGURES = 8  # figures of curves
 _DRAWN = 40  # networks in a figure of equal cost; the table has all
 
 
-def sections(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> list[Section]:
-    """Return all sections of a report of runs, in order."""
-    groups, all_series = comparable(configurations), find_series(configurations)
-    text = () if groups else ("No accuracy against cost: no two differ only in version, width, resolution or t.",)
-    tables = (configurations_table(configurations), recipes_table(configurations)) if configurations else ()
-    found = [Section("Configurations", text, tables=tables, data=(runs_table(configurations),))]
+def page(
+    configurations: Sequence[Configuration],
+    problems: Sequence[Problem],
+    measured: Iterable[MeasuredNetwork] = (),
+    official: Sequence[dict[str, Any]] = (),
+) -> Page:
+    """Return the report of runs. It leads with the answer, and ends with the recipes.
+
+    Args:
+      configurations: what the runs are, by `group_runs`.
+      problems: what is wrong with the others.
+      measured: networks whose inference time is known, for the interactive figure.
+      official: points of official networks, for the same.
+    """
+    all_series, groups = find_series(configurations), comparable(configurations)
+    rivals = {title: _rivals(group) for title, group in groups}
+    main = max(groups, key=lambda pair: len(pair[1]), default=("", configurations[:1]))
+    groups.sort(key=lambda pair: pair[0] != main[0])  # the main group first
+    text = answer.sentences(configurations, main[1], all_series, [found for of in rivals.values() for found in of])
+    found = [Section("", text, pictures=(_picture(main[1], main[0], "mult_adds", 1),) if configurations else ())]
+    if configurations and not groups:
+        text = "No accuracy against cost: no two differ only in version, width, resolution or t."
+        found.append(Section("Accuracy against cost", (text,)))
+    found += [_accuracy_against_cost(group, title, rivals[title], i) for i, (title, group) in enumerate(groups, 1)]
     if changes := ablations.changes_table(all_series):
         found.append(Section("One change at a time", tables=(changes,)))
     if doublings := doublings_table(all_series):
         found.append(Section("Knob by knob", tables=(doublings,)))
-    if problems:
-        found.append(Section("Left out, or counted in part", tables=(problems_table(problems),)))
-    found += [_accuracy_against_cost(group, title, i) for i, (title, group) in enumerate(groups, 1)]
     found += ablations.sections(all_series)
     found += _next_to_published(configurations)
     found += _training_curves(configurations)
-    return found
+    if problems:
+        found.append(Section("Left out, or counted in part", tables=(problems_table(problems),)))
+    tables = (configurations_table(configurations),) if configurations else ()
+    found.append(Section("Configurations", tables=tables, data=(runs_table(configurations),)))
+    if configurations:
+        found.append(Section("Recipes", tables=(recipes_table(configurations),)))
+    data = points.interactive(configurations, all_series, measured, official, main[1][0]) if configurations else None
+    return Page("runs", "How much accuracy does a multiply-add buy?", found, data)
 
 
 def comparable(configurations: Iterable[Configuration]) -> list[tuple[str, list[Configuration]]]:
@@ -117,29 +140,42 @@ def _title(c: Configuration) -> str:
     return ", ".join(filter(None, [*parts, variant if variant != "paper" else ""]))
 
 
-def _accuracy_against_cost(group: Sequence[Configuration], title: str, number: int) -> Section:
+def _picture(group: Sequence[Configuration], title: str, count: str, number: int) -> Picture:
+    """Return top-1 against a count, 'mult_adds' or 'params'."""
     seeds = "bars: standard deviation over seeds" if any(c.n > 1 for c in group) else "one seed each"
-    pictures = []
-    for count, label in (("mult_adds", "mult-adds (millions)"), ("params", "trainable params (millions)")):
-        points = [
-            charts.NetworkPoint(
-                version=c.identity["model.version"],
-                alpha=c.identity["model.alpha"],
-                resolution=c.summary.resolution,
-                cost=getattr(c.summary, count) / 1e6,
-                top1=100 * c.mean,
-                sd=None if c.sd is None else 100 * c.sd,
-                expansion=c.identity["model.expansion"],
-            )
-            for c in group
-        ]
-        draw = functools.partial(charts.accuracy, points, pareto(points, lambda p: p.cost, lambda p: p.top1), label)
-        caption = f"Test top-1 against {count.replace('_', '-')}: {title}; {seeds}"
-        pictures.append(Picture(f"accuracy_{count}_{number}", caption, draw))
-    tables = _fit_tables(group, title, number)
+    drawn = [
+        charts.NetworkPoint(
+            version=c.identity["model.version"],
+            alpha=c.identity["model.alpha"],
+            resolution=c.summary.resolution,
+            cost=getattr(c.summary, count) / 1e6,
+            top1=100 * c.mean,
+            sd=None if c.sd is None else 100 * c.sd,
+            expansion=c.identity["model.expansion"],
+        )
+        for c in group
+    ]
+    label = {"mult_adds": "mult-adds (millions)", "params": "trainable params (millions)"}[count]
+    draw = functools.partial(charts.accuracy, drawn, pareto(drawn, lambda p: p.cost, lambda p: p.top1), label)
+    caption = f"Test top-1 against {count.replace('_', '-')}: {title or group[0].label}; {seeds}"
+    return Picture(f"accuracy_{count}_{number}", caption, draw)
+
+
+def _rivals(group: Sequence[Configuration]) -> list[answer.Rivals]:
+    """Return the networks of equal cost in each part of a group, the best first, and the differences to it."""
     equal = [sorted(rivals, key=lambda c: -c.mean) for rivals in group_by_cost(group, lambda c: c.mult_adds)]
+    return [(networks, compare_with_best(networks)) for networks in equal]
+
+
+def _accuracy_against_cost(
+    group: Sequence[Configuration], title: str, rivals: Sequence[answer.Rivals], number: int
+) -> Section:
+    counts = ("mult_adds", "params")[number == 1 :]  # the first group's other figure leads the page
+    pictures = [_picture(group, title, count, number) for count in counts]
+    tables = _fit_tables(group, title, number)
+    equal = [networks for networks, _ in rivals]
     if equal:
-        tables.append(_equal_cost_table(equal, title, number))
+        tables.append(_equal_cost_table(rivals, title, number))
     if 0 < sum(map(len, equal)) <= _DRAWN:
         names = {c: f"{c.label} ({c.mult_adds / 1e6:.1f} M)" for rivals in equal for c in rivals}
         top1 = {c: [100 * accuracy for accuracy in c.accuracies.values()] for c in names}
@@ -177,10 +213,10 @@ def _slope(line: Fit) -> str:
     return f"{100 * line.slope:.2f}{low_high}"
 
 
-def _equal_cost_table(groups: Sequence[Sequence[Configuration]], title: str, number: int) -> Table:
+def _equal_cost_table(groups: Sequence[answer.Rivals], title: str, number: int) -> Table:
     rows, answers = [], []
-    for networks in groups:
-        differences, best = compare_with_best(networks), networks[0]
+    for networks, differences in groups:
+        best = networks[0]
         for c, cells in zip(networks, [("best", ""), *map(difference_cells, differences)], strict=True):
             cost, params = f"{c.mult_adds / 1e6:.2f}", f"{c.summary.params / 1e6:.2f}"
             rows.append((cost, c.label, params, c.percent, str(c.n), *cells))

@@ -1,5 +1,6 @@
 """Read many run directories: the finished runs, and what is wrong with the others."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -93,6 +94,15 @@ def read(directories: Iterable[pathlib.Path]) -> tuple[list[Run], list[Problem]]
                 faults.append(f"the same run as {first.directory}, which counts ({accuracies}): left out")
         problems += [Problem(directory, what) for what in faults]
     return list(counted.values()), sorted(problems, key=lambda problem: problem.directory)
+
+
+def finished(directories: Iterable[pathlib.Path]) -> frozenset[tuple[pathlib.Path, int]]:
+    """Return which runs have ended, and when (nanoseconds), without reading them; raises InputError as `read` does."""
+    found = set()
+    for directory in _walk(directories, []):
+        with contextlib.suppress(OSError):
+            found.add((directory, (directory / SUMMARY).stat().st_mtime_ns))
+    return frozenset(found)
 
 
 def problems_table(problems: Iterable[Problem]) -> Table:

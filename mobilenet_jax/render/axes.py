@@ -104,7 +104,8 @@ def place_labels(ax: "Axes", labels: Sequence[tuple[str, Sequence[tuple[float, f
     covered = []  # points on the lines, a few pixels apart
     for line in ax.lines:
         path = line.get_transform().transform(line.get_xydata())
-        covered += [np.linspace(a, b, 2 + int(math.dist(a, b) / 3)) for a, b in itertools.pairwise(path)]
+        if line.get_linestyle() != "None":
+            covered += [np.linspace(a, b, 2 + int(math.dist(a, b) / 3)) for a, b in itertools.pairwise(path)]
         covered += [path] * 10  # a marker weighs more
     lines, taken = np.concatenate(covered), []
     sides = [side for side in itertools.product((1, -1, 0), (-1, 1, 0)) if any(side)]

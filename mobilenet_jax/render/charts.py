@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Colours of Okabe and Ito (2008).
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+_LABELLED = 40  # lines of a figure: the labels of more would cover each other
 GREY, PALE = "#666666", "#C4C4C4"  # for what is derived from the data
 
 _VERSIONS = {"v1": (BLUE, "o"), "v2": (VERMILLION, "s")}  # colour, marker
@@ -68,16 +69,20 @@ def accuracy(
     ax = figure.subplots()
     steps = [(b.cost, top1) for a, b in itertools.pairwise(front) for top1 in (a.top1, b.top1)]
     ax.plot(*zip((front[0].cost, front[0].top1), *steps, strict=True), color=PALE, lw=5, zorder=1.5)
-    labels, named = [], set()
+    labels, named, best = [], set(), {*front}
     for (version, *knobs), line in sorted(lines.items()):
         colour, marker = _VERSIONS[version]
         ax.plot([p.cost for p in line], [p.top1 for p in line], color=colour, lw=0.9, zorder=2)
+        looks: dict[tuple[str, float], list[NetworkPoint]] = {}  # fill and size of the markers
         for p in line:
             size = 3.5 if mixed and p.sd is None else 6
-            fill = colour if p in front else "white"
-            ax.plot(p.cost, p.top1, marker, color=colour, mfc=fill, mew=1.1, ms=size, zorder=3)
-            if p.sd is not None:
-                ax.errorbar(p.cost, p.top1, p.sd, fmt="none", color=colour, capsize=3, zorder=2)
+            looks.setdefault((colour if p in best else "white", size), []).append(p)
+        for (fill, size), alike in looks.items():
+            x, y = [p.cost for p in alike], [p.top1 for p in alike]
+            ax.plot(x, y, marker, color=colour, mfc=fill, mew=1.1, ms=size, zorder=3)
+        if several := [p for p in line if p.sd is not None]:
+            bars = zip(*((p.cost, p.top1, p.sd) for p in several), strict=True)
+            ax.errorbar(*bars, fmt="none", color=colour, capsize=3, zorder=2)
         # A label has the knobs in which the lines of this version differ; the width if they differ in none.
         alphas, ratios = ({key[i] for key in lines if key[0] == version} for i in (1, 2))
         texts = {}
@@ -99,8 +104,10 @@ def accuracy(
     axes.top1_axis(ax, "y")
     resolutions = any(len({p.resolution for p in line}) > 1 for line in lines.values())
     names = " and ".join(sorted(named, reverse=True))
-    axes.legend_above(figure, f"labels: {names}{'; along a line: resolution' if resolutions else ''}")
-    axes.place_labels(ax, labels)
+    few = len(labels) <= _LABELLED
+    parts = [f"labels: {names}"] * few + ["along a line: resolution"] * resolutions
+    axes.legend_above(figure, "; ".join(parts) or None)
+    axes.place_labels(ax, labels if few else [])
     return figure
 
 

@@ -7,18 +7,23 @@ import pathlib
 import re
 import string
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mobilenet_jax.render import axes
+from mobilenet_jax.render import axes, interactive
 from mobilenet_jax.render.tables import Page
 
 _PICTURE = re.compile(r"!\[(?P<caption>.*)\]\((?P<file>[^()]+)\)")
 _HERE = pathlib.Path(__file__).parent
 
 
-def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
+def write(out: pathlib.Path, pages: Sequence[Page], refresh: int = 0) -> None:
     """Write the files of all pages into `out`, made if missing. Everything is drawn before the first file is replaced.
+
+    Args:
+      out: a directory.
+      pages: what to write.
+      refresh: seconds after which a browser loads a page again; 0: never.
 
     Raises:
       OSError: they cannot be written, or one of their names belongs to a directory.
@@ -34,7 +39,9 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
                 (work / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8-sig")  # Excel needs the mark
             text = page.markdown()
             (work / f"{page.name}.md").write_text(text, encoding="utf-8")
-            (work / f"{page.name}.html").write_text(to_html(text, drawings), encoding="utf-8")
+            (work / f"{page.name}.html").write_text(
+                to_html(text, drawings, page.interactive, refresh), encoding="utf-8"
+            )
         files = sorted(work.iterdir())
         if directories := [path.name for path in files if (out / path.name).is_dir()]:
             raise IsADirectoryError(errno.EISDIR, f"{directories[0]} there is a directory")
@@ -42,12 +49,15 @@ def write(out: pathlib.Path, pages: Sequence[Page]) -> None:
             path.replace(out / path.name)
 
 
-def to_html(markdown: str, drawings: Mapping[str, str]) -> str:
-    """Return a Markdown page as one HTML file. It has no script and loads nothing.
+def to_html(markdown: str, drawings: Mapping[str, str], data: Mapping[str, Any] | None = None, refresh: int = 0) -> str:
+    """Return a Markdown page as one HTML file. It loads nothing, and has no script but that of an interactive figure.
 
     Args:
-      markdown: a title (#), sections (##), and tables with a heading each (###).
+      markdown: a title (#), sections (##), and tables with a heading each (###). What is above the first section leads.
       drawings: the SVG of each picture, by the name of its PNG file. Other pictures stay text.
+      data: the data of an interactive figure, which replaces the first picture where scripts run. With data, tables are
+        folded.
+      refresh: seconds, as in `write`.
     """
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
@@ -57,7 +67,8 @@ def to_html(markdown: str, drawings: Mapping[str, str]) -> str:
     markdown_it.add_render_rule("table_open", _open_table)
     markdown_it.add_render_rule("table_close", lambda *_: "</table>\n</div>\n")
     _, title, _, *tokens = markdown_it.parse(markdown)
-    heading, taken = "", {"contents"}
+    start = next((i for i, token in enumerate(tokens) if token.tag == "h2"), len(tokens))
+    heading, taken = "", {"contents", "interactive", "chart", "controls", "curves", "data", "chart-part", "curves-part"}
     sections: list[tuple[str, list[str]]] = []  # the contents: entries of a section and of its tables
     for i, token in enumerate(tokens):
         if token.type == "heading_open":
@@ -81,12 +92,22 @@ def to_html(markdown: str, drawings: Mapping[str, str]) -> str:
                 token.tag = tokens[i + 2].tag = "figure"
                 drawing = _figure(_anchor("figure", taken), found["caption"], drawings[found["file"]])
                 tokens[i + 1].children = [Token("html_inline", "", 0, content=drawing)]
+    head = f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh else ""
+    policy, lead = "", markdown_it.renderer.render(tokens[:start], markdown_it.options, {})
+    if data and interactive.available():
+        block = interactive.block({**data, "refresh": refresh})
+        head, lead, policy = "", lead + block[0], f"; script-src {block[1]}"
+    elif data:
+        lead += f"<p>{html.escape(interactive.WITHOUT)}</p>\n"
     contents = "\n".join(f"<li>{entry}{_folded(below)}</li>" for entry, below in sections)
     return string.Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title.content),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
+        policy=policy,
+        head=head,
+        lead=lead and f'<div class="lead">\n{lead}</div>\n',
         contents=f"<ol>\n{contents}\n</ol>",
-        body=markdown_it.renderer.render(tokens, markdown_it.options, {}),
+        body=markdown_it.renderer.render(_fold(tokens[start:]) if data else tokens[start:], markdown_it.options, {}),
     )
 
 
@@ -96,6 +117,21 @@ def _anchor(name: str, taken: set[str]) -> str:
     found = next(a for n in itertools.count(1) if (a := base if n == 1 else f"{base}-{n}") not in taken)
     taken.add(found)
     return found
+
+
+def _fold(tokens: Iterable[Any]) -> list[Any]:
+    """Return the tokens with each table, its heading and its notes in an element that the reader can unfold."""
+    from markdown_it.token import Token
+
+    found, inside = [], False
+    for token in tokens:
+        if token.type == "heading_open":
+            marks = "</details>\n" * inside + "<details>\n<summary>" * (inside := token.tag == "h3")
+            found.append(Token("html_block", "", 0, content=marks))
+        found.append(token)
+        if token.type == "heading_close" and inside:
+            found.append(Token("html_block", "", 0, content="</summary>\n"))
+    return [*found, Token("html_block", "", 0, content="</details>\n" * inside)]
 
 
 def _folded(tables: Sequence[str]) -> str:

@@ -73,7 +73,10 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading above paragraphs of plain text, pictures and tables. `data` are tables that are only written as CSV."""
+    """A heading above paragraphs of plain text, pictures and tables. `data` are tables that are only written as CSV.
+
+    A page may begin with one section without a title, which is its answer.
+    """
 
     title: str
     text: tuple[str, ...] = ()
@@ -84,17 +87,19 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """Sections under one title. `name` is the name of its files."""
+    """Sections under one title. `name` is the name of its files, `interactive` the data of an interactive figure."""
 
     name: str
     title: str
     sections: Sequence[Section]
+    interactive: Mapping[str, Any] | None = None
 
     def markdown(self) -> str:
         """Return the page, with references to the PNG files of its pictures."""
         parts = [f"# {line(self.title)}"]
         for section in self.sections:
-            parts += [f"## {line(section.title)}", *section.text]
+            parts += [f"## {line(section.title)}"] if section.title else []
+            parts += section.text
             parts += [f"![{line(picture.caption)}]({picture.name}.png)" for picture in section.pictures]
             parts += [table.section(level=3) for table in section.tables]
         return plain("\n\n".join(parts) + "\n")

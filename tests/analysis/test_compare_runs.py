@@ -1,10 +1,12 @@
 """Two runs compared."""
 
 import json
+import re
 
+from analysis_runs import trained
 from helpers import ENV, put
 
-from mobilenet_jax.analysis.compare_runs import compare
+from mobilenet_jax.analysis.compare_runs import compare, one_run, page
 from mobilenet_jax.records.collect import read
 
 
@@ -42,3 +44,41 @@ def test_a_lost_file_is_named(tmp_path):
     assert made.header == ("", str(tmp_path / "x" / "run"), str(tmp_path / "y" / "run"), "difference")
     assert [row[0] for row in made.rows] == ["test top-1, %", "train top-1, %", "device"]
     assert "config.json" in made.note and "env.json" in made.note and "the same in both" in made.note
+
+
+def test_the_page_has_the_difference_over_seeds_and_the_curves(tmp_path):
+    for alpha, accuracies in ((0.25, (0.70, 0.72)), (0.5, (0.80, 0.82, 0.81))):
+        for seed, accuracy in enumerate(accuracies):
+            name = f"cifar_v1-a{alpha}-s{seed}-{seed}"
+            put(
+                tmp_path / name,
+                {"model.alpha": alpha, "seed": seed},
+                test_accuracy=accuracy,
+                mult_adds=int(9e6 * alpha),
+            )
+    put(tmp_path / "cifar_v1-a0.5-s3-3", {"model.alpha": 0.5, "seed": 3, "optim.lr": 0.123}, test_accuracy=0.1)
+    made = page(*(one_run(tmp_path / name) for name in ("cifar_v1-a0.25-s0-0", "cifar_v1-a0.5-s1-1")))
+    lead, table = made.sections
+    text = " ".join(lead.text)
+    assert re.search(r"\+10\.00 points of top-1 \[95 %: \+\d+\.\d\d, \+\d+\.\d\d; higher\]", text)
+    assert "2 of the first, 3 of the second" in text and "2.25 M and 4.50 M" in text and "model.alpha, seed" in text
+    assert table.tables[0].name == "compare"
+    (picture,) = lead.pictures
+    names = [label.get_text() for label in picture.draw().legends[0].get_texts()]
+    assert names == ["cifar_v1-a0.25-s0-0", "cifar_v1-a0.5-s1-1"]
+
+
+def test_two_seeds_have_the_noise_of_their_configuration(tmp_path):
+    trained(tmp_path, {"model.alpha": 0.25}, (0.70, 0.72, 0.74))
+    text, *_ = page(*(one_run(tmp_path / f"0.25-s{seed}") for seed in (0, 2))).sections[0].text
+    assert "2 seeds" in text  # the names do not tell which other runs are alike
+    for seed in range(3):
+        (tmp_path / f"0.25-s{seed}").rename(tmp_path / f"0.25-s{seed}-{seed}")
+    text, *_ = page(*(one_run(tmp_path / f"0.25-s{seed}-{seed}") for seed in (0, 2))).sections[0].text
+    assert "+4.00 points" in text and "no clear difference" in text and "3 seeds" in text
+
+
+def test_one_run_each_has_no_interval(tmp_path):
+    runs = [put(tmp_path / name, {"seed": 0, "optim.lr": lr}) for name, lr in (("a", 0.1), ("b", 0.2))]
+    text = " ".join(page(*map(one_run, runs)).sections[0].text)
+    assert "+0.00 points" in text and "no interval" in text and "optim.lr" in text

@@ -5,14 +5,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
-from helpers import record
+from helpers import put, record
 
 from mobilenet_jax import report
+from mobilenet_jax.render import interactive
 
 RUNS = sorted((ROOT / "results" / "cifar10").iterdir())
 
@@ -39,6 +42,7 @@ def test_bad_input_is_one_sentence(tmp_path, run):
     for args, sentence in [
         ([tmp_path / "nothing"], r"\S+nothing is not a directory"),
         ([tmp_path / "empty"], r"no runs in \S+empty"),
+        ([RUNS[0], "--watch"], r"--watch: needs .*--out"),
         ([], r"name directories that hold runs, or give --compare, --published or --latency"),
         (["--published", "--out", tmp_path / "file"], r"--out=\S+file: .*directory.*"),
         (["--published", "--out", ""], r"--out=: .*directory.*"),
@@ -132,6 +136,55 @@ def test_two_runs_compared(run):
     status, out, _ = run("--compare", *RUNS[:2])
     assert status == 0
     assert any(line.startswith("| test top-1, % ") for line in out.splitlines())
+
+
+def test_two_runs_on_a_page(tmp_path, run):
+    status, _, _ = run("--compare", *RUNS[:2], "--out", tmp_path)
+    text = (tmp_path / "compare.html").read_text()
+    assert status == 0 and "points of top-1" in text and text.count("<figure>") == 1
+    assert "<details>" not in text.partition("What differs")[2] and (tmp_path / "curves.png").exists()
+
+
+def test_a_watched_page_is_renewed_as_runs_finish(tmp_path):
+    """Until a signal: then it is written once more, and no browser loads it again."""
+    put(tmp_path / "runs" / "a")
+    page = tmp_path / "out" / "runs.html"
+    command = [sys.executable, "-m", "mobilenet_jax.report", tmp_path / "runs", "--out", tmp_path / "out", "--watch"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert "1 runs" in process.stdout.readline()
+        assert re.search('"refresh":[1-9]|http-equiv="refresh"', page.read_text())
+        put(tmp_path / "runs" / "b", {"seed": 1})
+        assert "2 runs" in process.stdout.readline()
+        assert "(n = 2)" in page.read_text() or "± 0.00" in page.read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert not re.search('"refresh":[1-9]|http-equiv="refresh"', page.read_text())
+
+
+def test_a_page_of_many_runs_is_small(tmp_path, run):
+    """And says what it lacks without the extra `page`."""
+    status, out, _ = run(RUNS[0].parent, "--out", tmp_path)
+    assert status == 0 and ("mobilenet_jax[page]" in out) != interactive.available()
+    assert (tmp_path / "runs.html").stat().st_size < 3e6
+
+
+@pytest.mark.slow
+def test_a_page_of_2000_runs(tmp_path, run):
+    """At most 12 MB, in 15 seconds of one core."""
+    for i in range(2000):
+        setting = {
+            "model.alpha": 0.2 + i // 200 / 10,
+            "model.rho": 0.5 + i // 20 % 10 / 20,
+            "train.epochs": 20 + i // 5 % 4,
+        }
+        setting |= {"seed": i % 5}
+        count = int(1e8 * setting["model.alpha"] ** 2 * setting["model.rho"] ** 2)
+        put(tmp_path / f"runs/cifar_v1-s{i}", setting, test_accuracy=0.5 + count / 4e8 + i % 7 / 1000, mult_adds=count)
+    start = time.process_time()
+    status, _, _ = run(tmp_path / "runs", "--out", tmp_path / "out")
+    assert status == 0 and time.process_time() - start < 15
+    assert (tmp_path / "out" / "runs.html").stat().st_size < 12e6
 
 
 def test_figures_need_no_display_and_no_settings(tmp_path):

@@ -52,7 +52,7 @@ def test_a_record_cannot_add_to_a_page(tmp_path):
             settings = {"optim.name": name, f"optim.{name}": 1, "model.alpha": alpha}
             trained(tmp_path, settings, [0.7], mult_adds=10**6 + int(9 * alpha))
     runs, problems = collect.read([tmp_path])
-    of_runs = tradeoffs.sections(group_runs(runs), problems)
+    of_runs = tradeoffs.page(group_runs(runs), problems).sections
     of_latency = latency.sections(record() | {"device": DEVICE | {"name": lines}})
     for sections in (of_runs, of_latency):
         page = Page("page", "A page", sections).markdown()

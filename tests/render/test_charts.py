@@ -116,7 +116,8 @@ def test_accuracy_draws_every_network():
     assert len(points) == 38 and 1 < len(front) < 38
     marks = [line for line in axes.lines if line.get_marker() != "None" and values(line)]
     looks = {"v1": ("o", charts.BLUE), "v2": ("s", charts.VERMILLION)}
-    assert sorted((*values(m)[0], m.get_marker(), m.get_color(), m.get_markerfacecolor()) for m in marks) == sorted(
+    found = [(*at, m.get_marker(), m.get_color(), m.get_markerfacecolor()) for m in marks for at in values(m)]
+    assert sorted(found) == sorted(
         (p.cost, p.top1, *looks[p.version], looks[p.version][1] if (p.cost, p.top1) in front else "white")
         for p in points
     )
@@ -161,6 +162,8 @@ def test_expansion_ratios_are_no_resolutions():
         values(line)[0][1]: line.get_markersize() for line in axes.lines if line.get_marker() == "s" and values(line)
     }
     assert sizes[71] == sizes[72] < sizes[74] == sizes[76]
+    (axes,) = drawn(accuracy([NetworkPoint("v2", 1 + i / 100, 32, 10 + i, 70 + i / 10) for i in range(41)]))
+    assert not written(axes) and legend_title(axes) == ""  # too many to label
     mixed = [
         *RATIOS,
         NetworkPoint("v2", 0.5, 32, 30, 80, None, 6.0),

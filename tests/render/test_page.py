@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mobilenet_jax.render import axes, charts, page
+from mobilenet_jax.render import axes, charts, interactive, page
 from mobilenet_jax.render.tables import Page, Picture, Section, Table
 
 VOID = {"link", "meta"}  # tags without an end
@@ -168,7 +168,7 @@ def test_contents_lead_to_sections_and_tables(text):
 
 def test_a_table_has_all_its_cells():
     reader = Reader(rendered(Section("Runs", tables=(TABLE,))))
-    (region,) = [attributes for _, attributes, _ in reader.all("div")]
+    (region,) = [attributes for _, attributes, _ in reader.all("div") if "role" in attributes]
     assert region["aria-labelledby"] == "finished-runs" and region["role"] == "region"
     cells = [(attributes.get("scope"), shown.strip()) for _, attributes, shown in reader.all("th", "td")]
     columns = len(TABLE.header)
@@ -178,6 +178,21 @@ def test_a_table_has_all_its_cells():
     assert len(reader.all("tr")) == 1 + len(TABLE.rows)
     styles = [attributes.get("style") for _, attributes, _ in reader.all("th", "td")]
     assert styles == [None, None, "text-align:right", None] * (1 + len(TABLE.rows))
+
+
+@pytest.mark.parametrize("bad", HOSTILE)
+def test_tables_of_a_page_with_data_are_folded(bad, monkeypatch):
+    """With their notes; a lead is above the contents."""
+    monkeypatch.setattr(interactive, "available", lambda: False)
+    table = Table("name", bad, (bad,), ((bad,),), bad)
+    sections = [Section("", (bad,)), Section(bad, tables=(table, table)), Section("B", (bad,), tables=(table,))]
+    reader = Reader(page.to_html(Page("page", "A title", sections).markdown(), {}, {"points": []}))
+    shown = bad.replace("\0", "\ufffd")
+    assert [text for *_, text in reader.all("p")] == [shown, interactive.WITHOUT, shown, shown, shown, shown]
+    tags = [tag for tag, *_ in reader.elements if tag in ("h2", "h3", "details", "table", "nav")]
+    fold = ["details", "h3", "table"]
+    assert tags == ["nav", "details", "h2", *fold, *fold, "h2", *fold]
+    assert not reader.all("script", "b", "code", "img")
 
 
 def test_the_same_page_each_time(text):

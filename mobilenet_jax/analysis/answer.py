@@ -1,0 +1,119 @@
+"""Answer the question in three sentences: what a doubling buys, which knob wins at equal cost, the best per budget."""
+
+import collections
+import math
+from collections.abc import Sequence
+
+from mobilenet_jax.analysis.configurations import Configuration, Series
+from mobilenet_jax.analysis.statistics import Difference, Fit, fit, pareto
+from mobilenet_jax.records.identity import KNOB_NAMES
+
+Rivals = tuple[list[Configuration], list[Difference]]  # of equal cost, the best first; what the others lack
+
+_FULL = {"model.alpha": 1, "model.rho": 1, "model.expansion": 6}  # the papers' networks
+_SHORT = {"model.alpha": "width", "model.rho": "resolution", "model.expansion": "expansion ratio"}
+_UNCUT = "the full network"
+_BUDGETS = 4
+
+
+def sentences(
+    configurations: Sequence[Configuration],
+    main: Sequence[Configuration],
+    series: Sequence[Series],
+    rivals: Sequence[Rivals],
+) -> tuple[str, ...]:
+    """Return the three sentences, which say what is missing where the runs cannot answer.
+
+    Args:
+      configurations: all of them, in any order.
+      main: comparable configurations, for the best per budget.
+      series: configurations that differ in one key.
+      rivals: groups of comparable configurations of equal cost.
+    """
+    if not configurations:
+        return ("No run has finished.",)
+    return _doubling(series, main[0]), _equal_cost(rivals), _budgets(main)
+
+
+def cut(c: Configuration) -> str:
+    """Return which knobs lie below the papers' full network: 'width and resolution', 'the full network'."""
+    names = [_SHORT[key] for key, full in _FULL.items() if (c.identity.get(key) or full) < full]
+    return f"{' and '.join(names)}{' alone' if len(names) == 1 else ''}" if names else _UNCUT
+
+
+def _doubling(series: Sequence[Series], main: Configuration) -> str:
+    """Return the slope of each knob's longest series, with data set and epochs where they are not those of `main`."""
+    parts = []
+    for key in KNOB_NAMES:
+        fitted = [(s, line) for s in series if s.key == key and (line := _fit(s.configurations))]
+        if not fitted:
+            continue
+        s, line = max(fitted, key=lambda pair: (len(pair[0].configurations), _runs(pair[0]), -len(pair[0].label)))
+        level = "" if parts else "95 %: "
+        interval = f" [{level}{100 * line.interval[0]:.1f}, {100 * line.interval[1]:.1f}]" if line.interval else ""
+        unit = "" if parts else " points of top-1"
+        here = s.configurations[0].summary
+        where = [s.label] + [here.dataset] * (here.dataset != main.summary.dataset)
+        where += [f"{here.epochs} epochs"] * (here.epochs != main.summary.epochs) + [_span(s.configurations)]
+        parts.append(f"{100 * line.slope:.1f}{unit}{interval} by {_SHORT[key]} ({', '.join(where)})")
+    if not parts:
+        return "What a doubling of the mult-adds buys is open: it takes three networks that differ in one knob."
+    caution = " Slopes over different mult-adds do not compare." if parts[1:] else ""
+    return f"A doubling of the mult-adds buys {', '.join(parts)}.{caution}"
+
+
+def _fit(networks: Sequence[Configuration]) -> Fit | None:
+    return fit([(c.mult_adds, c.accuracies) for c in networks])
+
+
+def _runs(series: Series) -> int:
+    return sum(c.n for c in series.configurations)
+
+
+def _equal_cost(rivals: Sequence[Rivals]) -> str:
+    mixed = [(networks, differences) for networks, differences in rivals if len({*map(cut, networks)}) > 1]
+    if not mixed:
+        return "Which knob wins at equal cost is open: no two networks of different knobs cost the same within 3 %."
+    clear = sum(all(d.verdict == "lower" for d in differences) for _, differences in mixed)
+    if len(mixed) > 1:
+        wins = collections.Counter(cut(networks[0]) for networks, _ in mixed).most_common(3)
+        counts = ", ".join(f"{name} in {n}" for name, n in wins)
+        return (
+            f"At equal cost, {len(mixed)} groups of networks compare: the best one cuts {counts}; it is clearly ahead "
+            f"of all others in {clear}."
+        ).replace(f"cuts {_UNCUT}", f"is {_UNCUT}")
+    networks, differences = mixed[0]
+    best, lower = networks[0], sum(d.verdict == "lower" for d in differences)
+    how = f"cutting {cut(best)}" if cut(best) != _UNCUT else _UNCUT
+    return (
+        f"At equal cost ({_span(networks)}), {how} has the highest top-1: {best.label} ({100 * best.mean:.1f} %), "
+        f"clearly above {lower} of {len(differences)} others."
+    )
+
+
+def _span(networks: Sequence[Configuration]) -> str:
+    """Return the range of mult-adds: '3.3 to 46 M'."""
+    ends = (f(c.mult_adds for c in networks) / 1e6 for f in (min, max))
+    texts = [f"{end:.1f}" if end < 10 else f"{end:,.0f}" for end in ends]
+    return f"{' to '.join(dict.fromkeys(texts))} M"
+
+
+def _budgets(main: Sequence[Configuration]) -> str:
+    """Return the best network of each budget: the Pareto front, thinned to budgets of 1, 2 or 5 times a power of 10."""
+    found: dict[float, Configuration] = {}
+    for c in pareto(main, lambda c: c.mult_adds, lambda c: c.mean):
+        found[_round_up(c.mult_adds / 1e6)] = c  # a later one is better
+    kept = list(found.items())
+    step = -(-len(kept) // _BUDGETS)
+    kept = kept[::-1][::step][::-1]  # the largest budget stays
+    first = main[0].summary
+    parts = [
+        f"{100 * c.mean:.1f} % up to {budget:g} M{'' if i else ' mult-adds'} ({c.label})"
+        for i, (budget, c) in enumerate(kept)
+    ]
+    return f"Best per budget ({first.dataset}, {first.epochs} epochs): {', '.join(parts)}."
+
+
+def _round_up(millions: float) -> float:
+    power = 10.0 ** math.floor(math.log10(millions))
+    return next(float(f"{step * power:g}") for step in (1, 2, 5, 10) if millions <= step * power * (1 + 1e-9))

@@ -1,0 +1,112 @@
+// Show the points of #data with Vega-Lite. `vegaEmbed` is bundled in. Names of runs become text, never HTML.
+const {specs, points, curves, costs, first, refresh} = JSON.parse(document.getElementById("data").textContent);
+const block = document.getElementById("interactive"), form = document.getElementById("controls");
+const curvesPart = document.getElementById("curves-part"), fixed = document.querySelector(".lead > figure");
+const {cost, knob, dataset, epochs} = form.elements;
+const network = block.querySelector("[name=network]");
+const KNOBS = {version: "version", alpha: "width multiplier α", rho: "resolution multiplier ρ", expansion: "expansion ratio t"};
+const LAYERS = {published: "◇ published", official: "+ official weights"};
+const distinct = (items, key) => [...new Set(items.map(item => item[key]))];
+points.forEach((point, i) => { point.i = i; });
+
+function fill(select, texts, chosen) {
+  select.replaceChildren(...Object.entries(texts).map(([value, text]) => new Option(text, value)));
+  if (chosen in texts) select.value = chosen;
+}
+
+function embed(id, spec, datasets) {
+  return vegaEmbed(id, {...spec, config: specs.config, datasets}, {ast: true, actions: false, renderer: "svg"});
+}
+
+function colour(shown) {
+  const field = knob.value, values = distinct(shown, field), title = KNOBS[field];
+  if (field === "version")
+    return {field, title: null, type: "nominal", scale: {domain: ["v1", "v2"], range: ["#0072B2", "#D55E00"]}};
+  return {field, title, type: values.length > 8 ? "quantitative" : "ordinal", scale: {scheme: {name: "viridis", extent: [0, 0.9]}}};
+}
+
+async function draw() {
+  const on = layer => form.elements[layer]?.checked ?? true;
+  const inSet = points.filter(p => p.dataset === dataset.value && p[cost.value] != null && on(p.layer));
+  const layer = name => inSet.filter(p => p.layer === name);
+  const runs = layer("runs").filter(p => epochs.value === "all" || p.epochs === Number(epochs.value));
+  const shown = runs.filter(p => p[knob.value] != null);
+  const spec = structuredClone(specs.tradeoff);
+  Object.assign(spec.encoding.x, {field: cost.value, title: costs[cost.value]});
+  if (window.innerWidth < 700) spec.height = 250;
+  for (const {mark} of spec.layer) if (runs.length > 100 && mark.filled) mark.size = 36;
+  Object.assign(spec.layer.at(-1).encoding.color, colour(shown));
+  let best = -1;  // the Pareto front: no cheaper network is as good
+  const front = runs.toSorted((a, b) => a[cost.value] - b[cost.value] || b.top1 - a.top1).filter(p => p.top1 > best && (best = p.top1));
+  const datasets = {
+    front,
+    lines: shown.filter(p => knob.value in p.lines).map(p => ({...p, line: p.lines[knob.value]})),
+    bars: inSet.filter(p => p.sd && (p.layer !== "runs" || runs.includes(p))).map(p => ({...p, low: p.top1 - p.sd, high: p.top1 + p.sd})),
+    published: layer("published"),
+    official: layer("official"),
+    others: runs.filter(p => p[knob.value] == null),
+    coloured: shown,
+  };
+  spec.layer = spec.layer.filter(({data}) => datasets[data.name].length);
+  if (!spec.layer.length) spec.layer = [specs.tradeoff.layer[0]];
+  if (!("ms" in costs)) spec.encoding.tooltip = spec.encoding.tooltip.filter(({field}) => field !== "time");
+  document.getElementById("vg-tooltip-element")?.classList.remove("visible");
+  const {view} = await embed("#chart", spec, datasets);
+  view.addEventListener("click", (_, item) => {
+    if (!curves[item?.datum?.i]?.length) return;
+    drawCurves(network.value = item.datum.i);
+    curvesPart.scrollIntoView({block: "nearest"});
+  });
+  const drawn = runs.filter(p => curves[p.i].length);
+  const chosen = drawn.some(p => String(p.i) === network.value) ? network.value : front.findLast(p => curves[p.i].length)?.i;
+  fill(network, Object.fromEntries(drawn.map(p => [p.i, p.name])), chosen);
+  curvesPart.hidden = !drawn.length;
+  if (drawn.length) await drawCurves(network.value);
+}
+
+function drawCurves(i) {
+  const rows = curves[i].flatMap(({run, epoch, ...images}) =>
+    Object.entries(images).flatMap(([name, values]) =>
+      values.map((accuracy, k) => ({run, epoch: epoch[k], accuracy, images: name === "train" ? "training" : name}))));
+  return embed("#curves", specs.curves, {rows: rows.filter(row => row.accuracy != null)});
+}
+
+const runs = points.filter(p => p.layer === "runs");
+fill(cost, costs);
+fill(knob, Object.fromEntries(Object.entries(KNOBS).filter(([key]) => points.some(p => p[key] != null))));
+fill(dataset, Object.fromEntries(distinct(points, "dataset").map(name => [name, name])), first?.dataset);
+fill(epochs, {all: "all", ...Object.fromEntries(distinct(runs, "epochs").map(n => [n, n]))}, first?.epochs);
+function addBox(name, text) {
+  const label = document.createElement("label"), box = document.createElement("input");
+  Object.assign(box, {type: "checkbox", name, checked: true});
+  label.append(box, ` ${text}`);
+  form.append(label);
+}
+
+distinct(points, "layer").filter(name => name in LAYERS).forEach(name => addBox(name, LAYERS[name]));
+form.addEventListener("change", draw);
+network.addEventListener("change", () => drawCurves(network.value));
+block.hidden = false;
+try {
+  if (refresh) keepUp();
+  await draw();
+  if (fixed) fixed.hidden = true;
+} catch (error) {
+  block.hidden = true;  // the fixed figure stays
+  throw error;
+}
+
+// Load the page again every `refresh` seconds, with the same choices, until the reader switches that off.
+function keepUp() {
+  addBox("live", `renewed every ${refresh} s`);
+  const all = [...form.elements];
+  JSON.parse(sessionStorage.getItem("choices") ?? "[]").forEach(([name, value, checked]) => {
+    const one = form.elements[name];
+    if (one?.type === "checkbox") one.checked = checked;
+    else if (one && [...one.options].some(option => option.value === value)) one.value = value;
+  });
+  setInterval(() => {
+    sessionStorage.setItem("choices", JSON.stringify(all.map(one => [one.name, one.value, one.checked])));
+    if (form.elements.live.checked) location.reload();
+  }, 1000 * refresh);
+}

@@ -1,0 +1,64 @@
+"""The three sentences that lead the report."""
+
+import re
+
+from analysis_runs import COST, trained
+
+from mobilenet_jax.analysis import tradeoffs
+from mobilenet_jax.analysis.configurations import group_runs
+from mobilenet_jax.records.collect import read
+
+V2 = {"model.version": "v2", "model.expansion": 6.0}
+
+
+def answer(directory) -> tuple[str, ...]:
+    return tradeoffs.page(group_runs(read([directory])[0]), []).sections[0].text
+
+
+def test_all_three(tmp_path):
+    for alpha, top1 in {0.25: (0.70, 0.71), 0.5: (0.80, 0.81), 1.0: (0.90, 0.91)}.items():
+        trained(tmp_path, {"model.alpha": alpha}, top1, mult_adds=COST[alpha])
+    for rho, top1 in {0.5: 0.60, 1.0: 0.70}.items():  # two resolutions make no slope
+        trained(tmp_path, {"model.alpha": 0.3, "model.rho": rho}, (top1, top1 + 0.01), mult_adds=int(4e6 * rho))
+    rival = {"model.alpha": 1.0, "model.rho": 0.5, **V2}
+    trained(tmp_path, rival, (0.55, 0.56), mult_adds=COST[0.5] + 1000)
+    doubling, equal, budgets = answer(tmp_path)
+    assert re.search(r"5\.\d points of top-1 \[95 %: \d\.\d, \d\.\d\] by width \(v1, 3\.3 to 46 M\)", doubling)
+    assert "resolution" not in doubling and "expansion" not in doubling and "epochs" not in doubling
+    for t, top1 in {2.0: 0.6, 4.0: 0.7, 6.0: 0.8}.items():
+        settings = V2 | {"model.expansion": t, "train.epochs": 4}
+        trained(tmp_path, settings, (top1,), mult_adds=int(t * 1e6))
+    assert "by expansion ratio (v2 α 0.25, 4 epochs, 2.0 to 6.0 M)" in answer(tmp_path)[0]
+    assert "12 M" in equal and "cutting width alone" in equal and "v1 α 0.5 (80.5 %)" in equal and "1 of 1" in equal
+    assert re.findall(r"([\d.]+) % up to ([\d.]+) M", budgets) == [
+        ("60.5", "2"),
+        ("70.5", "5"),
+        ("80.5", "20"),
+        ("90.5", "50"),
+    ]
+    assert "cifar10, 3 epochs" in budgets
+
+
+def test_several_groups_of_equal_cost(tmp_path):
+    for cost, full in ((10**7, 0.9), (3 * 10**7, 0.7)):
+        trained(tmp_path, {"model.alpha": cost / 1e8}, (0.8, 0.801), mult_adds=cost)
+        trained(tmp_path, V2 | {"model.alpha": 1 + cost / 1e9}, (full, full + 0.001), mult_adds=cost)
+    _, equal, _ = answer(tmp_path)
+    assert "2 groups" in equal and "is the full network in 1" in equal and "width alone in 1" in equal
+    assert equal.endswith("in 2.")  # clearly
+
+
+def test_what_is_missing_is_said(tmp_path):
+    trained(tmp_path, {"model.alpha": 0.25}, (0.7,), mult_adds=COST[0.25])
+    doubling, equal, budgets = answer(tmp_path)
+    assert "three networks" in doubling and "open" in equal and "70.0 % up to 5 M" in budgets
+    (tmp_path / "none").mkdir()
+    assert len(answer(tmp_path / "none")) == 1
+
+
+def test_the_best_per_budget_are_few(tmp_path):
+    """Four at most, the largest among them."""
+    for i in range(1, 13):
+        trained(tmp_path, {"model.alpha": i / 10}, (0.5 + i / 100,), mult_adds=10**5 * 2**i)
+    budgets = answer(tmp_path)[2]
+    assert budgets.count("up to") <= 4 and "up to 500 M (v1 α 1.2)" in budgets
