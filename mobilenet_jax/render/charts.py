@@ -107,7 +107,8 @@ def accuracy(
     few = len(labels) <= _LABELLED
     parts = [f"labels: {names}"] * few + ["along a line: resolution"] * resolutions
     axes.legend_above(figure, "; ".join(parts) or None)
-    axes.place_labels(ax, labels if few else [])
+    if few:
+        axes.place_labels(ax, labels)
     return figure
 
 

@@ -1,8 +1,10 @@
 """The interactive figure in the Chromium of this machine: what it shows, and that it stays inside its page."""
 
+import functools
 import itertools
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from mobilenet_jax.analysis.configurations import group_runs
 from mobilenet_jax.records.collect import read
 from mobilenet_jax.render import axes, interactive, page, tables
 
+Opened = tuple[Page, list[str]]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "</script><img src=x onerror=alert(1)><b>bold</b> <!-- {{1}} ${1} \"'"
 # Machado, Oliveira and Fernandes (2009), severity 1: how each kind of colour blindness changes linear RGB.
@@ -52,24 +55,32 @@ def path(report, tmp_path_factory) -> pathlib.Path:
     return found
 
 
-def opened(browser: Browser, path: pathlib.Path, width: int = 1280, height: int = 800, **options) -> Page:
-    """Return the page in a window, once it has drawn its figure. `page.faults` has what went wrong."""
+def opened(browser: Browser, path: pathlib.Path, width: int = 1280, height: int = 800, **options) -> Opened:
+    """Return the page in a window, once it has drawn its figure, and the list of what goes wrong in it."""
     shown = browser.new_page(viewport={"width": width, "height": height}, **options)
-    shown.faults = faults = []  # type: ignore[attr-defined]
+    faults: list[str] = []
     shown.on("console", lambda message: faults.append(message.text))
     shown.on("pageerror", lambda error: faults.append(str(error)))
-    shown.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
-    shown.on("request", lambda request: request.url == path.as_uri() or faults.append(request.url))
+    shown.on("dialog", lambda dialog: faults.append(dialog.message))
+    shown.on("request", lambda request: None if request.url == path.as_uri() else faults.append(request.url))
     shown.goto(path.as_uri())
     if options.get("java_script_enabled", True):
         shown.wait_for_selector("#chart svg")
-    return shown
+    return shown, faults
+
+
+def drawn_again(shown: Page, change: Callable[[], object]) -> None:
+    """Make a change, and wait until the figure before it has been replaced."""
+    before = shown.query_selector("#chart svg")
+    change()
+    assert before
+    before.wait_for_element_state("hidden")
+    shown.wait_for_selector("#chart svg")
 
 
 def choose(shown: Page, **choices: str) -> None:
     for name, value in choices.items():
-        shown.locator(f"#controls [name={name}]").select_option(value)
-    shown.wait_for_timeout(400)
+        drawn_again(shown, functools.partial(shown.locator(f"#controls [name={name}]").select_option, value))
 
 
 def marks(shown: Page):
@@ -81,8 +92,9 @@ def axis_titles(shown: Page) -> str:
     return " ".join(shown.locator("#chart .role-axis-title text").all_text_contents())
 
 
-def test_axis_colour_filter_hover_and_click(browser, path, report):
-    shown = opened(browser, path)
+def test_axis_colour_filter_hover_and_click(browser, path, report: tables.Page):
+    assert report.interactive
+    shown, faults = opened(browser, path)
     assert "mult-adds (millions)" in axis_titles(shown)
     of_ten_epochs = [p for p in report.interactive["points"] if p["epochs"] == 10]
     assert marks(shown).count() == len(of_ten_epochs) == 8
@@ -102,23 +114,22 @@ def test_axis_colour_filter_hover_and_click(browser, path, report):
     assert network.inner_text() == smallest["name"]
     curves = shown.locator("#curves .mark-line path")
     assert curves.count() == 2 * len(smallest["runs"].split(", "))  # on test and on training images
-    assert shown.faults == []
+    assert faults == []
     shown.close()
 
 
 def test_a_layer_can_be_switched_off(browser, path):
-    shown = opened(browser, path)
+    shown, faults = opened(browser, path)
     hollow = shown.locator("#chart .mark-symbol.role-mark path[fill=transparent]")
     assert hollow.count() == len(points.published("cifar10"))
-    shown.get_by_label("published", exact=False).and_(shown.locator("input")).uncheck()
-    shown.wait_for_timeout(400)
-    assert hollow.count() == 0 and marks(shown).count() == 8 and shown.faults == []
+    drawn_again(shown, shown.get_by_label("published").and_(shown.locator("input")).uncheck)
+    assert hollow.count() == 0 and marks(shown).count() == 8 and faults == []
     shown.close()
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
 def test_the_first_screen_is_the_answer_and_its_figure(browser, path, width, height):
-    shown = opened(browser, path, width, height)
+    shown, _ = opened(browser, path, width, height)
     parts = [*shown.locator(".lead > p").all(), shown.locator("#chart svg")]
     assert len(parts) == 4
     for part in parts:
@@ -134,7 +145,7 @@ def test_the_first_screen_is_the_answer_and_its_figure(browser, path, width, hei
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_is_accessible(browser, path, width, scheme):
-    shown = opened(browser, path, width, color_scheme=scheme, bypass_csp=True)  # axe is a script
+    shown, _ = opened(browser, path, width, color_scheme=scheme, bypass_csp=True)  # axe is a script
     found = Axe().run(shown).response["violations"]
     serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
     assert [(fault["id"], [node["html"] for node in fault["nodes"]][:3]) for fault in serious] == []
@@ -142,7 +153,7 @@ def test_is_accessible(browser, path, width, scheme):
 
 
 def test_without_scripts_the_fixed_figure_stays(browser, path):
-    shown = opened(browser, path, java_script_enabled=False)
+    shown, _ = opened(browser, path, java_script_enabled=False)
     assert shown.locator(".lead > figure").is_visible() and not shown.locator("#interactive").is_visible()
     assert "JavaScript" in shown.locator(".lead").inner_text()
     shown.close()
@@ -163,13 +174,13 @@ def test_hostile_text_stays_text(browser, tmp_path):
     data["curves"] = [[{"run": HOSTILE, "epoch": [1, 2], "test": [50, 70], "train": [60, None]}]]
     path = tmp_path / "hostile.html"
     path.write_text(page.to_html("# A title\n\nAn answer.\n\n## A section\n", {}, data), encoding="utf-8")
-    shown = opened(browser, path)
+    shown, faults = opened(browser, path)
     marks(shown).first.hover()
     assert shown.locator("#vg-tooltip-element").inner_text().count(HOSTILE) == 3
     assert HOSTILE in axis_titles(shown)
     assert HOSTILE in (shown.locator("#curves svg").text_content() or "")
     assert shown.locator("[name=dataset] option").all_text_contents() == [HOSTILE]
-    assert shown.locator("img, b, script[src]").count() == 0 and shown.faults == []
+    assert shown.locator("img, b, script[src]").count() == 0 and faults == []
     shown.close()
 
 
@@ -181,18 +192,18 @@ def test_the_policy_allows_our_script_alone(path, browser):
     assert policy.count("'") == 6 and "eval" not in policy
     planted = path.with_name("planted.html")
     planted.write_text(text.replace("</main>", "<script>document.title = 'planted'</script></main>"))
-    shown = opened(browser, planted)
-    assert shown.title() != "planted" and len(shown.faults) == 1 and "Content Security Policy" in shown.faults[0]
+    shown, faults = opened(browser, planted)
+    assert shown.title() != "planted" and len(faults) == 1 and "Content Security Policy" in faults[0]
     shown.close()
 
 
 def test_a_live_page_keeps_its_choices(browser, report, tmp_path):
     path = tmp_path / "runs.html"
     path.write_text(html(report, refresh=1), encoding="utf-8")
-    shown = opened(browser, path)
+    shown, _ = opened(browser, path)
     choose(shown, cost="params", epochs="4")
     path.write_text(path.read_text().replace("</h1>", " New</h1>"))
-    shown.wait_for_function("document.querySelector('h1').textContent.endsWith('New')", timeout=10_000)
+    shown.locator("h1", has_text="New").wait_for()
     shown.wait_for_selector("#chart svg")
     assert "params (millions)" in axis_titles(shown) and marks(shown).count() == 8
     shown.close()
@@ -200,7 +211,7 @@ def test_a_live_page_keeps_its_choices(browser, report, tmp_path):
 
 def test_colours_can_be_told_apart(browser, path):
     """By readers with each of the common kinds of colour blindness, and on white."""
-    shown = opened(browser, path)
+    shown, _ = opened(browser, path)
     for knob, epochs in (("version", "5"), ("alpha", "10"), ("rho", "10"), ("expansion", "4")):
         choose(shown, knob=knob, epochs=epochs)
         colours = shown.locator("#chart .role-legend .mark-symbol path").evaluate_all(
