@@ -13,12 +13,12 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mobilenet_jax.analysis import configurations, data, published, tradeoffs
 from mobilenet_jax.records import collect
-from mobilenet_jax.render.tables import Table
+from mobilenet_jax.render.tables import Section, Table
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -67,13 +67,29 @@ def fill_page(page: str) -> str:
 
 
 @functools.cache
-def _tables() -> dict[str, Table]:
-    """Return the tables of the report on `results/cifar10`, by name."""
+def _sections() -> Sequence[Section]:
+    """Return the report on `results/cifar10`."""
     runs, problems = collect.read([HERE / "cifar10"])
     if problems:
         raise SystemExit("\n".join(f"{problem.directory}: {problem.what}" for problem in problems))
-    sections = tradeoffs.page(configurations.group_runs(runs), problems).sections
-    return {table.name: table for section in sections for table in section.tables}
+    return tradeoffs.page(configurations.group_runs(runs), problems).sections
+
+
+def _tables() -> dict[str, Table]:
+    """Return its tables by name."""
+    return {table.name: table for section in _sections() for table in section.tables}
+
+
+def _answer() -> str:
+    return "\n".join(f"- {text}" for text in _sections()[0].text)
+
+
+def _effects() -> str:
+    """Return our side of the v2 paper's findings at equal cost, in a line each."""
+    rows = [row for row in _tables()["v2_findings"].rows if row[3] and not row[0].startswith("expansion")]
+    return "\n".join(
+        f"- {change} changes top-1 by {points} ({network})." for change, _, _, network, _, points, _ in rows
+    )
 
 
 def _shown(name: str) -> str:
@@ -89,7 +105,9 @@ def _example() -> str:
 
 def _columns() -> str:
     """Return the columns of the data with their meaning; that of a setting is its comment in `configs/default.py`."""
-    comments = dict(re.findall(r"(?m)^    c\.(\S+) = .*?  # (.*)", (ROOT / "configs" / "default.py").read_text("utf-8")))
+    comments = dict(
+        re.findall(r"(?m)^    c\.(\S+) = .*?  # (.*)", (ROOT / "configs" / "default.py").read_text("utf-8"))
+    )
     files = {"runs": data.RUN_COLUMNS, "configurations": data.CONFIGURATION_COLUMNS}
     rows = []
     for column, meaning in {**data.RUN_COLUMNS, **data.CONFIGURATION_COLUMNS}.items():
@@ -102,13 +120,14 @@ def _columns() -> str:
 def _equal_cost() -> str:
     rivals = [table for name, table in _tables().items() if name.startswith("equal_cost")]
     largest = max(rivals, key=lambda table: len(table.rows))
-    return f"{largest.markdown()}\n\n{largest.note}"
+    picture = f"![Top-1 of every seed, at equal cost](../results/tradeoffs/{largest.name}.png)"
+    return f"{largest.markdown()}\n\n{largest.note}\n\n{picture}"
 
 
-def _cells() -> str:
-    """Return how many published cells are compared, and how many agree."""
+def _published(name: str) -> str:
+    """Return the note of a table of published figures."""
     tables = [table for section in published.sections() for table in section.tables]
-    return next(table.note for table in tables if table.name == "differences")
+    return next(table.note for table in tables if table.name == name)
 
 
 def _h200(name: str) -> list[dict[str, Any]]:
@@ -151,7 +170,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "findings": lambda: _shown("v2_findings"),
     "example": _example,
     "columns": _columns,
-    "cells": _cells,
+    "cells": lambda: _published("differences"),
+    "released": lambda: _published("released"),
+    "answer": _answer,
+    "effects": _effects,
     "bench": lambda: _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip(),
     "h200_operations": _h200_operations,
     "h200_steps": _h200_steps,
