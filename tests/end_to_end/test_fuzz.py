@@ -224,7 +224,7 @@ def test_run_directories(command, tmp_path_factory, data):
     answer = command("report", top / "runs", *([f"--out={out}"] if written else []))
     check(answer)
     if written:
-        pages = ["configurations.csv", "runs.csv", "runs.html", "runs.md"] if answer[0] == 0 else []
+        pages = ["runs.csv", "runs.html", "runs.md"] if answer[0] == 0 else []
         assert [path.name for path in sorted(out.glob("runs.*"))] == pages
     first, *others = sorted((top / "runs").iterdir())
     check(command("report", "--compare", first, others[0] if others else first))
