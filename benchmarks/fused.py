@@ -53,9 +53,9 @@ def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seco
         for i, p in enumerate(programs):
             steps, started = 0, time.perf_counter()
             while time.perf_counter() - started < seconds:
-                states[i], metrics = p.train(states[i], orders[i], p.hyper, p.steps_per_call)
+                states[i], metrics = p.call(p.lengths[-1])(states[i], orders[i], p.hyper)
                 jax.block_until_ready(metrics)
-                steps += p.steps_per_call
+                steps += p.lengths[-1]
             found[i].append(steps * p.runs * batch / (time.perf_counter() - started))
     single, fused = (statistics.median(rates[1:]) for rates in found)  # the first round warms up
     ratios = [b / a for a, b in zip(*found, strict=True)][1:]

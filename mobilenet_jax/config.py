@@ -129,9 +129,14 @@ class RunSpec:
 
     @property
     def program_key(self) -> tuple[tuple[str, Any], ...]:
-        """A key that is equal for runs that share a compiled program, which can train them at the same time."""
+        """A key that is equal for runs that share a compiled program."""
         ema = ("ema", self.identity["train.ema_decay"] > 0)  # the decay is traced, but not whether there is an average
         return (ema, *((key, value) for key, value in self.identity.items() if key not in TRACED))
+
+    @property
+    def group_key(self) -> tuple[Any, ...]:
+        """A key that is equal for runs that a sweep trains at the same time: they share a program and end together."""
+        return self.program_key, self.total_steps
 
     @property
     def run_name(self) -> str:

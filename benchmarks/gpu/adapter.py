@@ -225,7 +225,9 @@ def train_runs(
         program = compile_runs(specs, inputs)
         name, compiling = loop.device_name(inputs.devices), program.compile_seconds / len(specs)
         runs = [
-            TrainingRun(spec, each, Display(), name, lambda: time.monotonic() - started, compiling, len(specs))
+            TrainingRun(
+                spec, each, Display(), program.layout, name, lambda: time.monotonic() - started, compiling, len(specs)
+            )
             for spec, each in zip(specs, directories, strict=True)
         ]
         try:

@@ -18,6 +18,7 @@ _BUDGETS = 4
 
 def sentences(
     configurations: Sequence[Configuration],
+    title: str,
     main: Sequence[Configuration],
     series: Sequence[Series],
     rivals: Sequence[Rivals],
@@ -26,13 +27,14 @@ def sentences(
 
     Args:
       configurations: all of them, in any order.
+      title: what the next ones share.
       main: comparable configurations, for the best per budget.
       series: configurations that differ in one key.
       rivals: groups of comparable configurations of equal cost.
     """
     if not configurations:
         return ("No run has finished.",)
-    return _doubling(series, main[0]), _equal_cost(rivals), _budgets(main)
+    return _doubling(series, main[0]), _equal_cost(rivals), _budgets(title, main)
 
 
 def cut(c: Configuration) -> str:
@@ -98,7 +100,7 @@ def _span(networks: Sequence[Configuration]) -> str:
     return f"{' to '.join(dict.fromkeys(texts))} M"
 
 
-def _budgets(main: Sequence[Configuration]) -> str:
+def _budgets(title: str, main: Sequence[Configuration]) -> str:
     """Return the best network of each budget: the Pareto front, thinned to budgets of 1, 2 or 5 times a power of 10."""
     found: dict[float, Configuration] = {}
     for c in pareto(main, lambda c: c.mult_adds, lambda c: c.mean):
@@ -106,12 +108,11 @@ def _budgets(main: Sequence[Configuration]) -> str:
     kept = list(found.items())
     step = -(-len(kept) // _BUDGETS)
     kept = kept[::-1][::step][::-1]  # the largest budget stays
-    first = main[0].summary
     parts = [
         f"{100 * c.mean:.1f} % up to {budget:g} M{'' if i else ' mult-adds'} ({c.label})"
         for i, (budget, c) in enumerate(kept)
     ]
-    return f"Best per budget ({first.dataset}, {first.epochs} epochs): {', '.join(parts)}."
+    return f"Best per budget ({title}): {', '.join(parts)}."
 
 
 def _round_up(millions: float) -> float:

@@ -28,7 +28,7 @@ from mobilenet_jax.render.tables import Page, Picture, Section, Table
 
 _NETWORK = ("model.version", *KNOB_NAMES)  # keys that may differ among comparable configurations
 _CURVES = 6  # runs in a figure of curves: more are hard to distinguish
-_FIGURES = 8  # figures of curves
+_FIGURES = 8  # groups with figures, and figures of curves
 _DRAWN = 40  # networks in a figure of equal cost; the table has all
 
 
@@ -47,15 +47,17 @@ def page(
       official: points of official networks, for the same.
     """
     all_series, groups = find_series(configurations), comparable(configurations)
-    rivals = {title: _rivals(group) for title, group in groups}
-    main = max(groups, key=lambda pair: len(pair[1]), default=("", configurations[:1]))
-    groups.sort(key=lambda pair: pair[0] != main[0])  # the main group first
-    text = answer.sentences(configurations, main[1], all_series, [found for of in rivals.values() for found in of])
+    main = max(groups, key=lambda pair: len(pair[1]), default=(_title(*configurations[:1]), configurations[:1]))
+    groups.sort(key=lambda pair: pair[1] is not main[1])  # the main group first
+    rivals = [_rivals(group) for _, group in groups]
+    text = answer.sentences(configurations, *main, all_series, [found for of_group in rivals for found in of_group])
     found = [Section("", text, pictures=(_picture(main[1], main[0], "mult_adds", 1),) if configurations else ())]
     if configurations and not groups:
         text = "No accuracy against cost: no two differ only in version, width, resolution or t."
         found.append(Section("Accuracy against cost", (text,)))
-    found += [_accuracy_against_cost(group, title, rivals[title], i) for i, (title, group) in enumerate(groups, 1)]
+    drawn = sorted(range(len(groups)), key=lambda i: -len(groups[i][1]))[:_FIGURES]
+    for i, ((title, group), of_group) in enumerate(zip(groups, rivals, strict=True)):
+        found.append(_accuracy_against_cost(group, title, of_group, i + 1, i in drawn))
     if changes := ablations.changes_table(all_series):
         found.append(Section("One change at a time", tables=(changes,)))
     if doublings := doublings_table(all_series):
@@ -129,7 +131,9 @@ def compare_with_best(networks: Sequence[Configuration]) -> list[Difference]:
     return [difference(series, networks[0].label, c.label, level) for c in networks[1:]]
 
 
-def _title(c: Configuration) -> str:
+def _title(c: Configuration | None = None) -> str:
+    if c is None:
+        return ""
     batch, variant = c.identity.get("train.batch_size"), c.identity["model.variant"]
     parts = [f"{c.summary.dataset}, {c.summary.epochs} epochs", batch and f"batch {batch}", c.optimizer]
     return ", ".join(filter(None, [*parts, variant if variant != "paper" else ""]))
@@ -152,7 +156,7 @@ def _picture(group: Sequence[Configuration], title: str, count: str, number: int
     ]
     label = {"mult_adds": "mult-adds (millions)", "params": "trainable params (millions)"}[count]
     draw = functools.partial(charts.accuracy, drawn, pareto(drawn, lambda p: p.cost, lambda p: p.top1), label)
-    caption = f"Test top-1 against {count.replace('_', '-')}: {title or group[0].label}; {seeds}"
+    caption = f"Test top-1 against {count.replace('_', '-')}: {title}; {seeds}"
     return Picture(f"accuracy_{count}_{number}", caption, draw)
 
 
@@ -163,21 +167,22 @@ def _rivals(group: Sequence[Configuration]) -> list[answer.Rivals]:
 
 
 def _accuracy_against_cost(
-    group: Sequence[Configuration], title: str, rivals: Sequence[answer.Rivals], number: int
+    group: Sequence[Configuration], title: str, rivals: Sequence[answer.Rivals], number: int, drawn: bool
 ) -> Section:
     counts = ("mult_adds", "params")[number == 1 :]  # the first group's other figure leads the page
-    pictures = [_picture(group, title, count, number) for count in counts]
+    pictures = [_picture(group, title, count, number) for count in counts if drawn]
     tables = _fit_tables(group, title, number)
     equal = [networks for networks, _ in rivals]
     if equal:
         tables.append(_equal_cost_table(rivals, title, number))
-    if 0 < sum(map(len, equal)) <= _DRAWN:
+    if drawn and 0 < sum(map(len, equal)) <= _DRAWN:
         names = {c: f"{c.label} ({c.mult_adds / 1e6:.1f} M)" for rivals in equal for c in rivals}
         top1 = {c: [100 * accuracy for accuracy in c.accuracies.values()] for c in names}
         networks = [[(names[c], c.identity["model.version"], top1[c]) for c in rivals] for rivals in equal]
         caption = f"At equal cost, top-1 of every seed: {title}"
         pictures.append(Picture(f"equal_cost_{number}", caption, functools.partial(charts.equal_cost, networks)))
-    return Section(f"Accuracy against cost: {title}", pictures=tuple(pictures), tables=tuple(tables))
+    text = () if drawn else (f"Without figures: only the {_FIGURES} largest groups have them.",)
+    return Section(f"Accuracy against cost: {title}", text, tuple(pictures), tuple(tables))
 
 
 def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list[Table]:

@@ -170,8 +170,8 @@ class Worker:
             while len(self.jobs) < self.plan.fuse and self._claim():
                 pass
             if self.jobs:
-                program = self.jobs[0].point.spec.program_key
-                return [job for job in self.jobs if job.point.spec.program_key == program]
+                group = self.jobs[0].point.spec.group_key
+                return [job for job in self.jobs if job.point.spec.group_key == group]
             if not any(entry.is_open for entry in self._reach(self.queue.entries)):
                 return []
             time.sleep(_LOOK)
@@ -181,10 +181,10 @@ class Worker:
         if time.monotonic() > self.silent_at + 4 * HEARTBEAT:  # an outage silences all heartbeats
             self._requeue()
         grid, draws = self.plan.grid, 0 if self.plan.grid else self.plan.sweep.run_cap or 0
-        program = self.jobs[0].point.spec.program_key if self.jobs else None
+        group = self.jobs[0].point.spec.group_key if self.jobs else None
 
         def fits(digest: str) -> bool:
-            other = program and digest in grid and grid[digest].spec.program_key != program
+            other = group and digest in grid and grid[digest].spec.group_key != group
             return not other and self.busy.get(digest, 0) < time.monotonic()
 
         while claim := self._reach(self.queue.claim, fits, draws):
@@ -265,7 +265,7 @@ class Worker:
                     loop.train(program, runs, self.asked)
             except Exception as e:
                 if len(jobs) > 1 and not is_unwritable(e):
-                    raise  # a fresh process trains them one at a time
+                    raise RuntimeError("a fresh process trains these points one at a time") from e
                 self._fail(jobs[0], e)
         for job in [job for job in jobs if job in self.jobs]:
             self._finish(job)

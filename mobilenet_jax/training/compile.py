@@ -21,8 +21,8 @@ from mobilenet_jax.training import schedules
 from mobilenet_jax.training.state import Layout, TrainState, init_state
 from mobilenet_jax.training.step import Batch, Hyper, eval_step, train_steps
 
-_MOST_STEPS = 128  # per call
-_CALL_MULT_ADDS = 3e11  # of the forward passes in a call: about 0.1 s on an H200
+_MOST_STEPS = 128  # per call, which has images for about 0.2 s of an H200, and fewer of a large network
+_CALL_IMAGES, _CALL_MULT_ADDS = 4096, 1e11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Inputs:
 
     splits: dict[str, arrays.Split]
     devices: Sequence[Any]  # of jax.Device
+
+
+TrainCall = Callable[[TrainState, jax.Array, Hyper], tuple[TrainState, jax.Array]]  # see `step.train_steps`
 
 
 @dataclasses.dataclass
@@ -42,14 +45,12 @@ class Program:
 
     runs: int  # K
     layout: Layout
-    train: Callable[
-        ..., tuple[TrainState, jax.Array]
-    ]  # (state, order [steps per epoch, B], hyper, steps) -> as `train_steps`
+    lengths: Sequence[int]  # steps per call that are compiled: an epoch is made of them
+    call: Callable[[int], TrainCall]  # steps -> a call of that length, compiled now if it is not among `lengths`
     eval_on: dict[str, Callable[..., dict[str, jax.Array]]]  # split -> (vectors, indices [B], mask [B]) -> sums
     states: list[TrainState]  # the first state of each run
     hyper: Hyper
     sizes: dict[str, int]  # images of each split
-    steps_per_call: int
     eval_batch: int  # images
     everywhere: NamedSharding  # of a state: replicated
     shared: NamedSharding  # of one batch: each device has its part
@@ -57,7 +58,7 @@ class Program:
     compile_seconds: float
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
-        """Return the runs' states as the one that `train` takes."""
+        """Return the runs' states as the one that a call takes."""
         return jax.device_put(states[0] if self.runs == 1 else _stack(jax.device_get(states)), self.everywhere)
 
     def split(self, tree: Any) -> list[Any]:
@@ -66,23 +67,24 @@ class Program:
         return [tree] if self.runs == 1 else [_part(tree, i) for i in range(self.runs)]
 
     def order(self, orders: Sequence[np.ndarray]) -> jax.Array:
-        """Return the runs' batches of an epoch, int32 `[steps per epoch, B]` each, as `train` takes them."""
+        """Return the runs' batches of an epoch, int32 `[steps per epoch, B]` each, as a call takes them."""
         return jax.device_put(orders[0] if self.runs == 1 else np.stack(orders), self.each)
 
 
-def steps_per_call(platform: str, steps_per_epoch: int, mult_adds: float) -> int:
+def steps_per_call(platform: str, steps_per_epoch: int, images: int, mult_adds: float) -> int:
     """Return the number of training steps in one call.
 
     A GPU or TPU may need less time for a small step than the host needs to start it. A call with large steps has few,
-    so that a signal acts within a second. The result divides an epoch where possible, because another length for the
-    rest is one more program to compile. On a CPU it is 1: XLA:CPU runs a convolution in a loop on one thread.
+    so that a signal acts soon. The result divides an epoch where possible, because another length for the rest is one
+    more program to compile. On a CPU it is 1: XLA:CPU runs a convolution in a loop on one thread.
 
     Args:
-      mult_adds: of one forward pass over a batch.
+      images: of a step, of all runs together.
+      mult_adds: of one forward pass over them.
     """
     if platform == "cpu":
         return 1
-    most = round(min(steps_per_epoch, _MOST_STEPS, max(1.0, _CALL_MULT_ADDS / mult_adds)))
+    most = round(min(steps_per_epoch, _MOST_STEPS, max(1.0, min(_CALL_IMAGES / images, _CALL_MULT_ADDS / mult_adds))))
     return max((n for n in range(-(-most // 4), most + 1) if steps_per_epoch % n == 0), default=most)
 
 
@@ -99,7 +101,7 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     everywhere, shared = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     lead = () if runs == 1 else (runs,)
-    each = NamedSharding(mesh, PartitionSpec(*(None for _ in lead), None, "data"))
+    each = NamedSharding(mesh, PartitionSpec(*[None] * (len(lead) + 1), "data"))
 
     if c.data.holdout:
         splits = splits | dict(zip(("train", "val"), arrays.holdout(splits["train"], c.data.holdout), strict=True))
@@ -113,13 +115,13 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     hypers = [_hyper(s, step_key) for s, (_, step_key) in zip(specs, keys, strict=True)]
     hyper = jax.device_put(hypers[0] if runs == 1 else _stack(hypers), everywhere)
 
-    batch, state = c.train.batch_size, states[0]
+    batch = c.train.batch_size
     eval_batch = images_per_evaluation(platform, batch, len(devices))
     order = jax.ShapeDtypeStruct((*lead, spec.steps_per_epoch, batch), np.int32, sharding=each)
     indices, mask = (jax.ShapeDtypeStruct((eval_batch,), dtype, sharding=shared) for dtype in (np.int32, np.float32))
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), states[0])
     if runs > 1:
         eval_on = jax.vmap(eval_on, in_axes=(0, None, None, None, None))
-        state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((runs, *leaf.shape), leaf.dtype), state)
     eval_jit = jax.jit(eval_on, out_shardings=everywhere)
 
     def lowered(steps):
@@ -129,9 +131,9 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
         return jitted.lower(state, *resident["train"], order, hyper)
 
     one_image = cost.totals(spec.arch, spec.resolution).mult_adds
-    per_call = steps_per_call(platform, spec.steps_per_epoch, one_image * batch * runs)
+    per_call = steps_per_call(platform, spec.steps_per_epoch, batch * runs, one_image * batch * runs)
+    lengths = sorted({per_call, spec.steps_per_epoch % per_call} - {0})
     with ThreadPoolExecutor(1) as pool:  # compiles one step while the next one is traced
-        lengths = {per_call, spec.steps_per_epoch % per_call} - {0}
         trained = {steps: pool.submit(lowered(steps).compile) for steps in lengths}
         judged = {
             name: pool.submit(eval_jit.lower(state.evaluated, *resident[name], indices, mask).compile)
@@ -140,10 +142,10 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
         }
     compiled = {steps: future.result() for steps, future in trained.items()}
 
-    def train(state, order, hyper, steps):
+    def call(steps):
         if steps not in compiled:  # a machine with other calls has left the run between two of ours
             compiled[steps] = lowered(steps).compile()
-        return compiled[steps](state, *resident["train"], order, hyper)
+        return lambda state, order, hyper: compiled[steps](state, *resident["train"], order, hyper)
 
     def on(split, evaluate):
         return lambda vectors, indices, mask: evaluate(vectors, *resident[split], indices, mask)
@@ -151,12 +153,12 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     return Program(
         runs=runs,
         layout=layout,
-        train=train,
+        lengths=lengths,
+        call=call,
         eval_on={name: on(name, future.result()) for name, future in judged.items()},
         states=states,
         hyper=hyper,
         sizes={name: len(split) for name, split in splits.items()},
-        steps_per_call=per_call,
         eval_batch=eval_batch,
         everywhere=everywhere,
         shared=shared,

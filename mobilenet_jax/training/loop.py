@@ -23,7 +23,7 @@ from mobilenet_jax.training.compile import Inputs, Program, compile_runs
 from mobilenet_jax.training.progress import Display
 from mobilenet_jax.training.run import TrainingRun, logger_of
 
-_IN_FLIGHT = 2  # calls that the host may be ahead: the device stays busy, and a signal acts within two calls
+_IN_FLIGHT = 2  # calls that the host may be ahead: the device stays busy, and a signal acts within three calls
 _IMAGES_EACH = 128  # of a batch, at least: batch norm makes the devices wait for each other twice a layer
 
 
@@ -117,7 +117,7 @@ def compile_all(
     host.restart_after_compiling(program.compile_seconds, asked, before_restart, one_image * images)
     os.environ.pop(host.COMPILED, None)  # the next program of this process is another one
     share, name = (before + program.compile_seconds) / len(runs), device_name(inputs.devices)
-    return program, [TrainingRun(*run[:3], name, run.elapsed, share, len(runs)) for run in runs]
+    return program, [TrainingRun(*run[:3], program.layout, name, run.elapsed, share, len(runs)) for run in runs]
 
 
 def train(program: Program, runs: Sequence[TrainingRun], asked: list[int]) -> None:
@@ -203,21 +203,24 @@ class _Loop:
         return [run for run in self.runs if not run.status]
 
     def _steps(self) -> None:
-        """Take the steps of one call, which ends at a multiple of the program's or at the end of an epoch."""
-        per_epoch, per_call = self.runs[0].spec.steps_per_epoch, self.program.steps_per_call
-        done = [run.step % per_epoch for run in self._active]
-        steps = min(min(per_call - at % per_call, per_epoch - at) for at in done)
+        """Take the steps of one call, the longest that fits into the epochs; save the runs that are due."""
+        per_epoch, active = self.runs[0].spec.steps_per_epoch, self._active
+        left = min(per_epoch - run.step % per_epoch for run in active)
+        steps = max((n for n in self.program.lengths if n <= left), default=1)
+        with self._timed("compile"):
+            call = self.program.call(steps)
         with self._timed("train"):
             if self.epochs != (epochs := [run.epoch for run in self.runs]):
                 self.epochs = epochs
                 self.order = self.program.order([run.order(self.program.sizes["train"]) for run in self.runs])
-            self.state, metrics = self.program.train(self.state, self.order, self.program.hyper, steps)
-            for run in self._active:
+            self.state, metrics = call(self.state, self.order, self.program.hyper)
+            for run in active:
                 run.step += steps
             self.in_flight.append(metrics)
-            self._fetch(0 if any(run.at_epoch_end for run in self._active) else _IN_FLIGHT)
+            due = [run for run in active if run.save_due and not run.at_epoch_end]
+            self._fetch(0 if due or any(run.at_epoch_end for run in active) else _IN_FLIGHT)
         self._stop_if_asked()
-        self._save([run for run in self._active if run.save_due and not run.at_epoch_end])
+        self._save(due)
 
     def _fetch(self, allowed: int) -> None:
         """Fetch the metrics of all but the last `allowed` calls; end runs whose loss is not finite."""
@@ -252,7 +255,7 @@ class _Loop:
         if ended:
             for run, state in zip(self.runs, self.program.split(self.state), strict=True):
                 if run in ended:
-                    run.finish("finished", state, self.program.layout)
+                    run.finish("finished", state)
 
     def _log_epoch(self, run: TrainingRun, evaluated: dict[str, tuple[float, float]]) -> None:
         """Log an epoch's row and print its line; `evaluated` holds loss and accuracy of each split."""

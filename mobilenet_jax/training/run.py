@@ -31,6 +31,7 @@ class TrainingRun:
 
     Args:
       record: its directory, locked by the caller.
+      layout: of the states.
       elapsed: returns the seconds that this process has spent on the run so far.
       compile_seconds: this run's share of the time for compiling in this process.
       fused: number of runs that the program trains at the same time.
@@ -41,12 +42,13 @@ class TrainingRun:
         spec: RunSpec,
         record: RunDirectory,
         display: Display,
+        layout: Layout,
         device: str,
         elapsed: Callable[[], float],
         compile_seconds: float,
         fused: int = 1,
     ):
-        self.spec, self.record, self.display = spec, record, display
+        self.spec, self.record, self.display, self.layout = spec, record, display, layout
         self.device, self.elapsed, self.compile_seconds, self.fused = device, elapsed, compile_seconds, fused
         self.status = ""  # 'finished' or 'diverged' when the run is over
         self.closed = False
@@ -163,18 +165,17 @@ class TrainingRun:
             self.checkpoints.save(self.step, state, notes)
             self.saved, self._saved_at = self.step, time.monotonic()
 
-    def finish(self, status: str, state: TrainState | None = None, layout: Layout | None = None) -> None:
+    def finish(self, status: str, state: TrainState | None = None) -> None:
         """Write the summary as 'finished', with the digest of `state`, or as 'diverged'; InputError if it is lost."""
         self.display.close()
         self.checkpoints.close()
-        if state is None or layout is None:
-            summary = self._summary(status, None)
-        else:
-            summary = self._summary(status, tree_digest(layout.variables(state.vectors)))
+        digest = None if state is None else tree_digest(self.layout.variables(state.vectors))
+        summary = self._summary(status, digest)
+        if state is not None:
             self.record.check_held()
             path, network = self.record.path / weights.FILE, self._network(summary)
             with writing(path):
-                weights.write(path, layout.variables(state.evaluated), network)
+                weights.write(path, self.layout.variables(state.evaluated), network)
         self.record.finish(summary, self.rows)
         self.wandb.finish(summary.model_dump())
         self.status, self.closed = status, True

@@ -25,7 +25,7 @@ def factor(name: str, step: Any, total_steps: Any, rise_steps: Any, stair_steps:
         return jnp.where(step < rise_steps, _cosine(1 / 25, 1.0, step / rise_steps), down)
     linear = jnp.minimum(1.0, (step + 1) / jnp.maximum(1.0, rise_steps))  # above 0 at the first step, so that it trains
     if name == "exponential":
-        return linear * lr_decay ** jnp.floor(step / stair_steps)
+        return linear * lr_decay ** jnp.floor((step + 0.5) / stair_steps)  # 0.5: a GPU's division is inexact
     if name == "cosine":
         return linear * _cosine(1.0, 0.0, (step - rise_steps) / fall)
     if name == "constant":

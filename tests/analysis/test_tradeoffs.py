@@ -155,6 +155,15 @@ def test_titles_name_the_settings_in_which_groups_differ(tmp_path):
     assert sorted(titles) == [f"{RECIPE}, shallow", f"{RECIPE}, weight_decay 0.0001", f"{RECIPE}, weight_decay 4e-05"]
 
 
+def test_the_largest_groups_have_figures(tmp_path):
+    for i in range(10):
+        for alpha in (0.25, 0.5, 1.0)[: 2 + (i == 9)]:
+            put(tmp_path / f"{i}-{alpha}", {"model.alpha": alpha, "optim.lr": i / 10 + 0.05}, mult_adds=COST[alpha])
+    pictures = [[picture.name for picture in s.pictures] for t, s in report_of(tmp_path).items() if "against cost" in t]
+    assert pictures[0] == ["accuracy_params_1"]  # of the largest; its other figure leads
+    assert [len(names) for names in pictures] == [1, *[2] * 7, 0, 0]
+
+
 def test_problems_have_their_section(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "summary.json").write_text("{")

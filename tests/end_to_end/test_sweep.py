@@ -257,24 +257,26 @@ def test_a_machine_that_cannot_train(statements, variables, sentence, tmp_path):
 
 
 BUG = """
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.training import loop
 train = loop.train
 def fails(program, runs, asked):
-    if any(run.spec.config.seed == 1 for run in runs): raise RuntimeError("a bug\\nwith details")
+    if any(run.spec.config.seed == 1 for run in runs): raise %s("a bug\\nwith details")
     train(program, runs, asked)
 loop.train = fails
 """
 
 
 @pytest.mark.slow
-def test_a_fused_point_that_raises_an_error(tmp_path):
+@pytest.mark.parametrize(("kind", "reason"), [("RuntimeError", "RuntimeError: a bug\n"), ("InputError", "a bug\n")])
+def test_a_fused_point_that_raises_an_error(kind, reason, tmp_path):
     """The points of its group are trained one at a time, and the others get results."""
     write(tmp_path, TINY | {"seed": [0, 1, 2]})
-    done = start([*patched(tmp_path, BUG), "--fuse=3"], tmp_path)
+    done = start([*patched(tmp_path, BUG % kind), "--fuse=3"], tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
     assert [row[-1] for row in table(done.stdout)] == ["finished", "failed", "finished"]
     assert [line.split()[0] for line in trained(done)].count("died") == 1
-    assert "failed    optim.lr" not in done.stdout and "seed=1: RuntimeError: a bug\n" in done.stdout
+    assert "failed    optim.lr" not in done.stdout and f"seed=1: {reason}" in done.stdout
     assert sorted(summary["fused"] for summary in results(tmp_path).values()) == [1, 1]
     assert trial_states(database(tmp_path)) == ["COMPLETE", "COMPLETE", "FAIL"]
 

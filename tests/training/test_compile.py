@@ -53,7 +53,7 @@ def five_steps(specs: list[RunSpec], inputs: Inputs) -> dict[str, Any]:
     state, order, losses = program.join(program.states), first_order(program, specs), []
     assert len(order.sharding.device_set) == len(inputs.devices)
     for _ in range(5):
-        state, metrics = program.train(state, order, program.hyper, 1)
+        state, metrics = program.call(1)(state, order, program.hyper)
         losses.append([float(found[0, 0]) for found in program.split(metrics)])
     return {"losses": losses, "test": evaluate(program, state.evaluated, "test", lambda: None)}
 
@@ -95,9 +95,11 @@ import sys
 from helpers import spec_of
 from training.test_compile import RECIPE
 from training_helpers import one_block
+from mobilenet_jax.training import compile as compiling
 from mobilenet_jax.training import loop
 from mobilenet_jax.training.compile import compile_runs
 
+compiling.steps_per_call = lambda *_: int(sys.argv[3])
 with one_block():
     spec = spec_of(RECIPE | {"model.depthwise": sys.argv[1], "train.devices": int(sys.argv[2])})
 compile_runs([spec], loop.prepare(spec))
@@ -105,25 +107,26 @@ compile_runs([spec], loop.prepare(spec))
 
 
 @pytest.mark.parametrize(
-    ("implementation", "devices", "gathers"),
+    ("implementation", "devices", "steps", "gathers"),
     [
-        ("taps", 2, False),
-        ("shift", 2, True),  # so the test would see them
-        *(pytest.param(name, n, False, marks=pytest.mark.slow) for name, n in (("taps", 4), ("conv", 2), ("conv", 4))),
+        ("taps", 2, 4, False),
+        ("shift", 2, 1, True),  # so the test would see them
+        *(
+            pytest.param(*case, False, marks=pytest.mark.slow)
+            for case in (("taps", 4, 1), ("conv", 2, 1), ("conv", 4, 4))
+        ),
     ],
 )
-def test_no_device_gathers_the_maps_of_others(implementation, devices, gathers, settings, tmp_path):
+def test_no_device_gathers_the_maps_of_others(implementation, devices, steps, gathers, settings, tmp_path):
     env = os.environ | settings | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     dump = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*train_steps.*"
     env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} {dump}"
     env["JAX_ENABLE_COMPILATION_CACHE"] = "0"
-    done = subprocess.run(
-        [sys.executable, "-c", GATHERS, implementation, str(devices)], env=env, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", GATHERS, implementation, str(devices), str(steps)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (compiled,) = tmp_path.glob("*after_optimizations.txt")
-    text = compiled.read_text()
-    assert "all-reduce" in text and ("all-gather" in text) == gathers
+    texts = [path.read_text() for path in tmp_path.glob("*after_optimizations.txt")]  # one per length of a call
+    assert texts and all("all-reduce" in text and ("all-gather" in text) == gathers for text in texts)
 
 
 @pytest.mark.slow
@@ -155,7 +158,7 @@ def test_twenty_steps_on_cifar10_equal_those_of_separate_runs(monkeypatch):
         built = compile_runs(specs, inputs)
         state, order, found = built.join(built.states), first_order(built, specs), []
         for _ in range(20):
-            state, metrics = built.train(state, order, built.hyper, 1)
+            state, metrics = built.call(1)(state, order, built.hyper)
             found.append([each[0, 0] for each in built.split(metrics)])
         return np.stack(found, axis=1)
 

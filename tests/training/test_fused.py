@@ -32,7 +32,16 @@ def together(directory: pathlib.Path, overrides: list[dict[str, Any]]) -> int:
     records = [RunDirectory(directory / spec.run_name) for spec in specs]
     program = compile_runs(specs, loop.prepare(specs[0]))
     runs = [
-        TrainingRun(spec, record, Display(), "cpu", lambda: 60.0, program.compile_seconds / len(specs), len(specs))
+        TrainingRun(
+            spec,
+            record,
+            Display(),
+            program.layout,
+            "cpu",
+            lambda: 60.0,
+            program.compile_seconds / len(specs),
+            len(specs),
+        )
         for spec, record in zip(specs, records, strict=True)
     ]
     with contextlib.ExitStack() as held, console.signals() as asked:

@@ -128,7 +128,7 @@ def test_what_is_recorded_of_a_device(precision, platform, variables, recorded, 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu", "rocm", ""])
 def test_fuse_means_the_same_on_every_platform(platform, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", platform)
-    spec = types.SimpleNamespace(program_key="one", config=None)
+    spec = types.SimpleNamespace(group_key="one", config=None)
     one: Any = worker.Worker.__new__(worker.Worker)
     one.plan, one.jobs = types.SimpleNamespace(fuse=3), []
     one._claim = lambda: one.jobs.append(types.SimpleNamespace(point=types.SimpleNamespace(spec=spec))) or True
