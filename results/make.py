@@ -120,8 +120,9 @@ def _columns() -> str:
 def _equal_cost() -> str:
     rivals = [table for name, table in _tables().items() if name.startswith("equal_cost")]
     largest = max(rivals, key=lambda table: len(table.rows))
-    picture = f"![Top-1 of every seed, at equal cost](../results/tradeoffs/{largest.name}.png)"
-    return f"{largest.markdown()}\n\n{largest.note}\n\n{picture}"
+    drawn = any(picture.name == largest.name for section in _sections() for picture in section.pictures)
+    picture = f"\n\n![Top-1 of every seed, at equal cost](../results/tradeoffs/{largest.name}.png)" if drawn else ""
+    return f"{largest.markdown()}\n\n{largest.note}{picture}"
 
 
 def _published(name: str) -> str:
