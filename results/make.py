@@ -13,12 +13,12 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mobilenet_jax.analysis import configurations, published, tradeoffs
+from mobilenet_jax.analysis import configurations, data, published, tradeoffs
 from mobilenet_jax.records import collect
-from mobilenet_jax.render.tables import Table
+from mobilenet_jax.render.tables import Section, Table
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -28,6 +28,18 @@ REPORTS = {  # directory -> the arguments of `mobilenet_jax.report` that fill it
     "tradeoffs": ["results/cifar10"],
 }
 DIRECTORIES = (*REPORTS, "faults")
+EXAMPLE = """\
+import csv
+import math
+import pathlib
+import statistics
+
+lines = pathlib.Path("results/tradeoffs/runs.csv").read_text("utf-8-sig").splitlines()
+same = {"version": "v1", "rho": "1.0", "epochs": "10", "optimizer": "sgd", "decay_depthwise": "False"}
+runs = [run for run in csv.DictReader(lines) if same.items() <= run.items()]
+x, y = [math.log2(int(run["mult_adds"])) for run in runs], [100 * float(run["test_accuracy"]) for run in runs]
+print(f"{statistics.linear_regression(x, y).slope:.2f} points of top-1 per doubling, over {len(runs)} runs")
+"""
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
@@ -55,25 +67,68 @@ def fill_page(page: str) -> str:
 
 
 @functools.cache
-def _tables() -> dict[str, Table]:
-    """Return the tables of the report on `results/cifar10`, by name."""
+def _sections() -> Sequence[Section]:
+    """Return the report on `results/cifar10`."""
     runs, problems = collect.read([HERE / "cifar10"])
     if problems:
         raise SystemExit("\n".join(f"{problem.directory}: {problem.what}" for problem in problems))
-    sections = tradeoffs.page(configurations.group_runs(runs), problems).sections
-    return {table.name: table for section in sections for table in section.tables}
+    return tradeoffs.page(configurations.group_runs(runs), problems).sections
+
+
+def _tables() -> dict[str, Table]:
+    """Return its tables by name."""
+    return {table.name: table for section in _sections() for table in section.tables}
+
+
+def _answer() -> str:
+    return "\n".join(f"- {text}" for text in _sections()[0].text)
+
+
+def _effects() -> str:
+    """Return our side of the v2 paper's findings at equal cost, in a line each."""
+    rows = [row for row in _tables()["v2_findings"].rows if row[3] and not row[0].startswith("expansion")]
+    return "\n".join(
+        f"- {change} changes top-1 by {points} ({network})." for change, _, _, network, _, points, _ in rows
+    )
+
+
+def _shown(name: str) -> str:
+    """Return title, grid and note of each table whose name begins so."""
+    found = [table for key, table in _tables().items() if key.startswith(name)]
+    return "\n\n".join(f"{table.title}.\n\n{table.markdown()}\n\n{table.note}" for table in found)
+
+
+def _example() -> str:
+    """Return the example of reading the data, and what it prints."""
+    return f"```python\n{EXAMPLE}```\n\n```\n{_python('-c', EXAMPLE)}```"
+
+
+def _columns() -> str:
+    """Return the columns of the data with their meaning; that of a setting is its comment in `configs/default.py`."""
+    comments = dict(
+        re.findall(r"(?m)^    c\.(\S+) = .*?  # (.*)", (ROOT / "configs" / "default.py").read_text("utf-8"))
+    )
+    files = {"runs": data.RUN_COLUMNS, "configurations": data.CONFIGURATION_COLUMNS}
+    rows = []
+    for column, meaning in {**data.RUN_COLUMNS, **data.CONFIGURATION_COLUMNS}.items():
+        comment = comments.get(data.SETTINGS.get(column, ""))
+        where = " and ".join(name for name, columns in files.items() if column in columns)
+        rows.append((f"`{column}`", where, f"{meaning}: {comment}" if comment else meaning))
+    return Table("columns", "", ("column", "in", "meaning"), tuple(rows)).markdown()
 
 
 def _equal_cost() -> str:
     rivals = [table for name, table in _tables().items() if name.startswith("equal_cost")]
     largest = max(rivals, key=lambda table: len(table.rows))
-    return f"{largest.markdown()}\n\n{largest.note}"
+    drawn = any(picture.name == largest.name for section in _sections() for picture in section.pictures)
+    picture = f"\n\n![Top-1 of every seed, at equal cost](../results/tradeoffs/{largest.name}.png)" if drawn else ""
+    return f"{largest.markdown()}\n\n{largest.note}{picture}"
 
 
-def _cells() -> str:
-    """Return how many published cells are compared, and how many agree."""
+def _published(name: str) -> str:
+    """Return the note of a table of published figures."""
     tables = [table for section in published.sections() for table in section.tables]
-    return next(table.note for table in tables if table.name == "differences")
+    return next(table.note for table in tables if table.name == name)
 
 
 def _h200(name: str) -> list[dict[str, Any]]:
@@ -111,7 +166,15 @@ PARTS: dict[str, Callable[[], str]] = {
     "doublings": lambda: _tables()["doublings"].markdown(),
     "changes": lambda: _tables()["changes"].markdown(),
     "equal_cost": _equal_cost,
-    "cells": _cells,
+    "alpha_rho": lambda: _shown("alpha_rho"),
+    "halvings": lambda: _shown("halvings"),
+    "findings": lambda: _shown("v2_findings"),
+    "example": _example,
+    "columns": _columns,
+    "cells": lambda: _published("differences"),
+    "released": lambda: _published("released"),
+    "answer": _answer,
+    "effects": _effects,
     "bench": lambda: _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip(),
     "h200_operations": _h200_operations,
     "h200_steps": _h200_steps,

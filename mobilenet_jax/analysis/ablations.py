@@ -5,7 +5,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from mobilenet_jax.analysis.configurations import PAPER_CHOICES, Series
+from mobilenet_jax.analysis.configurations import PAPER_CHOICES, Series, setting_name
 from mobilenet_jax.analysis.statistics import Difference, difference, paired_sd, seeds_needed
 from mobilenet_jax.records.identity import KNOB_NAMES
 from mobilenet_jax.render import charts
@@ -20,7 +20,7 @@ def sections(all_series: Sequence[Series]) -> list[Section]:
     found = []
     for key, of_key in itertools.groupby(all_series, key=lambda s: s.key):
         several, name = list(of_key), KNOB_NAMES.get(key, key)
-        file = "over_" + re.sub(r"[^\w-]", "-", key.rpartition(".")[2])[:80]
+        file = "over_" + re.sub(r"[^\w-]", "-", setting_name(key))[:80]
         tables = tuple(_series_table(s, f"{file}_{i}") for i, s in enumerate(several, 1))
         caption = f"Test top-1 over the {name}; bars: standard deviation over seeds"
         lines = {
@@ -45,7 +45,7 @@ def changes_table(all_series: Sequence[Series]) -> Table | None:
         for value in s.by_value:
             if reference not in (None, value):
                 d = difference(s.accuracies, reference, value)
-                change = f"{s.key.rpartition('.')[2]}: {reference} → {value}"
+                change = f"{setting_name(s.key)}: {reference} → {value}"
                 rows.append((change, s.title, str(d.n), *difference_cells(d), _seeds_needed(s)))
     if not rows:
         return None
@@ -86,7 +86,7 @@ def _series_table(s: Series, name: str) -> Table:
             f"To resolve {100 * _RESOLVE:g} points: {_seeds_needed(s)} seeds each (in brackets: for both ends of the "
             "95 % interval of that noise)."
         )
-    return Table(name, f"{s.key.rpartition('.')[2]}: {s.title}", header, tuple(rows), note)
+    return Table(name, f"{setting_name(s.key)}: {s.title}", header, tuple(rows), note)
 
 
 def _reference(s: Series) -> str | None:

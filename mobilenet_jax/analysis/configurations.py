@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilenet_jax.records.collect import Run, hashable
-from mobilenet_jax.records.identity import KNOBS, flatten
+from mobilenet_jax.records.identity import KNOBS, ONLY_RMSPROP, flatten
 from mobilenet_jax.records.summary import Summary
 from mobilenet_jax.render.tables import Table, cell, line
 
 PAPER_CHOICES = {"model.bottleneck": "linear", "model.shortcut": "bottleneck", "model.variant": "paper"}
 
-_IN_LABEL = ("model.version", "model.variant", *KNOBS)
-_Family = tuple[Any, Any, Any]  # data set, version, variant
-_RUN_FIELDS = (
-    *("seed", "version", "variant", "alpha", "rho", "expansion", "resolution", "dataset", "epochs", "mult_adds"),
-    *("params", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "train_images_per_second"),
-    "wall_seconds",
-)
+_OPTIMIZER = "optim.name"
+_OPTIMIZERS = {"sgd": "SGD", "rmsprop": "RMSprop"}
+_RATES = ("optim.lr", "optim.momentum", "optim.weight_decay", *ONLY_RMSPROP)  # each optimiser has its own
+_IN_LABEL = ("model.version", "model.variant", *KNOBS, _OPTIMIZER)
+_Family = tuple[Any, Any, Any, Any]  # data set, version, variant, optimiser
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +44,11 @@ class Configuration:
     def n(self) -> int:
         """The number of runs."""
         return len(self.runs)
+
+    @property
+    def optimizer(self) -> str:
+        """The optimiser as reports spell it; '' if the recipe is unknown."""
+        return setting_text(_OPTIMIZER, self.identity[_OPTIMIZER]) if _OPTIMIZER in self.identity else ""
 
     @property
     def percent(self) -> str:
@@ -81,8 +84,8 @@ class Series:
 def group_runs(runs: Iterable[Run]) -> list[Configuration]:
     """Return the configurations of the runs, by data set, then by mult-adds.
 
-    A label names every setting that is not the most common one among the configurations of the same data set, version
-    and variant.
+    A label names every setting that is not the most common one among the configurations of the same data set, version,
+    variant and optimiser. It names the optimiser if the same data set and variant have several.
     """
     groups: dict[Any, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.summary.seed, run.directory)):
@@ -99,7 +102,8 @@ def group_runs(runs: Iterable[Run]) -> list[Configuration]:
 def find_series(configurations: Sequence[Configuration]) -> list[Series]:
     """Return every set of two or more configurations that differ in one key: α, ρ, t, then the other keys by name.
 
-    Configurations that differ in several keys form no series. Data sets are not compared.
+    Configurations that differ in several keys form no series. Data sets are not compared. Optimisers are compared
+    at the usual rates of each.
     """
     usual = _usual_values(c.identity for c in configurations)
     others = {key for c in configurations for key in c.identity if key not in KNOBS and _is_setting(key)}
@@ -107,12 +111,14 @@ def find_series(configurations: Sequence[Configuration]) -> list[Series]:
     for key in (*KNOBS, *sorted(others)):
         groups: dict[Any, list[Configuration]] = {}
         for c in configurations:
-            if key in c.identity:
-                groups.setdefault(hashable(c.identity, key), []).append(c)
-        for shared, group in groups.items():
+            own = _RATES if key == _OPTIMIZER else ()
+            common = usual[_family(c.identity)]
+            if key in c.identity and all(c.identity.get(rate) == common.get(rate) for rate in own):
+                groups.setdefault(hashable(c.identity, (key, *own)), []).append(c)
+        for group in groups.values():
             if len(group) > 1:
                 ordered = sorted(group, key=lambda c: _sort_key(c.identity[key]))
-                found.append(Series(key, _label(dict(shared), usual, key), tuple(ordered)))
+                found.append(Series(key, _label(ordered[0].identity, usual, key), tuple(ordered)))
     return found
 
 
@@ -126,6 +132,7 @@ def configurations_table(configurations: Sequence[Configuration]) -> Table:
         "mult-adds, M": lambda c: f"{c.mult_adds / 1e6:.2f}",
         "params, M": lambda c: f"{c.summary.params / 1e6:.2f}",
         "epochs": lambda c: str(c.summary.epochs),
+        "recipe": lambda c: f"{c.optimizer}, lr {cell(c.identity['optim.lr'])}" if c.optimizer else "unknown",
         "images/s": lambda c: _device_means(c, lambda run: run.summary.train_images_per_second, "{:,.0f}"),
         "minutes per run": lambda c: _device_means(c, lambda run: run.summary.wall_seconds / 60, "{:.1f}"),
         "device": lambda c: "; ".join(_devices(c)),
@@ -142,11 +149,11 @@ def configurations_table(configurations: Sequence[Configuration]) -> Table:
 
 
 def recipes_table(configurations: Sequence[Configuration]) -> Table:
-    """Return the usual value of every setting that labels leave out, by data set, version and variant."""
+    """Return the usual value of every setting that labels leave out, by data set, version, variant and optimiser."""
     usual = _usual_values(c.identity for c in configurations)
     keys = sorted({key for values in usual.values() for key in values if _is_setting(key)} - {*_IN_LABEL})
     rows = tuple((key, *(cell(values.get(key, "")) for values in usual.values())) for key in keys)
-    names = [", ".join(part for part in family if part not in (None, "paper")) for family in usual]
+    names = [", ".join(_OPTIMIZERS.get(x, str(x)) for x in family if x not in (None, "paper")) for family in usual]
     note = (
         "Every configuration has these settings, except those that its label names. Blank: without meaning for the "
         "network, or not recorded."
@@ -154,23 +161,16 @@ def recipes_table(configurations: Sequence[Configuration]) -> Table:
     return Table("recipes", "Recipes: settings that the labels leave out", ("setting", *names), rows, note)
 
 
-def runs_table(configurations: Iterable[Configuration]) -> Table:
-    """Return a table with one row per run, in full precision, for other programs."""
-    rows = []
-    for c in configurations:
-        for run in c.runs:
-            fields = [getattr(run.summary, name) for name in _RUN_FIELDS]
-            values = [run.directory.name, c.label, *fields, run.device, run.env.get("git_commit")]
-            rows.append(tuple("" if value is None else str(value) for value in values))
-    return Table("runs", "Runs", ("run", "configuration", *_RUN_FIELDS, "device", "git_commit"), tuple(rows))
+def setting_name(key: str) -> str:
+    """Return the name of a setting without its group: 'bottleneck', 'optimizer'."""
+    return "optimizer" if key == _OPTIMIZER else key.rpartition(".")[2]
 
 
 def setting_text(key: str, value: Any) -> str:
-    """Return a setting as labels spell it: 'decay_depthwise', 'no flip', 'optim rmsprop', 'bottleneck relu6'."""
-    group, _, leaf = key.rpartition(".")
+    """Return a setting as labels spell it: 'decay_depthwise', 'no flip', 'RMSprop', 'bottleneck relu6'."""
     if isinstance(value, bool):
-        return leaf if value else f"no {leaf}"
-    return f"{group if leaf == 'name' else leaf} {cell(value)}"
+        return setting_name(key) if value else f"no {setting_name(key)}"
+    return _OPTIMIZERS.get(value, str(value)) if key == _OPTIMIZER else f"{setting_name(key)} {cell(value)}"
 
 
 def _source(run: Run) -> tuple[str, ...]:
@@ -197,7 +197,8 @@ def _is_setting(key: str) -> bool:
 
 
 def _family(identity: Mapping[str, Any]) -> _Family:
-    return identity.get("data.name"), identity.get("model.version"), identity.get("model.variant")
+    data, version, variant = (identity.get(key) for key in ("data.name", "model.version", "model.variant"))
+    return data, version, variant, identity.get(_OPTIMIZER)
 
 
 def _usual_values(identities: Iterable[Mapping[str, Any]]) -> dict[_Family, dict[str, Any]]:
@@ -214,15 +215,20 @@ def _usual_values(identities: Iterable[Mapping[str, Any]]) -> dict[_Family, dict
 
 def _label(identity: Mapping[str, Any], usual: Mapping[_Family, Mapping[str, Any]], varied: str = "") -> str:
     """Return 'v2 α 0.35 ρ 0.714 t 6, bottleneck relu6': ρ unless it is 1, t if there is one, never the `varied` key."""
+    family = data, _, variant, optimizer = _family(identity)
+    identity = {key: value for key, value in identity.items() if key != varied}
     knobs = [(key, identity[key]) for key in KNOBS if identity.get(key) is not None]
     words = [f"{KNOBS[key]} {value:g}" for key, value in knobs if (key, value) != ("model.rho", 1)]
     parts = [" ".join([identity.get("model.version", ""), *words]).strip()]
     if identity.get("model.variant", "paper") != "paper":
         parts.append(identity["model.variant"])
+    others = {o for d, _, v, o in usual if (d, v) == (data, variant)}
+    if _OPTIMIZER in identity and len(others - {None}) > 1:
+        parts.append(setting_text(_OPTIMIZER, optimizer))
     recipe_known = "summary.steps" not in identity
     if not recipe_known:
         parts.append("recipe unknown")
-    for key, common in usual.get(_family(identity), {}).items():
+    for key, common in usual.get(family, {}).items():
         if key in (*_IN_LABEL, varied) or not _is_setting(key) or identity.get(key) == common:
             continue
         if key in identity:

@@ -177,6 +177,40 @@ def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Slope:
+    """A slope that parallel lines share, per doubling of mult-adds."""
+
+    value: float
+    interval: tuple[float, float] | None  # 95 %, from the scatter around the lines; None without degrees of freedom
+    n: int  # points on all lines
+
+
+def common_slope(lines: Iterable[Sequence[tuple[float, float, int]]]) -> Slope | None:
+    """Return the least-squares slope of accuracy on log2(mult_adds) over parallel lines; None without two costs.
+
+    The slope of one line is that of `fit`. The interval needs no repeated run: slope ± t(0.975, df) · s / √(Σ n x²),
+    where s² = Σ n residual² / df, x is centred in each line, and df = Σ (points - 1) - 1. Curvature widens it.
+
+    Args:
+      lines: points of each line: mult-adds, mean accuracy, number n of runs.
+    """
+    points, df = [], -1  # centred in their line: log2(mult_adds), accuracy, n
+    for line in lines:
+        runs = [(math.log2(mult_adds), accuracy) for mult_adds, accuracy, n in line for _ in range(n)]
+        x, y = (statistics.mean(values) for values in zip(*runs, strict=True))
+        points += [(math.log2(mult_adds) - x, accuracy - y, n) for mult_adds, accuracy, n in line]
+        df += len(line) - 1
+    squares = math.fsum(n * x * x for x, _, n in points)
+    if squares < _ROUNDING:
+        return None
+    slope = math.fsum(n * x * y for x, y, n in points) / squares
+    if df < 1:
+        return Slope(slope, None, len(points))
+    half = _t(df, 0.05) * math.sqrt(math.fsum(n * (y - slope * x) ** 2 for x, y, n in points) / df / squares)
+    return Slope(slope, (slope - half, slope + half), len(points))
+
+
 def pareto(points: Iterable[Item], cost: Callable[[Item], float], value: Callable[[Item], float]) -> list[Item]:
     """Return the Pareto front by increasing cost: points such that no other is as cheap, as good, and better in one."""
     front: list[Item] = []

@@ -5,11 +5,10 @@ experiment.
 """
 
 import functools
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mobilenet_jax.analysis import ablations, answer, points
+from mobilenet_jax.analysis import ablations, answer, data, next_to_papers, points
 from mobilenet_jax.analysis.ablations import difference_cells
 from mobilenet_jax.analysis.configurations import (
     PAPER_CHOICES,
@@ -18,14 +17,10 @@ from mobilenet_jax.analysis.configurations import (
     configurations_table,
     find_series,
     recipes_table,
-    runs_table,
     setting_text,
 )
 from mobilenet_jax.analysis.latency import MeasuredNetwork
 from mobilenet_jax.analysis.statistics import Difference, Fit, difference, fit, group_by_cost, pareto
-from mobilenet_jax.networks import arch
-from mobilenet_jax.networks.cost import totals
-from mobilenet_jax.papers import printed
 from mobilenet_jax.records.collect import Problem, problems_table
 from mobilenet_jax.records.identity import KNOB_NAMES
 from mobilenet_jax.render import charts
@@ -68,22 +63,22 @@ def page(
     if doublings := doublings_table(all_series):
         found.append(Section("Knob by knob", tables=(doublings,)))
     found += ablations.sections(all_series)
-    found += _next_to_published(configurations)
+    found += next_to_papers.sections(configurations, groups, all_series)
     found += _training_curves(configurations)
     if problems:
         found.append(Section("Left out, or counted in part", tables=(problems_table(problems),)))
     tables = (configurations_table(configurations),) if configurations else ()
-    found.append(Section("Configurations", tables=tables, data=(runs_table(configurations),)))
+    found.append(Section("Configurations", tables=tables, data=data.tables(configurations)))
     if configurations:
         found.append(Section("Recipes", tables=(recipes_table(configurations),)))
-    data = points.interactive(configurations, all_series, measured, official, main[1][0]) if configurations else None
-    return Page("runs", "How much accuracy does a multiply-add buy?", found, data)
+    figure = points.interactive(configurations, all_series, measured, official, main[1][0]) if configurations else None
+    return Page("runs", "How much accuracy does a multiply-add buy?", found, figure)
 
 
 def comparable(configurations: Iterable[Configuration]) -> list[tuple[str, list[Configuration]]]:
     """Return groups that differ in cost, and only in version, width, resolution and expansion ratio, with titles.
 
-    A title has data set, epochs, batch size, variant, and the settings in which groups of the same title differ.
+    A title has data set, epochs, batch size, optimiser, variant, and settings in which groups of the same title differ.
     """
     groups: dict[tuple[Any, ...], list[Configuration]] = {}
     for c in configurations:
@@ -140,7 +135,7 @@ def _title(c: Configuration | None = None) -> str:
     if c is None:
         return ""
     batch, variant = c.identity.get("train.batch_size"), c.identity["model.variant"]
-    parts = [f"{c.summary.dataset}, {c.summary.epochs} epochs", batch and f"batch {batch}"]
+    parts = [f"{c.summary.dataset}, {c.summary.epochs} epochs", batch and f"batch {batch}", c.optimizer]
     return ", ".join(filter(None, [*parts, variant if variant != "paper" else ""]))
 
 
@@ -236,37 +231,6 @@ def _equal_cost_table(groups: Sequence[answer.Rivals], title: str, number: int) 
         "happens to the truly best one in at most 5 of 100 cases (multiple comparisons with the best, Hsu 1984)."
     )
     return Table(f"equal_cost_{number}", f"At equal cost: {title}", header, tuple(rows), " ".join([*answers, note]))
-
-
-def _next_to_published(configurations: Sequence[Configuration]) -> list[Section]:
-    """Return the published CIFAR-10 accuracies of networks with the same layers, next to ours."""
-    rows = []
-    for row in printed.rows("cifar10"):
-        variant = {"variant": row["variant"]} if row["version"] == "v1" else {}
-        network = arch.mobilenet(row["version"], float(row["alpha"]), num_classes=10, strides="cifar", **variant)
-        count = totals(network, int(row["resolution"])).mult_adds
-        theirs = (row["top1"], row["loss"], row["which"], row["epochs"], row["source"])
-        for c in configurations:
-            if c.summary.dataset == "cifar10" and c.mult_adds == count and _matches(c.identity, row):
-                losses = [run.summary.test_loss for run in c.runs if run.summary.test_loss is not None]
-                loss = f"{statistics.mean(losses):.2f}" if len(losses) == c.n else ""
-                rows.append((c.label, c.percent, loss, str(c.n), str(c.summary.epochs), *theirs))
-    if not rows:
-        return []
-    header = ("configuration", "ours, top-1, %", "loss", "n", "epochs", "theirs, top-1, %", "loss", "which", "epochs")
-    note = (
-        "The layers and the data set are the same. Epochs, recipe and augmentation differ, and a best epoch is chosen "
-        "on the test set. For these reasons the figures do not show the published points."
-    )
-    table = Table("published_cifar10", "CIFAR-10: ours next to published", (*header, "source"), tuple(rows), note)
-    return [Section("Next to published accuracies", tables=(table,))]
-
-
-def _matches(identity: dict[str, Any], row: Mapping[str, str]) -> bool:
-    """Return whether a configuration builds the published network."""
-    ours = PAPER_CHOICES | identity
-    theirs = PAPER_CHOICES | {"model.version": row["version"], "model.variant": row["variant"]}
-    return all(ours[key] == value for key, value in theirs.items()) and ours["model.alpha"] == float(row["alpha"])
 
 
 def _training_curves(configurations: Sequence[Configuration]) -> list[Section]:

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter
@@ -15,7 +15,7 @@ from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks.arch import ALIASES
 from mobilenet_jax.records import directory as run_directory
 from mobilenet_jax.records.directory import CONFIG, ENV, METRICS, SUMMARY, DamagedFile, MissingFile
-from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_V2, flatten, renamed
+from mobilenet_jax.records.identity import NOT_CONFIGURATION, ONLY_RMSPROP, ONLY_V2, flatten, renamed
 from mobilenet_jax.records.summary import Summary, metrics_match
 from mobilenet_jax.render.tables import Table, plain
 
@@ -62,6 +62,8 @@ class Run:
         known = {k: v for k, v in self.config.items() if not k.startswith("dataset.")}  # which `summary.dataset` names
         found = {key: value for key, value in (known or unknown).items() if key not in NOT_CONFIGURATION}
         found |= {key: getattr(self.summary, name) for key, name in _IN_SUMMARY.items()}
+        if found.get("optim.name") == "sgd":
+            found = {key: value for key, value in found.items() if key not in ONLY_RMSPROP}
         if self.summary.version == "v1":
             found = {key: value for key, value in found.items() if key not in ONLY_V2} | {"model.expansion": None}
         return {key: json.dumps(v) if isinstance(v, list | dict) else v for key, v in sorted(found.items())}
@@ -111,9 +113,9 @@ def problems_table(problems: Iterable[Problem]) -> Table:
     return Table("problems", "Run directories with a problem", ("directory", "problem"), rows)
 
 
-def hashable(identity: Mapping[str, Any], without: str = "") -> tuple[tuple[str, Any], ...]:
-    """Return an identity as the key of a dictionary, less one of its keys."""
-    return tuple((key, value) for key, value in identity.items() if key != without)
+def hashable(identity: Mapping[str, Any], without: Collection[str] = ()) -> tuple[tuple[str, Any], ...]:
+    """Return an identity as the key of a dictionary, less some of its keys."""
+    return tuple((key, value) for key, value in identity.items() if key not in without)
 
 
 def _walk(directories: Iterable[pathlib.Path], problems: list[Problem]) -> Iterator[pathlib.Path]:

@@ -15,6 +15,7 @@ KNOB_NAMES = {
     "model.expansion": "expansion ratio t",
 }
 ONLY_V2 = ("model.expansion", "model.bottleneck", "model.shortcut")  # of no meaning for v1
+ONLY_RMSPROP = ("optim.decay", "optim.epsilon")  # of no meaning for SGD
 # Where the data lie, what computes, who watches, and how often a run is evaluated and saved do not change the run.
 _HOW_OFTEN = {"train.eval_epochs": 1, "train.checkpoint_epochs": 1.0}  # digests hold these defaults, as they used to
 NOT_IDENTITY = ("data.dir", "data.archive", "train.devices", "wandb.mode", "wandb.project", "point", *_HOW_OFTEN)

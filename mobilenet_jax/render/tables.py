@@ -73,7 +73,8 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading above paragraphs of plain text, pictures and tables. `data` are tables that are only written as CSV.
+    """A heading above paragraphs of plain text, pictures and tables. `data` are tables that are only written as CSV,
+    in place of a table of the same name.
 
     A page may begin with one section without a title, which is its answer.
     """

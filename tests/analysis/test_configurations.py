@@ -11,7 +11,6 @@ from mobilenet_jax.analysis.configurations import (
     find_series,
     group_runs,
     recipes_table,
-    runs_table,
 )
 from mobilenet_jax.records.collect import read
 
@@ -91,7 +90,7 @@ def test_settings_that_labels_leave_out(tmp_path):
     found = grouped(tmp_path)
     assert [c.label for c in found][:3] == ["v1 α 0.25", "v1 α 0.5, lr 0.2", "v1 α 1"]
     made = recipes_table(found)
-    assert made.header == ("setting", "cifar10, v1", "cifar10, v2")
+    assert made.header == ("setting", "cifar10, v1, SGD", "cifar10, v2, SGD")
     rows = {key: values for key, *values in made.rows}
     assert rows["optim.lr"][0] == "0.1" and rows["model.bottleneck"] == ["", "relu6"]
     assert "model.alpha" not in rows and "seed" not in rows and "train.batch_size" in rows
@@ -105,16 +104,6 @@ def test_a_setting_that_an_older_config_lacks_is_not_recorded(tmp_path):
     del tree["optim"]["clip_norm"]
     path.write_text(json.dumps(tree))
     assert [(c.label, c.n) for c in grouped(tmp_path)] == [("v1 α 0.25", 2), ("v1 α 0.25, clip_norm not recorded", 1)]
-
-
-def test_runs_as_data(tmp_path):
-    put(tmp_path / "a", test_accuracy=0.79125)
-    put(tmp_path / "b", {"seed": 1, "model.alpha": 0.5}, mult_adds=5_000_000)
-    made = runs_table(grouped(tmp_path))
-    first, second = (dict(zip(made.header, row, strict=True)) for row in made.rows)
-    assert (first["run"], first["configuration"], first["seed"], first["git_commit"]) == ("a", "v1 α 0.25", "0", "0123")
-    assert (first["test_accuracy"], first["mult_adds"], first["expansion"]) == ("0.79125", "3331072", "")
-    assert (second["alpha"], second["mult_adds"]) == ("0.5", "5000000")
 
 
 def test_a_setting_may_be_a_list(tmp_path):
@@ -141,8 +130,7 @@ def test_labels(tmp_path):
             {"model.rho": 0.857},
             {"optim.decay_depthwise": True},
             {"augment.flip": False, "optim.lr": 0.05},
-            {"optim.name": "rmsprop"},
-            {"model.variant": "shallow"},
+            {"model.variant": "shallow", "optim.name": "rmsprop"},
             {"data.name": "digits", "train.epochs": 9},
             v2,
             v2 | {"train.epochs": 4},
@@ -156,14 +144,51 @@ def test_labels(tmp_path):
         "v1 α 0.25 ρ 0.857",
         "v1 α 0.25, decay_depthwise",
         "v1 α 0.25, no flip, lr 0.05",
-        "v1 α 0.25, optim rmsprop",
-        "v1 α 0.25, shallow",
+        "v1 α 0.25, shallow",  # of another variant, with a recipe of its own
         "v2 α 0.35 t 6, epochs 3",
         "v2 α 0.35 t 6",
         "v2 α 0.35 t 6, bottleneck relu6",
         "v2 α 0.35 t 1.5, bottleneck relu6",
         "v1 α 0.25",  # alone on its data
     ]
+
+
+RMSPROP = {"optim.name": "rmsprop", "optim.lr": 0.02, "optim.epsilon": 1e-3}
+
+
+def test_every_label_names_the_optimiser_where_there_are_several(tmp_path):
+    """Settings are named where they are unusual for their optimiser. SGD has no epsilon."""
+    for seed, settings in enumerate(({}, {"optim.epsilon": 0.1}, RMSPROP, RMSPROP, RMSPROP)):
+        put(tmp_path / f"{seed}", {"seed": seed, **settings})
+    put(tmp_path / "lr", {**RMSPROP, "optim.lr": 0.5})
+    put(tmp_path / "t", {"model.version": "v2"}, mult_adds=9_000_000)
+    found = grouped(tmp_path)
+    assert [(c.label, c.n) for c in found] == [
+        ("v1 α 0.25, RMSprop", 3),
+        ("v1 α 0.25, RMSprop, lr 0.5", 1),
+        ("v1 α 0.25, SGD", 2),
+        ("v2 α 0.25 t 6, SGD", 1),
+    ]
+    made = configurations_table(found)
+    recipes = [row[made.header.index("recipe")] for row in made.rows]
+    assert recipes == ["RMSprop, lr 0.02", "RMSprop, lr 0.5", "SGD, lr 0.1", "SGD, lr 0.1"]
+    assert recipes_table(found).header[1:] == ("cifar10, v1, RMSprop", "cifar10, v1, SGD", "cifar10, v2, SGD")
+
+
+def test_series_compare_optimisers_at_the_usual_rates_of_each_and_mix_them_nowhere_else(tmp_path):
+    for seed, settings in enumerate(({}, {}, RMSPROP, RMSPROP)):
+        put(tmp_path / f"{seed}", {"seed": seed % 2, **settings})
+        put(tmp_path / f"w{seed}", {"seed": seed % 2, "model.alpha": 0.5, **settings}, mult_adds=5_000_000)
+    put(tmp_path / "lr", {**RMSPROP, "optim.lr": 0.5})
+    found = find_series(grouped(tmp_path))
+    assert [(s.key, s.label, [c.optimizer for c in s.configurations]) for s in found] == [
+        ("model.alpha", "v1, RMSprop", ["RMSprop"] * 2),
+        ("model.alpha", "v1, SGD", ["SGD"] * 2),
+        ("optim.lr", "v1 α 0.25, RMSprop", ["RMSprop"] * 2),
+        ("optim.name", "v1 α 0.25", ["RMSprop", "SGD"]),
+        ("optim.name", "v1 α 0.5", ["RMSprop", "SGD"]),
+    ]
+    assert [c.n for c in found[3].configurations] == [2, 2]
 
 
 def test_a_run_without_config_is_a_configuration_of_its_own(tmp_path):
@@ -237,9 +262,10 @@ def test_the_table(tmp_path):
     made = configurations_table(grouped(tmp_path))
     assert made.header == (
         *("configuration", "data", "test top-1, %", "n", "mult-adds, M", "params, M"),
-        *("epochs", "images/s", "minutes per run", "device"),
+        *("epochs", "recipe", "images/s", "minutes per run", "device"),
     )
+    rest = ("SGD, lr 0.1", "1,711", "5.3")
     assert made.rows == (
-        ("v1 α 0.25", "cifar10 32x32", "79.50 ± 0.71", "2", "3.33", "0.22", "3", "1,711", "5.3", "cpu (2 cores)"),
-        ("v1 α 1", "cifar10 32x32", "79.14", "1", "46.35", "3.22", "3", "1,711", "5.3", "NVIDIA H200"),
+        ("v1 α 0.25", "cifar10 32x32", "79.50 ± 0.71", "2", "3.33", "0.22", "3", *rest, "cpu (2 cores)"),
+        ("v1 α 1", "cifar10 32x32", "79.14", "1", "46.35", "3.22", "3", *rest, "NVIDIA H200"),
     )

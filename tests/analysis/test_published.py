@@ -22,7 +22,7 @@ def test_the_released_networks():
     assert len(table.rows) == 38
     assert table.rows[0] == ("v2 0.35", "96", "45.5", "11.93", "1.68", "yes")
     assert [row[0] for row in table.rows if row[-1] and row[0].startswith("v1")] == []  # v2 beats v1 at every cost
-    assert "5.7 points among the 16 v1 networks and 5.1 points among the 22 v2" in table.note
+    assert "5.7 points of top-1 among the 16 v1 networks and 5.1 points of top-1 among the 22 v2" in table.note
 
 
 def test_a_difference_that_nothing_explains_is_refused(monkeypatch):

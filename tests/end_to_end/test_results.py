@@ -52,6 +52,14 @@ def test_part_of_a_page_is_up_to_date(page, name):
     assert PARTS[page, name] == make.PARTS[name]()
 
 
+def test_the_columns_of_the_data_are_documented():
+    """Each column of both files has a row, in the order of `runs.csv`, then of `configurations.csv`."""
+    documented = re.findall(r"(?m)^\| `(\w+)` *\| (\S+(?: and \S+)?) *\| (?=\S)", PARTS["docs/results.md", "columns"])
+    for name in ("runs", "configurations"):
+        header = (ROOT / "results" / "tradeoffs" / f"{name}.csv").read_text("utf-8-sig").splitlines()[0].split(",")
+        assert {column for column, files in documented if name in files.split()} == set(header)
+
+
 def test_every_part_is_on_a_page():
     assert {name for _, name in PARTS} == set(make.PARTS)
 
@@ -72,7 +80,8 @@ def test_links_and_files_of_commands_exist(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page]])
-def test_python_examples_give_what_they_show(page):
+def test_python_examples_give_what_they_show(monkeypatch, page):
+    monkeypatch.chdir(ROOT)
     for example in re.findall(r"(?s)```python\n(.*?)```", PAGES[page]):
         names = {}
         for line in example.splitlines():

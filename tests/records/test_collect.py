@@ -57,9 +57,10 @@ def test_a_finished_run(tmp_path):
     assert collect.read([directory])[0][0].summary == run.summary  # the run directory itself is accepted, too
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_the_identity_is_that_of_the_run_less_what_changes_no_result(tmp_path, version):
-    spec = config.resolve(ConfigDict(CONFIG | {"model": CONFIG["model"] | {"version": version}}))
+@pytest.mark.parametrize(("version", "optimizer"), [("v1", "sgd"), ("v2", "rmsprop")])
+def test_the_identity_is_that_of_the_run_less_what_changes_no_result(tmp_path, version, optimizer):
+    changes = {"model": CONFIG["model"] | {"version": version}, "optim": CONFIG["optim"] | {"name": optimizer}}
+    spec = config.resolve(ConfigDict(CONFIG | changes))
     put(tmp_path / "run", {"model.version": version, "model.alpha": 1.0, "train.epochs": 10})
     (tmp_path / "run" / "config.json").write_text(json.dumps(spec.config.to_dict()))
     (run,), problems = collect.read([tmp_path])
@@ -68,7 +69,7 @@ def test_the_identity_is_that_of_the_run_less_what_changes_no_result(tmp_path, v
         k: v for k, v in spec.identity.items() if k not in ("seed", "train.eval_epochs", "train.checkpoint_epochs")
     }
     if version == "v1":
-        del expected["model.bottleneck"], expected["model.shortcut"]
+        del expected["model.bottleneck"], expected["model.shortcut"], expected["optim.decay"], expected["optim.epsilon"]
         expected["model.expansion"] = None
     assert run.identity == expected
 
