@@ -119,6 +119,7 @@ def test_axis_colour_filter_hover_and_click(browser, path, report: tables.Page):
     shown.close()
 
 
+@pytest.mark.slow
 def test_epochs_are_those_of_the_data_set(browser, tmp_path):
     point = {"layer": "runs", "version": "v1", "alpha": 1, "rho": 1, "expansion": None, "mult_adds": 3, "params": 1}
     point |= {"accuracy": "", "runs": "", "lines": {}, "time": "", "sd": None, "name": "a", "top1": 70}
@@ -161,6 +162,7 @@ def test_the_first_screen_is_the_answer_and_its_figure(browser, path, width, hei
     shown.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_is_accessible(browser, path, width, scheme):
@@ -216,6 +218,7 @@ def test_the_policy_allows_our_script_alone(path, browser):
     shown.close()
 
 
+@pytest.mark.slow
 def test_a_live_page_keeps_its_choices(browser, report, tmp_path):
     path = tmp_path / "runs.html"
     path.write_text(html(report, refresh=2), encoding="utf-8")

@@ -93,6 +93,7 @@ def test_a_stopped_run_resumes_at_the_start_of_a_call(run, tmp_path):
     assert result(tmp_path / "crashed") == result(tmp_path / "whole")
 
 
+@pytest.mark.slow  # it compiles another call
 def test_a_run_goes_on_with_other_calls(run, tmp_path):
     """A machine with one step per call has stopped it between two calls of this one."""
     assert run(tmp_path / "whole", 1) == 0
