@@ -23,7 +23,7 @@ def launched(settings: dict[str, str], *arguments: str, **env: str) -> subproces
 
 @pytest.mark.slow
 def test_two_devices(settings, tmp_path):
-    overrides = TINY | {"train.epochs": 1, "optim.warmup_epochs": 0}
+    overrides = TINY | {"train.epochs": 1, "optim.warmup_epochs": 0, "train.devices": 2}
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = launched(settings, f"--run_dir={tmp_path}/run", *flags_of(overrides), **devices)
     assert (done.returncode, done.stderr) == (0, "")
