@@ -145,6 +145,7 @@ def test_two_runs_on_a_page(tmp_path, run):
     assert "<details>" not in text.partition("What differs")[2] and (tmp_path / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_a_watched_page_is_renewed_as_runs_finish(tmp_path):
     """Until a signal: then it is written once more, and no browser loads it again."""
     put(tmp_path / "runs" / "a")

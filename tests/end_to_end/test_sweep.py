@@ -90,6 +90,7 @@ def test_a_finished_sweep_trains_nothing(rerun, finished):
     assert trial_states(database(finished)) == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_reported_and_a_lost_one_produced_again(finished):
     before, path = results(finished), run_of(finished) / "summary.json"
     path.write_text("{")
@@ -141,6 +142,7 @@ def test_a_search_on_held_out_images(tmp_path):
     assert (again.returncode, len(results(tmp_path))) == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_sweep_and_fails_no_point(tmp_path):
     write(tmp_path, TINY | {"seed": [0, 1]})
     directory = run_of(tmp_path)

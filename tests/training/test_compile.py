@@ -110,7 +110,7 @@ compile_runs([spec], loop.prepare(spec))
     ("implementation", "devices", "steps", "gathers"),
     [
         ("taps", 2, 4, False),
-        ("shift", 2, 1, True),  # so the test would see them
+        pytest.param("shift", 2, 1, True, marks=pytest.mark.slow),  # so the test would see them
         *(
             pytest.param(*case, False, marks=pytest.mark.slow)
             for case in (("taps", 4, 1), ("conv", 2, 1), ("conv", 4, 4))

@@ -115,6 +115,7 @@ def test_a_run_that_diverges_does_not_disturb_the_others(alone, tmp_path):
         assert_as_alone(tmp_path, alone, overrides)
 
 
+@pytest.mark.slow
 def test_stopped_runs_resume_alone_and_in_other_groups(alone, tmp_path):
     """A signal comes in the second epoch. Then one run resumes alone, and the others together with a new one."""
     stops = iter([send(signal.SIGTERM)])  # at the first of the runs that reach the step
