@@ -100,13 +100,17 @@ def test_a_line_of_widths_is_no_grid(tmp_path):
     for alpha in ALPHAS:
         trained(tmp_path, {"model.alpha": alpha}, (0.7,), mult_adds=cost(alpha, 1.0))
     trained(tmp_path, {"model.alpha": 0.25, "model.rho": 0.714}, (0.6,), mult_adds=cost(0.25, 0.714))
-    assert "Width and resolution, next to the v1 paper" not in report_of(tmp_path)
+    assert "Width and resolution, next to published ones" not in report_of(tmp_path)
 
 
 def test_v2_has_no_table_in_the_v1_paper(tmp_path):
+    """Only networks with t = 6 were released."""
     grid(tmp_path, settings=V2)
+    grid(tmp_path, without=[(1.0, 0.571)], settings=V2 | {"model.expansion": 4.0})
+    assert {row[1] for row in table_of(tmp_path, "alpha_rho_2").rows} == {"ours"}
     table = table_of(tmp_path, "alpha_rho_1")
     assert table.title.partition(": ")[2].startswith("v2 t 6, cifar10")
+    assert "TF-slim: " in table.note and "v1 paper: " not in table.note
     assert cells(table)["1", "TF-slim"] == ("71.8", "68.8", "65.3") and ("1", "v1 paper") not in cells(table)
 
 
