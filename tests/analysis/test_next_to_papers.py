@@ -86,14 +86,14 @@ def test_points_lost_per_halving(tmp_path):
 
 def test_recipes_are_not_mixed_in_a_matrix(tmp_path):
     """The larger grid comes first; a grid of another variant has nothing published."""
-    grid(tmp_path, without=[(1.0, 0.571)], settings={"optim.name": "rmsprop", "optim.lr": 0.01})
+    grid(tmp_path, without=[(1.0, 0.571), (0.5, 0.571)], settings={"optim.name": "rmsprop", "optim.lr": 0.01})
     grid(tmp_path)
-    grid(tmp_path, without=[(1.0, 0.571), (0.5, 0.571)], settings={"model.variant": "shallow"})
+    grid(tmp_path, without=[(1.0, 0.571)], settings={"model.variant": "shallow"})
     titles = [table_of(tmp_path, f"alpha_rho_{i}").title.partition(", batch 128, ")[2] for i in (1, 2, 3)]
-    assert titles == ["SGD", "RMSprop", "SGD, shallow"]
-    assert table_of(tmp_path, "alpha_rho_2").rows[0][2:] == ("70.00 ± 0.14 (2)", "67.57 ± 0.14 (2)", "")
-    assert {row[1] for row in table_of(tmp_path, "alpha_rho_3").rows} == {"ours"}
-    assert table_of(tmp_path, "halvings_3").header == ("along", "at", "ours")
+    assert titles == ["SGD", "SGD, shallow", "RMSprop"]
+    assert table_of(tmp_path, "alpha_rho_3").rows[3][2:] == ("68.00 ± 0.14 (2)", "65.57 ± 0.14 (2)", "")
+    assert {row[1] for row in table_of(tmp_path, "alpha_rho_2").rows} == {"ours"}
+    assert table_of(tmp_path, "halvings_2").header == ("along", "at", "ours")
 
 
 def test_a_line_of_widths_is_no_grid(tmp_path):

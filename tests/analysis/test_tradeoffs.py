@@ -69,6 +69,31 @@ def test_only_one_recipe_is_compared(tmp_path):
     assert [c.label for c in group] == ["v1 α 0.25", "v1 α 0.5", "v2 α 0.5 t 4", "v1 α 1"]
 
 
+def test_optimisers_are_told_apart(tmp_path):
+    """Groups, fits, slopes, switches, and the slopes and budgets of the answer are of one optimiser, and say which."""
+    other = {"optim.name": "rmsprop", "optim.lr": 0.02}
+    for alpha, accuracies in WIDTHS.items():
+        trained(tmp_path, {"model.alpha": alpha}, accuracies, mult_adds=COST[alpha])
+        trained(tmp_path, {"model.alpha": alpha, **other}, [a - 0.03 for a in accuracies], mult_adds=COST[alpha])
+        rival = {"model.version": "v2", "model.alpha": alpha, "model.expansion": 6.0, **other}
+        trained(tmp_path, rival, (0.6, 0.61), mult_adds=COST[alpha] + 1)
+    found = report_of(tmp_path)
+    tables = {table.name: table for section in found.values() for table in section.tables}
+    names = [(name, title) for name in ("RMSprop", "SGD") for title in found if title.endswith(f"batch 128, {name}")]
+    assert [name for name, _ in names] == ["RMSprop", "SGD"]
+    for name, title in names:
+        fits = [t for t in found[title].tables if t.name.startswith(("fit", "equal_cost"))]
+        assert fits and all(name in "".join(row) for t in fits for row in t.rows)
+    assert [row[1].split(", ")[1] for row in tables["doublings"].rows] == ["RMSprop", "SGD", "RMSprop"]
+    changes = [row for row in tables["changes"].rows if row[0].startswith("optimizer")]
+    assert [(row[0], row[1].split(",")[0], row[3], row[4]) for row in changes] == [
+        ("optimizer: rmsprop → sgd", f"v1 α {alpha:g}", "+3.00 [+3.00, +3.00]", "higher") for alpha in WIDTHS
+    ]
+    doubling, _, budgets = found[""].text
+    assert re.search("by width \\(v[12](?:, t 6)?, (?:SGD|RMSprop), ", doubling)
+    assert "batch 128, RMSprop)" in budgets and "SGD" not in budgets  # the largest group
+
+
 def test_the_fit(widths):
     table = next(t for t in widths[f"Accuracy against cost: {RECIPE}"].tables if t.name == "fit_v1_1")
     assert [row[0] for row in table.rows] == ["v1 α 0.25", "v1 α 0.5", "v1 α 1"]
