@@ -12,7 +12,6 @@ Rivals = tuple[list[Configuration], list[Difference]]  # of equal cost, the best
 
 _FULL = {"model.alpha": 1, "model.rho": 1, "model.expansion": 6}  # the papers' networks
 _SHORT = {"model.alpha": "width", "model.rho": "resolution", "model.expansion": "expansion ratio"}
-_UNCUT = "the full network"
 _BUDGETS = 4
 
 
@@ -38,9 +37,11 @@ def sentences(
 
 
 def cut(c: Configuration) -> str:
-    """Return which knobs lie below the papers' full network: 'width and resolution', 'the full network'."""
+    """Return which knobs lie below the papers' full network: 'width alone', 'width and resolution', 'no knob'."""
     names = [_SHORT[key] for key, full in _FULL.items() if (c.identity.get(key) or full) < full]
-    return f"{' and '.join(names)}{' alone' if len(names) == 1 else ''}" if names else _UNCUT
+    if len(names) < 2:
+        return f"{names[0]} alone" if names else "no knob"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _doubling(series: Sequence[Series], main: Configuration) -> str:
@@ -79,17 +80,16 @@ def _equal_cost(rivals: Sequence[Rivals]) -> str:
     clear = sum(all(d.verdict == "lower" for d in differences) for _, differences in mixed)
     if len(mixed) > 1:
         wins = collections.Counter(cut(networks[0]) for networks, _ in mixed).most_common(3)
-        counts = ", ".join(f"{name} in {n}" for name, n in wins)
+        counts = "; ".join(f"{name} in {n}" for name, n in wins)
         return (
             f"At equal cost, {len(mixed)} groups of networks compare: the best one cuts {counts}; it is clearly ahead "
             f"of all others in {clear}."
-        ).replace(f"cuts {_UNCUT}", f"is {_UNCUT}")
+        )
     networks, differences = mixed[0]
     best, lower = networks[0], sum(d.verdict == "lower" for d in differences)
-    how = f"cutting {cut(best)}" if cut(best) != _UNCUT else _UNCUT
     return (
-        f"At equal cost ({_span(networks)}), {how} has the highest top-1: {best.label} ({100 * best.mean:.1f} %), "
-        f"clearly above {lower} of {len(differences)} others."
+        f"At equal cost ({_span(networks)}), cutting {cut(best)} has the highest top-1: {best.label} "
+        f"({100 * best.mean:.1f} %), clearly above {lower} of {len(differences)} others."
     )
 
 

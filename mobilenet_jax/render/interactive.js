@@ -14,8 +14,17 @@ function fill(select, texts, chosen) {
   if (chosen in texts) select.value = chosen;
 }
 
-function embed(id, spec, datasets) {
-  return vegaEmbed(id, {...spec, config: specs.config, datasets}, {ast: true, actions: false, renderer: "svg"});
+const embedded = {};
+async function embed(id, spec, datasets) {
+  embedded[id]?.finalize();
+  const options = {ast: true, actions: false, renderer: "svg"};
+  return embedded[id] = await vegaEmbed(id, {...spec, config: specs.config, datasets}, options);
+}
+
+function fillEpochs(chosen) {
+  const inSet = points.filter(p => p.layer === "runs" && p.dataset === dataset.value);
+  const texts = {...Object.fromEntries(distinct(inSet, "epochs").map(n => [n, n])), all: "all"};
+  fill(epochs, texts, chosen in texts ? chosen : "all");
 }
 
 function colour(shown) {
@@ -26,6 +35,7 @@ function colour(shown) {
 }
 
 async function draw() {
+  fillEpochs(epochs.value);
   const on = layer => form.elements[layer]?.checked ?? true;
   const inSet = points.filter(p => p.dataset === dataset.value && p[cost.value] != null && on(p.layer));
   const layer = name => inSet.filter(p => p.layer === name);
@@ -71,11 +81,11 @@ function drawCurves(i) {
   return embed("#curves", specs.curves, {rows: rows.filter(row => row.accuracy != null)});
 }
 
-const runs = points.filter(p => p.layer === "runs");
 fill(cost, costs);
 fill(knob, Object.fromEntries(Object.entries(KNOBS).filter(([key]) => points.some(p => p[key] != null))));
 fill(dataset, Object.fromEntries(distinct(points, "dataset").map(name => [name, name])), first?.dataset);
-fill(epochs, {all: "all", ...Object.fromEntries(distinct(runs, "epochs").map(n => [n, n]))}, first?.epochs);
+fillEpochs(first?.epochs);
+
 function addBox(name, text) {
   const label = document.createElement("label"), box = document.createElement("input");
   Object.assign(box, {type: "checkbox", name, checked: true});
@@ -84,7 +94,8 @@ function addBox(name, text) {
 }
 
 distinct(points, "layer").filter(name => name in LAYERS).forEach(name => addBox(name, LAYERS[name]));
-form.addEventListener("change", draw);
+let drawing = Promise.resolve();
+form.addEventListener("change", () => { drawing = drawing.then(draw, draw); });  // one after the other
 network.addEventListener("change", () => drawCurves(network.value));
 block.hidden = false;
 try {
@@ -102,7 +113,8 @@ function keepUp() {
   const all = [...form.elements];
   JSON.parse(sessionStorage.getItem("choices") ?? "[]").forEach(([name, value, checked]) => {
     const one = form.elements[name];
-    if (one?.type === "checkbox") one.checked = checked;
+    if (name === "epochs") fillEpochs(value);
+    else if (one?.type === "checkbox") one.checked = checked;
     else if (one && [...one.options].some(option => option.value === value)) one.value = value;
   });
   setInterval(() => {

@@ -74,7 +74,8 @@ def drawn_again(shown: Page, change: Callable[[], object]) -> None:
     before = shown.query_selector("#chart svg")
     change()
     assert before
-    before.wait_for_element_state("hidden")
+    while before.evaluate("svg => svg.isConnected"):
+        shown.wait_for_timeout(20)
     shown.wait_for_selector("#chart svg")
 
 
@@ -115,6 +116,24 @@ def test_axis_colour_filter_hover_and_click(browser, path, report: tables.Page):
     curves = shown.locator("#curves .mark-line path")
     assert curves.count() == 2 * len(smallest["runs"].split(", "))  # on test and on training images
     assert faults == []
+    shown.close()
+
+
+def test_epochs_are_those_of_the_data_set(browser, tmp_path):
+    point = {"layer": "runs", "version": "v1", "alpha": 1, "rho": 1, "expansion": None, "mult_adds": 3, "params": 1}
+    point |= {"accuracy": "", "runs": "", "lines": {}, "time": "", "sd": None, "name": "a", "top1": 70}
+    places = [("one", 3), ("one", 5), ("two", 8)]
+    found = [{**point, "dataset": name, "epochs": epochs} for name, epochs in places]
+    data = {"points": found, "curves": [[]] * 3, "costs": {"mult_adds": "M"}, "first": {"dataset": "one", "epochs": 5}}
+    path = tmp_path / "two.html"
+    path.write_text(page.to_html("# A title\n\nAn answer.\n", {}, data), encoding="utf-8")
+    shown, faults = opened(browser, path)
+    options = shown.locator("[name=epochs] option")
+    assert options.all_text_contents() == ["3", "5", "all"] and marks(shown).count() == 1
+    choose(shown, dataset="two")
+    assert options.all_text_contents() == ["8", "all"] and marks(shown).count() == 1
+    assert shown.locator("[name=epochs]").input_value() == "all" and faults == []
+    assert not shown.locator("#curves-part").is_visible()  # one epoch makes no curve
     shown.close()
 
 
@@ -199,9 +218,10 @@ def test_the_policy_allows_our_script_alone(path, browser):
 
 def test_a_live_page_keeps_its_choices(browser, report, tmp_path):
     path = tmp_path / "runs.html"
-    path.write_text(html(report, refresh=1), encoding="utf-8")
+    path.write_text(html(report, refresh=2), encoding="utf-8")
     shown, _ = opened(browser, path)
-    choose(shown, cost="params", epochs="4")
+    for name, value in (("cost", "params"), ("epochs", "4")):
+        shown.locator(f"#controls [name={name}]").select_option(value)
     path.write_text(path.read_text().replace("</h1>", " New</h1>"))
     shown.locator("h1", has_text="New").wait_for()
     shown.wait_for_selector("#chart svg")
