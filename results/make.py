@@ -95,7 +95,8 @@ def _effects() -> str:
 def _shown(name: str) -> str:
     """Return title, grid and note of each table whose name begins so."""
     found = [table for key, table in _tables().items() if key.startswith(name)]
-    return "\n\n".join(f"{table.title}.\n\n{table.markdown()}\n\n{table.note}" for table in found)
+    texts = (f"{table.title}.\n\n{table.markdown()}\n\n{table.note}" for table in found)
+    return "\n\n".join(texts) or "No such run is recorded yet."
 
 
 def _example() -> str:
@@ -168,6 +169,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "equal_cost": _equal_cost,
     "alpha_rho": lambda: _shown("alpha_rho"),
     "halvings": lambda: _shown("halvings"),
+    "trials": lambda: _shown("trials"),
     "findings": lambda: _shown("v2_findings"),
     "example": _example,
     "columns": _columns,

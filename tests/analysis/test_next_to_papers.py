@@ -65,10 +65,12 @@ def test_a_step_that_does_not_raise_top1_is_named(tmp_path):
 
 
 def test_points_lost_per_halving(tmp_path):
-    """One line has the slope of `fit`; all lines in parallel recover a slope that they share."""
-    grid(tmp_path, without=[(1.0, 0.571)])
+    """One line has the slope of `fit`, where each run counts; lines of fewer than three networks are left out."""
+    grid(tmp_path, without=[(1.0, 0.571)], **{"0.5-1.0": 0.75})
+    put(tmp_path / "third", {"model.alpha": 1.0, "seed": 2}, test_accuracy=0.7, mult_adds=cost(1.0, 1.0))
     found = cells(table_of(tmp_path, "halvings_1"))
-    line = fit([(cost(a, 1.0), {0: 0.7 + 0.02 * math.log2(a)}) for a in ALPHAS])
+    top1 = {0.25: [0.66] * 2, 0.5: [0.75] * 2, 1.0: [0.7] * 3}
+    line = fit([(cost(a, 1.0), dict(enumerate(top1[a]))) for a in ALPHAS])
     assert line and found["width multiplier", "ρ 1"][0].startswith(f"{100 * line.slope:.2f} [")
     assert found["width multiplier", "ρ 0.571"][0] == ""  # two networks
     assert found["width multiplier", "all ρ"][0].endswith(" (6)")
@@ -120,6 +122,12 @@ def test_common_slope():
     assert two and (two.value, two.interval, two.n) == (pytest.approx(0.1), None, 2)
     parallel = common_slope([[(2, 0.5, 1), (8, 0.7, 3)], [(4, 0.1, 2), (64, 0.5, 1), (8, 0.2, 1)]])
     assert parallel and parallel.interval == (pytest.approx(0.1), pytest.approx(0.1)) and parallel.n == 5
+    bent = [(2, (0.1,)), (4, (0.4,) * 3), (8, (0.5,) * 2)]
+    same, weighted = (
+        fit([(x, dict(enumerate(y))) for x, y in bent]),
+        common_slope([[(x, y[0], len(y)) for x, y in bent]]),
+    )
+    assert same and weighted and weighted.value == pytest.approx(same.slope)
     # R: summary(lm(y ~ x)) of x = 1, 2, 3, 4 and y = 0.1, 0.3, 0.3, 0.6 has slope 0.15, standard error 0.0387, df 2.
     line = common_slope([[(2.0**x, y, 1) for x, y in ((1, 0.1), (2, 0.3), (3, 0.3), (4, 0.6))]])
     assert line and line.value == pytest.approx(0.15)

@@ -189,6 +189,22 @@ def test_the_largest_groups_have_figures(tmp_path):
     assert [len(names) for names in pictures] == [1, *[2] * 7, 0, 0]
 
 
+def test_trials_on_held_out_images_have_a_table_of_their_own(tmp_path):
+    """They count nowhere else, except in the data, unless there is nothing else."""
+    for i, (lr, val) in enumerate(((0.1, 0.70), (0.2, 0.75), (0.3, 0.72))):
+        settings = {"data.holdout": 0.1, "optim.lr": lr}
+        put(tmp_path / "trials" / f"{i}", settings, val_accuracy=val, test_accuracy=0.9)
+    put(tmp_path / "trials" / "sgd", {"data.holdout": 0.1, "seed": 1}, val_accuracy=0.68)  # another seed of the first
+    assert "Over optim.lr" in report_of(tmp_path)
+    trained(tmp_path, {"optim.lr": 0.2}, (0.8, 0.81))
+    found = report_of(tmp_path)
+    assert "Over optim.lr" not in found and len(found["Configurations"].tables[0].rows) == 1
+    assert len(found["Configurations"].data[0].rows) == 6
+    (table,) = found["Trials on held-out images"].tables
+    assert table.header == ("network", "lr", "validation top-1, %", "n")
+    assert [row[1:] for row in table.rows] == [("0.2", "75.00", "1"), ("0.3", "72.00", "1"), ("0.1", "69.00", "2")]
+
+
 def test_problems_have_their_section(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "summary.json").write_text("{")
