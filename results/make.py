@@ -85,11 +85,12 @@ def _answer() -> str:
 
 
 def _effects() -> str:
-    """Return our side of the v2 paper's findings at equal cost, in a line each."""
-    rows = [row for row in _tables()["v2_findings"].rows if row[3] and not row[0].startswith("expansion")]
-    return "\n".join(
-        f"- {change} changes top-1 by {points} ({network})." for change, _, _, network, _, points, _ in rows
-    )
+    """Return our side of the v2 paper's findings at equal cost, in a line each: of the network with the most seeds."""
+    most: dict[str, tuple[str, ...]] = {}
+    for row in _tables()["v2_findings"].rows:
+        if row[3] and not row[0].startswith("expansion"):
+            most[row[0]] = max(most.get(row[0], row), row, key=lambda row: int(row[4]))
+    return "\n".join(f"- {change} changes top-1 by {row[5]} ({row[3]})." for change, row in most.items())
 
 
 def _shown(name: str) -> str:
