@@ -85,17 +85,19 @@ def _answer() -> str:
 
 
 def _effects() -> str:
-    """Return our side of the v2 paper's findings at equal cost, in a line each."""
-    rows = [row for row in _tables()["v2_findings"].rows if row[3] and not row[0].startswith("expansion")]
-    return "\n".join(
-        f"- {change} changes top-1 by {points} ({network})." for change, _, _, network, _, points, _ in rows
-    )
+    """Return our side of the v2 paper's findings at equal cost, in a line each: of the network with the most seeds."""
+    most: dict[str, tuple[str, ...]] = {}
+    for row in _tables()["v2_findings"].rows:
+        if row[3] and not row[0].startswith("expansion"):
+            most[row[0]] = max(most.get(row[0], row), row, key=lambda row: int(row[4]))
+    return "\n".join(f"- {change} changes top-1 by {row[5]} ({row[3]})." for change, row in most.items())
 
 
 def _shown(name: str) -> str:
     """Return title, grid and note of each table whose name begins so."""
     found = [table for key, table in _tables().items() if key.startswith(name)]
-    return "\n\n".join(f"{table.title}.\n\n{table.markdown()}\n\n{table.note}" for table in found)
+    texts = (f"{table.title}.\n\n{table.markdown()}\n\n{table.note}" for table in found)
+    return "\n\n".join(texts) or "No such run is recorded yet."
 
 
 def _example() -> str:
@@ -168,6 +170,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "equal_cost": _equal_cost,
     "alpha_rho": lambda: _shown("alpha_rho"),
     "halvings": lambda: _shown("halvings"),
+    "trials": lambda: _shown("trials"),
     "findings": lambda: _shown("v2_findings"),
     "example": _example,
     "columns": _columns,

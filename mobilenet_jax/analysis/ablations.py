@@ -12,6 +12,7 @@ from mobilenet_jax.render import charts
 from mobilenet_jax.render.tables import Picture, Section, Table
 
 _LINES = 6  # in a figure: more are hard to distinguish
+_PAPERS = {**PAPER_CHOICES, "optim.name": "rmsprop"}
 _RESOLVE = 0.002  # the difference, a fraction, for which the seeds needed are given
 
 
@@ -93,7 +94,7 @@ def _reference(s: Series) -> str | None:
     """Return the value of a switch that the others are compared with; None for a number, whose values have an order."""
     if not all(isinstance(c.identity[s.key], bool | str) for c in s.configurations):
         return None
-    choice = PAPER_CHOICES.get(s.key)
+    choice = _PAPERS.get(s.key)
     return choice if choice in s.by_value else max(s.by_value, key=lambda value: s.by_value[value].n)
 
 

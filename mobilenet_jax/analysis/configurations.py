@@ -16,8 +16,9 @@ PAPER_CHOICES = {"model.bottleneck": "linear", "model.shortcut": "bottleneck", "
 _OPTIMIZER = "optim.name"
 _OPTIMIZERS = {"sgd": "SGD", "rmsprop": "RMSprop"}
 _RATES = ("optim.lr", "optim.momentum", "optim.weight_decay", *ONLY_RMSPROP)  # each optimiser has its own
-_IN_LABEL = ("model.version", "model.variant", *KNOBS, _OPTIMIZER)
-_Family = tuple[Any, Any, Any, Any]  # data set, version, variant, optimiser
+_HOLDOUT = "data.holdout"
+_IN_LABEL = ("model.version", "model.variant", *KNOBS, _OPTIMIZER, _HOLDOUT)
+_Family = tuple[Any, Any, Any, Any, Any]  # data set, version, variant, optimiser, 'held out' for trials
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +45,11 @@ class Configuration:
     def n(self) -> int:
         """The number of runs."""
         return len(self.runs)
+
+    @property
+    def val_mean(self) -> float:
+        """The mean accuracy on held-out images, a fraction; 0 for runs without them."""
+        return statistics.mean(run.summary.val_accuracy or 0.0 for run in self.runs)
 
     @property
     def optimizer(self) -> str:
@@ -85,7 +91,8 @@ def group_runs(runs: Iterable[Run]) -> list[Configuration]:
     """Return the configurations of the runs, by data set, then by mult-adds.
 
     A label names every setting that is not the most common one among the configurations of the same data set, version,
-    variant and optimiser. It names the optimiser if the same data set and variant have several.
+    variant and optimiser, trials on held-out images apart. It names the optimiser if a data set and variant have
+    several.
     """
     groups: dict[Any, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.summary.seed, run.directory)):
@@ -161,6 +168,22 @@ def recipes_table(configurations: Sequence[Configuration]) -> Table:
     return Table("recipes", "Recipes: settings that the labels leave out", ("setting", *names), rows, note)
 
 
+def trials_table(trials: Sequence[Configuration]) -> Table:
+    """Return the validation accuracy of configurations with held-out images, and what they vary; the best first."""
+    ranked = sorted(trials, key=lambda c: (c.identity["data.name"], -c.val_mean))
+    varied = [key for key in trials[0].identity if len({cell(c.identity.get(key)) for c in trials}) > 1]
+    columns = {
+        "network": lambda c: " ".join(c.label.partition(",")[0].split()),
+        **{setting_name(key): lambda c, key=key: cell(c.identity.get(key, "")) for key in varied if key not in KNOBS},
+        "validation top-1, %": lambda c: f"{100 * c.val_mean:.2f}",
+        "n": lambda c: str(c.n),
+    }
+    note = (
+        "Accuracy on training images that were held out. Recipes are chosen by it, and test images have no part in it."
+    )
+    return Table.of("trials", "Trials on held-out images", ranked, columns, note)
+
+
 def setting_name(key: str) -> str:
     """Return the name of a setting without its group: 'bottleneck', 'optimizer'."""
     return "optimizer" if key == _OPTIMIZER else key.rpartition(".")[2]
@@ -198,7 +221,7 @@ def _is_setting(key: str) -> bool:
 
 def _family(identity: Mapping[str, Any]) -> _Family:
     data, version, variant = (identity.get(key) for key in ("data.name", "model.version", "model.variant"))
-    return data, version, variant, identity.get(_OPTIMIZER)
+    return data, version, variant, identity.get(_OPTIMIZER), "held out" if identity.get(_HOLDOUT) else None
 
 
 def _usual_values(identities: Iterable[Mapping[str, Any]]) -> dict[_Family, dict[str, Any]]:
@@ -215,16 +238,18 @@ def _usual_values(identities: Iterable[Mapping[str, Any]]) -> dict[_Family, dict
 
 def _label(identity: Mapping[str, Any], usual: Mapping[_Family, Mapping[str, Any]], varied: str = "") -> str:
     """Return 'v2 α 0.35 ρ 0.714 t 6, bottleneck relu6': ρ unless it is 1, t if there is one, never the `varied` key."""
-    family = data, _, variant, optimizer = _family(identity)
+    family = data, _, variant, optimizer, _ = _family(identity)
     identity = {key: value for key, value in identity.items() if key != varied}
     knobs = [(key, identity[key]) for key in KNOBS if identity.get(key) is not None]
     words = [f"{KNOBS[key]} {value:g}" for key, value in knobs if (key, value) != ("model.rho", 1)]
     parts = [" ".join([identity.get("model.version", ""), *words]).strip()]
     if identity.get("model.variant", "paper") != "paper":
         parts.append(identity["model.variant"])
-    others = {o for d, _, v, o in usual if (d, v) == (data, variant)}
+    others = {o for d, _, v, o, _ in usual if (d, v) == (data, variant)}
     if _OPTIMIZER in identity and len(others - {None}) > 1:
         parts.append(setting_text(_OPTIMIZER, optimizer))
+    if identity.get(_HOLDOUT):
+        parts.append(setting_text(_HOLDOUT, identity[_HOLDOUT]))
     recipe_known = "summary.steps" not in identity
     if not recipe_known:
         parts.append("recipe unknown")

@@ -17,6 +17,7 @@ from mobilenet_jax.render.tables import Section, Table
 _Point = tuple[float, float]  # alpha, rho
 _Cells = dict[_Point, tuple[int, float, int]]  # mult-adds, top-1 (a fraction), number of runs
 _AXES = ("model.alpha", "model.rho")
+_SOURCES = {"v1 paper": "Tables 6 and 7, on ImageNet", "TF-slim": "released networks, on ImageNet"}
 _LINE = 3  # configurations on one line along an axis, at least
 
 
@@ -33,7 +34,7 @@ def sections(
       all_series: configurations that differ in one key.
     """
     found = [
-        Section("Width and resolution, next to the v1 paper", tables=_grids(groups)),
+        Section("Width and resolution, next to published ones", tables=_grids(groups)),
         Section("Findings of the v2 paper", tables=_findings(all_series)),
         Section("Next to published accuracies", tables=_cifar10(configurations)),
     ]
@@ -97,10 +98,8 @@ def _matrix(name: str, title: str, ours: Mapping[_Point, Configuration], theirs:
             published = [f"{100 * cells[alpha, rho][1]:.1f}" if (alpha, rho) in cells else "" for rho in rhos]
             rows += [(f"{alpha:g}", source, *published)] if any(published) else []
     header = ("α", "whose", *(f"ρ {rho:g}" for rho in rhos))
-    note = (
-        "In brackets: seeds. v1 paper: Tables 6 and 7, on ImageNet. TF-slim: released networks, on ImageNet. An empty "
-        f"cell has no run, or nothing is printed. {_steps(ours)}"
-    )
+    sources = "".join(f"{source}: {_SOURCES[source]}. " for source in theirs)
+    note = f"In brackets: seeds. {sources}An empty cell has no run, or nothing is printed. {_steps(ours)}"
     return Table(name, f"Top-1 over width and resolution, %: {title}", header, tuple(rows), note)
 
 

@@ -18,6 +18,7 @@ from mobilenet_jax.analysis.configurations import (
     find_series,
     recipes_table,
     setting_text,
+    trials_table,
 )
 from mobilenet_jax.analysis.latency import MeasuredNetwork
 from mobilenet_jax.analysis.statistics import Difference, Fit, difference, fit, group_by_cost, pareto
@@ -40,12 +41,17 @@ def page(
 ) -> Page:
     """Return the report of runs. It leads with the answer, and ends with the recipes.
 
+    Runs with held-out images choose a recipe. They have a table of their own if there are other runs.
+
     Args:
       configurations: what the runs are, by `group_runs`.
       problems: what is wrong with the others.
       measured: networks whose inference time is known, for the interactive figure.
       official: points of official networks, for the same.
     """
+    everything = configurations
+    trials = [c for c in configurations if c.identity.get("data.holdout")]
+    configurations = [c for c in configurations if not c.identity.get("data.holdout")] or trials
     all_series, groups = find_series(configurations), comparable(configurations)
     main = max(groups, key=lambda pair: len(pair[1]), default=(_title(*configurations[:1]), configurations[:1]))
     groups.sort(key=lambda pair: pair[1] is not main[1])  # the main group first
@@ -68,7 +74,9 @@ def page(
     if problems:
         found.append(Section("Left out, or counted in part", tables=(problems_table(problems),)))
     tables = (configurations_table(configurations),) if configurations else ()
-    found.append(Section("Configurations", tables=tables, data=data.tables(configurations)))
+    found.append(Section("Configurations", tables=tables, data=data.tables(everything)))
+    if trials:
+        found.append(Section("Trials on held-out images", tables=(trials_table(trials),)))
     if configurations:
         found.append(Section("Recipes", tables=(recipes_table(configurations),)))
     figure = points.interactive(configurations, all_series, measured, official, main[1][0]) if configurations else None

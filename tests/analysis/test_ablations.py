@@ -36,6 +36,13 @@ def test_a_switch_is_compared_with_the_papers_choice(tmp_path):
     assert [row[4] for row in series.rows] == ["", "-5.00 [-5.00, -5.00]", "-10.00 [-10.00, -10.00]"]
 
 
+def test_an_optimiser_is_compared_with_the_papers(tmp_path):
+    trained(tmp_path, {"optim.name": "sgd"}, (0.8, 0.82, 0.81))
+    trained(tmp_path, {"optim.name": "rmsprop", "optim.lr": 0.01}, (0.82,))
+    (row,) = table_of(tmp_path, "changes").rows
+    assert row[0] == "optimizer: rmsprop → sgd"
+
+
 @pytest.mark.parametrize(("seeds", "reference"), [((3, 2), "False"), ((2, 3), "True")])
 def test_another_switch_is_compared_with_the_most_frequent_value(tmp_path, seeds, reference):
     for value, n in zip((False, True), seeds, strict=True):

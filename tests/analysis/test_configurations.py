@@ -175,6 +175,14 @@ def test_every_label_names_the_optimiser_where_there_are_several(tmp_path):
     assert recipes_table(found).header[1:] == ("cifar10, v1, RMSprop", "cifar10, v1, SGD", "cifar10, v2, SGD")
 
 
+def test_trials_do_not_decide_what_is_usual(tmp_path):
+    put(tmp_path / "a", {"optim.lr": 0.2})
+    for i, lr in enumerate((0.3, 0.3, 0.4)):
+        put(tmp_path / f"{i}", {"data.holdout": 0.1, "optim.lr": lr, "seed": i})
+    labels = ["v1 α 0.25", "v1 α 0.25, holdout 0.1", "v1 α 0.25, holdout 0.1, lr 0.4"]
+    assert [c.label for c in grouped(tmp_path)] == labels
+
+
 def test_series_compare_optimisers_at_the_usual_rates_of_each_and_mix_them_nowhere_else(tmp_path):
     for seed, settings in enumerate(({}, {}, RMSPROP, RMSPROP)):
         put(tmp_path / f"{seed}", {"seed": seed % 2, **settings})

@@ -65,10 +65,12 @@ def test_a_step_that_does_not_raise_top1_is_named(tmp_path):
 
 
 def test_points_lost_per_halving(tmp_path):
-    """One line has the slope of `fit`; all lines in parallel recover a slope that they share."""
-    grid(tmp_path, without=[(1.0, 0.571)])
+    """One line has the slope of `fit`, where each run counts; lines of fewer than three networks are left out."""
+    grid(tmp_path, without=[(1.0, 0.571)], **{"0.5-1.0": 0.75})
+    put(tmp_path / "third", {"model.alpha": 1.0, "seed": 2}, test_accuracy=0.7, mult_adds=cost(1.0, 1.0))
     found = cells(table_of(tmp_path, "halvings_1"))
-    line = fit([(cost(a, 1.0), {0: 0.7 + 0.02 * math.log2(a)}) for a in ALPHAS])
+    top1 = {0.25: [0.66] * 2, 0.5: [0.75] * 2, 1.0: [0.7] * 3}
+    line = fit([(cost(a, 1.0), dict(enumerate(top1[a]))) for a in ALPHAS])
     assert line and found["width multiplier", "ρ 1"][0].startswith(f"{100 * line.slope:.2f} [")
     assert found["width multiplier", "ρ 0.571"][0] == ""  # two networks
     assert found["width multiplier", "all ρ"][0].endswith(" (6)")
@@ -86,27 +88,31 @@ def test_points_lost_per_halving(tmp_path):
 
 def test_recipes_are_not_mixed_in_a_matrix(tmp_path):
     """The larger grid comes first; a grid of another variant has nothing published."""
-    grid(tmp_path, without=[(1.0, 0.571)], settings={"optim.name": "rmsprop", "optim.lr": 0.01})
+    grid(tmp_path, without=[(1.0, 0.571), (0.5, 0.571)], settings={"optim.name": "rmsprop", "optim.lr": 0.01})
     grid(tmp_path)
-    grid(tmp_path, without=[(1.0, 0.571), (0.5, 0.571)], settings={"model.variant": "shallow"})
+    grid(tmp_path, without=[(1.0, 0.571)], settings={"model.variant": "shallow"})
     titles = [table_of(tmp_path, f"alpha_rho_{i}").title.partition(", batch 128, ")[2] for i in (1, 2, 3)]
-    assert titles == ["SGD", "RMSprop", "SGD, shallow"]
-    assert table_of(tmp_path, "alpha_rho_2").rows[0][2:] == ("70.00 ± 0.14 (2)", "67.57 ± 0.14 (2)", "")
-    assert {row[1] for row in table_of(tmp_path, "alpha_rho_3").rows} == {"ours"}
-    assert table_of(tmp_path, "halvings_3").header == ("along", "at", "ours")
+    assert titles == ["SGD", "SGD, shallow", "RMSprop"]
+    assert table_of(tmp_path, "alpha_rho_3").rows[3][2:] == ("68.00 ± 0.14 (2)", "65.57 ± 0.14 (2)", "")
+    assert {row[1] for row in table_of(tmp_path, "alpha_rho_2").rows} == {"ours"}
+    assert table_of(tmp_path, "halvings_2").header == ("along", "at", "ours")
 
 
 def test_a_line_of_widths_is_no_grid(tmp_path):
     for alpha in ALPHAS:
         trained(tmp_path, {"model.alpha": alpha}, (0.7,), mult_adds=cost(alpha, 1.0))
     trained(tmp_path, {"model.alpha": 0.25, "model.rho": 0.714}, (0.6,), mult_adds=cost(0.25, 0.714))
-    assert "Width and resolution, next to the v1 paper" not in report_of(tmp_path)
+    assert "Width and resolution, next to published ones" not in report_of(tmp_path)
 
 
 def test_v2_has_no_table_in_the_v1_paper(tmp_path):
+    """Only networks with t = 6 were released."""
     grid(tmp_path, settings=V2)
+    grid(tmp_path, without=[(1.0, 0.571)], settings=V2 | {"model.expansion": 4.0})
+    assert {row[1] for row in table_of(tmp_path, "alpha_rho_2").rows} == {"ours"}
     table = table_of(tmp_path, "alpha_rho_1")
     assert table.title.partition(": ")[2].startswith("v2 t 6, cifar10")
+    assert "TF-slim: " in table.note and "v1 paper: " not in table.note
     assert cells(table)["1", "TF-slim"] == ("71.8", "68.8", "65.3") and ("1", "v1 paper") not in cells(table)
 
 
@@ -116,6 +122,12 @@ def test_common_slope():
     assert two and (two.value, two.interval, two.n) == (pytest.approx(0.1), None, 2)
     parallel = common_slope([[(2, 0.5, 1), (8, 0.7, 3)], [(4, 0.1, 2), (64, 0.5, 1), (8, 0.2, 1)]])
     assert parallel and parallel.interval == (pytest.approx(0.1), pytest.approx(0.1)) and parallel.n == 5
+    bent = [(2, (0.1,)), (4, (0.4,) * 3), (8, (0.5,) * 2)]
+    same, weighted = (
+        fit([(x, dict(enumerate(y))) for x, y in bent]),
+        common_slope([[(x, y[0], len(y)) for x, y in bent]]),
+    )
+    assert same and weighted and weighted.value == pytest.approx(same.slope)
     # R: summary(lm(y ~ x)) of x = 1, 2, 3, 4 and y = 0.1, 0.3, 0.3, 0.6 has slope 0.15, standard error 0.0387, df 2.
     line = common_slope([[(2.0**x, y, 1) for x, y in ((1, 0.1), (2, 0.3), (3, 0.3), (4, 0.6))]])
     assert line and line.value == pytest.approx(0.15)

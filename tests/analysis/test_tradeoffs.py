@@ -69,6 +69,31 @@ def test_only_one_recipe_is_compared(tmp_path):
     assert [c.label for c in group] == ["v1 α 0.25", "v1 α 0.5", "v2 α 0.5 t 4", "v1 α 1"]
 
 
+def test_optimisers_are_told_apart(tmp_path):
+    """Groups, fits, slopes, switches, and the slopes and budgets of the answer are of one optimiser, and say which."""
+    other = {"optim.name": "rmsprop", "optim.lr": 0.02}
+    for alpha, accuracies in WIDTHS.items():
+        trained(tmp_path, {"model.alpha": alpha}, accuracies, mult_adds=COST[alpha])
+        trained(tmp_path, {"model.alpha": alpha, **other}, [a - 0.03 for a in accuracies], mult_adds=COST[alpha])
+        rival = {"model.version": "v2", "model.alpha": alpha, "model.expansion": 6.0, **other}
+        trained(tmp_path, rival, (0.6, 0.61), mult_adds=COST[alpha] + 1)
+    found = report_of(tmp_path)
+    tables = {table.name: table for section in found.values() for table in section.tables}
+    names = [(name, title) for name in ("RMSprop", "SGD") for title in found if title.endswith(f"batch 128, {name}")]
+    assert [name for name, _ in names] == ["RMSprop", "SGD"]
+    for name, title in names:
+        fits = [t for t in found[title].tables if t.name.startswith(("fit", "equal_cost"))]
+        assert fits and all(name in "".join(row) for t in fits for row in t.rows)
+    assert [row[1].split(", ")[1] for row in tables["doublings"].rows] == ["RMSprop", "SGD", "RMSprop"]
+    changes = [row for row in tables["changes"].rows if row[0].startswith("optimizer")]
+    assert [(row[0], row[1].split(",")[0], row[3], row[4]) for row in changes] == [
+        ("optimizer: rmsprop → sgd", f"v1 α {alpha:g}", "+3.00 [+3.00, +3.00]", "higher") for alpha in WIDTHS
+    ]
+    doubling, _, budgets = found[""].text
+    assert re.search("by width \\(v[12](?:, t 6)?, (?:SGD|RMSprop), ", doubling)
+    assert "batch 128, RMSprop)" in budgets and "SGD" not in budgets  # the largest group
+
+
 def test_the_fit(widths):
     table = next(t for t in widths[f"Accuracy against cost: {RECIPE}"].tables if t.name == "fit_v1_1")
     assert [row[0] for row in table.rows] == ["v1 α 0.25", "v1 α 0.5", "v1 α 1"]
@@ -162,6 +187,22 @@ def test_the_largest_groups_have_figures(tmp_path):
     pictures = [[picture.name for picture in s.pictures] for t, s in report_of(tmp_path).items() if "against cost" in t]
     assert pictures[0] == ["accuracy_params_1"]  # of the largest; its other figure leads
     assert [len(names) for names in pictures] == [1, *[2] * 7, 0, 0]
+
+
+def test_trials_on_held_out_images_have_a_table_of_their_own(tmp_path):
+    """They count nowhere else, except in the data, unless there is nothing else."""
+    for i, (lr, val) in enumerate(((0.1, 0.70), (0.2, 0.75), (0.3, 0.72))):
+        settings = {"data.holdout": 0.1, "optim.lr": lr}
+        put(tmp_path / "trials" / f"{i}", settings, val_accuracy=val, test_accuracy=0.9)
+    put(tmp_path / "trials" / "sgd", {"data.holdout": 0.1, "seed": 1}, val_accuracy=0.68)  # another seed of the first
+    assert "Over optim.lr" in report_of(tmp_path)
+    trained(tmp_path, {"optim.lr": 0.2}, (0.8, 0.81))
+    found = report_of(tmp_path)
+    assert "Over optim.lr" not in found and len(found["Configurations"].tables[0].rows) == 1
+    assert len(found["Configurations"].data[0].rows) == 6
+    (table,) = found["Trials on held-out images"].tables
+    assert table.header == ("network", "lr", "validation top-1, %", "n")
+    assert [row[1:] for row in table.rows] == [("0.2", "75.00", "1"), ("0.3", "72.00", "1"), ("0.1", "69.00", "2")]
 
 
 def test_problems_have_their_section(tmp_path):
