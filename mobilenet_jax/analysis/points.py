@@ -98,7 +98,10 @@ def published(dataset: str) -> list[dict[str, Any]]:
 
 
 def official_networks(directories: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
-    """Return the networks that records like `results/official/ours.json` hold, as points of a layer."""
+    """Return the networks in the JSON records of the directories, as points of a layer.
+
+    A record has `networks`: a name -> the fields of `_Official`. Other files and other networks are left out.
+    """
     found = []
     for path in (path for directory in directories for path in sorted(directory.glob("*.json"))):
         try:

@@ -4,7 +4,12 @@ const block = document.getElementById("interactive"), form = document.getElement
 const curvesPart = document.getElementById("curves-part"), fixed = document.querySelector(".lead > figure");
 const {cost, knob, dataset, epochs} = form.elements;
 const network = block.querySelector("[name=network]");
-const KNOBS = {version: "version", alpha: "width multiplier α", rho: "resolution multiplier ρ", expansion: "expansion ratio t"};
+const KNOBS = {
+  version: "version",
+  alpha: "width multiplier α",
+  rho: "resolution multiplier ρ",
+  expansion: "expansion ratio t",
+};
 const LAYERS = {published: "◇ published", official: "+ official weights"};
 const distinct = (items, key) => [...new Set(items.map(item => item[key]))];
 points.forEach((point, i) => { point.i = i; });
@@ -31,7 +36,8 @@ function colour(shown) {
   const field = knob.value, values = distinct(shown, field), title = KNOBS[field];
   if (field === "version")
     return {field, title: null, type: "nominal", scale: {domain: ["v1", "v2"], range: ["#0072B2", "#D55E00"]}};
-  return {field, title, type: values.length > 8 ? "quantitative" : "ordinal", scale: {scheme: {name: "viridis", extent: [0, 0.9]}}};
+  const type = values.length > 8 ? "quantitative" : "ordinal";
+  return {field, title, type, scale: {scheme: {name: "viridis", extent: [0, 0.9]}}};
 }
 
 async function draw() {
@@ -47,11 +53,13 @@ async function draw() {
   for (const {mark} of spec.layer) if (runs.length > 100 && mark.filled) mark.size = 36;
   Object.assign(spec.layer.at(-1).encoding.color, colour(shown));
   let best = -1;  // the Pareto front: no cheaper network is as good
-  const front = runs.toSorted((a, b) => a[cost.value] - b[cost.value] || b.top1 - a.top1).filter(p => p.top1 > best && (best = p.top1));
+  const front = runs
+    .toSorted((a, b) => a[cost.value] - b[cost.value] || b.top1 - a.top1)
+    .filter(p => p.top1 > best && (best = p.top1));
   const datasets = {
     front,
     lines: shown.filter(p => knob.value in p.lines).map(p => ({...p, line: p.lines[knob.value]})),
-    bars: inSet.filter(p => p.sd && (p.layer !== "runs" || runs.includes(p))).map(p => ({...p, low: p.top1 - p.sd, high: p.top1 + p.sd})),
+    bars: [...runs, ...layer("official")].filter(p => p.sd).map(p => ({...p, low: p.top1 - p.sd, high: p.top1 + p.sd})),
     published: layer("published"),
     official: layer("official"),
     others: runs.filter(p => p[knob.value] == null),
@@ -68,7 +76,8 @@ async function draw() {
     curvesPart.scrollIntoView({block: "nearest"});
   });
   const drawn = runs.filter(p => curves[p.i].length);
-  const chosen = drawn.some(p => String(p.i) === network.value) ? network.value : front.findLast(p => curves[p.i].length)?.i;
+  const kept = drawn.some(p => String(p.i) === network.value);
+  const chosen = kept ? network.value : front.findLast(p => curves[p.i].length)?.i;
   fill(network, Object.fromEntries(drawn.map(p => [p.i, p.name])), chosen);
   curvesPart.hidden = !drawn.length;
   if (drawn.length) await drawCurves(network.value);
