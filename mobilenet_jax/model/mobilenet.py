@@ -1,5 +1,6 @@
 """Define MobileNet as Flax modules that walk the same `Architecture` as `networks/cost.py`."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class ConvLayer(nn.Module):
         layer = self.layer
         kernel = self.param("kernel", _KERNEL_INIT, layer.kernel_shape).astype(self.dtype)
         convolve = depthwise.depthwise if layer.kind == "depthwise" else convolution.convolve
-        y = convolve(x.astype(self.dtype), kernel, layer.stride, self.implementation)
+        y = convolve(x.astype(self.dtype), kernel, layer.stride, self.implementation, layer.padding)
         return BatchNorm(self.epsilon, self.decay, layer.activation, name="bn")(y, train)
 
 
@@ -114,6 +115,7 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         built = arch.mobilenet(**dict(network.architecture))  # type: ignore[arg-type]
     except TypeError as e:
         raise InputError(f"{path}: no network has this architecture ({e})") from None
+    built = dataclasses.replace(built, input_range=network.input_range, mean=network.mean, std=network.std)
     module = MobileNet(built, depthwise=depthwise.choose("auto", jax.default_backend()))
 
     def preprocess(images: jax.Array) -> jax.Array:
@@ -121,6 +123,7 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < size:
             allowed = f"must be uint8 [B, H, W, 3] with sides of at least {size} pixels"
             raise InputError(f"images of {images.dtype} {images.shape}: {allowed}")
-        return augment.evaluation_view(images, size, network.resolution, network.input_range)
+        view = (size, network.resolution, network.input_range, network.mean, network.std)
+        return augment.evaluation_view(images, *view)
 
     return Loaded(module, variables, network.class_names, preprocess)

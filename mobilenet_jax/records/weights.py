@@ -23,7 +23,11 @@ _FORMAT = 1  # raise it when an old reader would misread the file
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What the tensors belong to. An image is cut to its centre, resized, and scaled from 0..255 to `input_range`."""
+    """What the tensors belong to, and how it takes an image.
+
+    An image is cut to its centre, resized, and scaled from 0..255 to `input_range`. Then `mean` is subtracted from red,
+    green and blue, and the result divided by `std`.
+    """
 
     architecture: Mapping[str, Any]  # arguments of `arch.mobilenet`
     input_range: tuple[float, float]
@@ -32,6 +36,9 @@ class Network:
     class_names: Sequence[str] = ()  # in the order of the logits; () if unknown
     dataset: str = ""
     test_accuracy: float | None = None  # top-1, as a fraction
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    source: str = ""  # format of the file that it was imported from; "" if it was trained here
 
 
 def write(path: pathlib.Path, variables: Mapping[str, Any], network: Network) -> None:
@@ -55,7 +62,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Network]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
         if metadata.pop("format") != _FORMAT:
             raise ValueError("another version of this program wrote it")
-        metadata |= {"input_range": tuple(metadata["input_range"]), "class_names": tuple(metadata["class_names"])}
+        metadata |= {key: tuple(metadata[key]) for key in ("input_range", "class_names")}
+        metadata |= {key: tuple(metadata[key]) for key in ("mean", "std") if key in metadata}
         return _nested(tensors), Network(**metadata)
     except KeyError as e:
         raise InputError(f"{path}: its metadata lacks {e}: it was not written by mobilenet_jax") from None

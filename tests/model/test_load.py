@@ -16,7 +16,7 @@ from mobilenet_jax.records import weights
 
 ARCHITECTURES = {
     "v1": {"version": "v1", "alpha": 0.25, "num_classes": 3, "strides": "cifar", "variant": "shallow"},
-    "v2": {"version": "v2", "alpha": 0.1, "num_classes": 3, "expansion": 2.0},
+    "v2": {"version": "v2", "alpha": 0.1, "num_classes": 3, "expansion": 2.0, "padding": "symmetric"},
 }
 
 
@@ -45,6 +45,18 @@ def test_a_network_loads_as_it_was_written(version, tmp_path):
     np.testing.assert_array_equal(logits, mobilenet_jax.load(tmp_path).module.apply(variables, inputs))
 
 
+def test_normalisation_by_channel(tmp_path):
+    """By hand: 51 is 0.2 in [0, 1], and then (0.2 - mean) / std."""
+    path, _, variables = stored(tmp_path, "v1")
+    mean, std = (0.1, 0.2, 0.4), (0.5, 0.25, 0.1)
+    network = weights.Network(ARCHITECTURES["v1"], (0.0, 1.0), 8, 8, mean=mean, std=std)
+    weights.write(path, variables, network)
+    loaded = mobilenet_jax.load(path)
+    assert (loaded.module.arch.input_range, loaded.module.arch.mean, loaded.module.arch.std) == ((0, 1), mean, std)
+    inputs = loaded.preprocess(jax.numpy.full((1, 8, 8, 3), 51, np.uint8))
+    np.testing.assert_allclose(inputs[0, 3, 4], [0.2, 0.0, -2.0], atol=1e-6)
+
+
 def test_an_unknown_architecture(tmp_path):
     network = weights.Network({"version": "v1", "groups": 4}, (-1.0, 1.0), 8, 8)
     weights.write(tmp_path / weights.FILE, {}, network)
@@ -69,7 +81,7 @@ def forward(tensors: dict[str, np.ndarray], images: np.ndarray, network: arch.Ar
             x = x @ tensors["params/classifier/kernel"] + tensors["params/classifier/bias"]
         else:
             kernel = tensors[f"params/{layer.name}/kernel"].astype(np.float64)
-            pads = [arch.same_padding(size, layer.kernel, layer.stride) for size in x.shape[1:3]]
+            pads = [arch.zero_padding(size, layer.kernel, layer.stride, layer.padding) for size in x.shape[1:3]]
             x = np.pad(x, ((0, 0), *pads, (0, 0)))
             windows = np.lib.stride_tricks.sliding_window_view(x, (layer.kernel, layer.kernel), (1, 2))
             windows = windows[:, :: layer.stride, :: layer.stride]  # [N, H, W, C, K, K]
