@@ -6,6 +6,7 @@ A tensor is named by its path, such as `params/stem/kernel` or `batch_stats/stem
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,7 +45,7 @@ class Network:
 def write(path: pathlib.Path, variables: Mapping[str, Any], network: Network) -> None:
     """Write nested dicts of arrays, `{"params": ..., "batch_stats": ...}`, atomically."""
     metadata = {key: json.dumps(value) for key, value in dataclasses.asdict(network).items()}
-    content = safetensors.save(dict(_flat(variables)), {"format": json.dumps(_FORMAT), **metadata})
+    content = safetensors.save(dict(flat(variables)), {"format": json.dumps(_FORMAT), **metadata})
     with files.replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -64,18 +65,37 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Network]:
             raise ValueError("another version of this program wrote it")
         metadata |= {key: tuple(metadata[key]) for key in ("input_range", "class_names")}
         metadata |= {key: tuple(metadata[key]) for key in ("mean", "std") if key in metadata}
-        return _nested(tensors), Network(**metadata)
+        if odd := [name for name, tensor in tensors.items() if tensor.dtype != np.float32]:
+            raise ValueError(f"tensor {odd[0]!r} is not float32")
+        return _nested(tensors), _checked(Network(**metadata))
     except KeyError as e:
         raise InputError(f"{path}: its metadata lacks {e}: it was not written by mobilenet_jax") from None
     except (OSError, SafetensorError, ValueError, TypeError) as e:
         raise InputError(f"{path}: no weights can be read ({first_line(e)})") from None
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, np.ndarray]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, np.ndarray]]:
+    """Return the arrays of nested dicts by their paths, such as `params/stem/kernel`."""
     found = []
     for key, value in tree.items():
-        found += _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else [(prefix + key, np.array(value))]
+        found += flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else [(prefix + key, np.array(value))]
     return found
+
+
+def _checked(network: Network) -> Network:
+    """Return the description, or raise ValueError if a value is of another kind than `write` writes."""
+    numbers = (*network.input_range, *network.mean, *network.std)
+    sides = (network.image_size, network.resolution)
+    fine = (
+        isinstance(network.architecture, dict)
+        and (len(network.input_range), len(network.mean), len(network.std)) == (2, 3, 3)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        and all(type(side) is int and 1 <= side <= 2**15 for side in sides)
+        and all(isinstance(name, str) for name in network.class_names)
+    )
+    if not fine or 0 in network.std:
+        raise ValueError("its description is damaged")
+    return network
 
 
 def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -85,5 +105,7 @@ def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         branch = tree
         for folder in folders:
             branch = branch.setdefault(folder, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"tensor {name!r} lies below another one")
         branch[leaf] = tensor
     return tree

@@ -66,9 +66,10 @@ def test_slices_are_conv_with_symmetric_padding(height, width, kernel, stride):
     for each in found:
         assert_all_equal(each, expected)
     x, weights, _ = arguments
-    zeros, groups = [(kernel // 2, kernel // 2)] * 2, {"feature_group_count": CHANNELS}
-    axes = ("NHWC", "HWIO", "NHWC")
-    plain = jax.lax.conv_general_dilated(x, weights, (stride, stride), zeros, dimension_numbers=axes, **groups)
+    zeros, axes = [(kernel // 2, kernel // 2)] * 2, ("NHWC", "HWIO", "NHWC")
+    plain = jax.lax.conv_general_dilated(
+        x, weights, (stride, stride), zeros, dimension_numbers=axes, feature_group_count=CHANNELS
+    )
     np.testing.assert_array_equal(expected[0], plain)
 
 
