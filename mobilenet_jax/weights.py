@@ -65,6 +65,8 @@ def _import(args: argparse.Namespace) -> None:
     names = _class_names(args.classes)
     try:
         if args.source.is_dir():
+            if names or args.resolution or args.variables != "auto":
+                raise InputError(f"{args.source}: --resolution, --classes and --variables are for weights of others")
             (variables, network), notes = weights.read(args.source), ()
         else:
             from mobilenet_jax.transfer import recognise, sandbox
