@@ -105,11 +105,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     images = imagenet.in_list(args.data, args.labels) if args.labels else imagenet.in_folders(args.data)
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
-    network = evaluate.read_network(args.weights, args.resolution)
+    viewed = evaluate.of_file(args.weights, args.resolution)
+    network = viewed.network
     classes = network.module.arch.num_classes
     if not args.labels and classes not in (1000, 1001):
         raise InputError(f"{args.weights}: has {classes} classes, and ImageNet has 1000: give --labels")
-    found, _ = evaluate.evaluate(network, images, args.protocol)
+    found, _ = evaluate.evaluate(viewed, images, args.protocol)
     if args.format == "json":
         print(json.dumps(dataclasses.asdict(found)))
         return
@@ -130,9 +131,10 @@ def _predict(args: argparse.Namespace) -> None:
         raise InputError(f"{missing[0]}: no such file")
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
-    network = evaluate.read_network(args.weights, args.resolution)
+    viewed = evaluate.of_file(args.weights, args.resolution)
+    network = viewed.network
     names = network.class_names or [str(i) for i in range(network.module.arch.num_classes)]
-    found = evaluate.predict(network, args.images, args.protocol)
+    found = evaluate.predict(viewed, args.images, args.protocol)
     if args.format == "json":
         rows = [
             {"file": str(path), "top5": [{"class": i, "name": names[i], "probability": p} for i, p in best]}

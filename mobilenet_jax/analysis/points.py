@@ -98,7 +98,7 @@ def published(dataset: str) -> list[dict[str, Any]]:
 
 
 def official_networks(directories: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
-    """Return the networks that records like `results/official/ours.json` hold, as points of a layer."""
+    """Return the networks that records like `results/bench/official/ours.json` hold, as points of a layer."""
     found = []
     for path in (path for directory in directories for path in sorted(directory.glob("*.json"))):
         try:

@@ -106,7 +106,6 @@ class Loaded(NamedTuple):
     variables: dict[str, Any]
     class_names: Sequence[str]  # in the order of the logits; () if unknown
     preprocess: Callable[[Any], jax.Array]  # of images, uint8 [B, H, W, 3], as in the run's evaluation
-    resolution: int  # side of the network's input in pixels
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:
@@ -137,7 +136,7 @@ def assemble(variables: dict[str, Any], network: weights.Network, where: str) ->
         view = (size, network.resolution, network.input_range, network.mean, network.std)
         return augment.evaluation_view(images, *view)
 
-    return Loaded(module, variables, network.class_names, preprocess, network.resolution)
+    return Loaded(module, variables, network.class_names, preprocess)
 
 
 def _misfit(network: Architecture, variables: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Record what the official libraries compute, for the tests. Each command names the packages that it needs.
 
-    python tests/transfer/make_references.py litert TFLITE_DIR IMAGES LABELS.csv results/official/litert.json
+    python tests/transfer/make_references.py litert TFLITE_DIR IMAGES LABELS.csv results/bench/official/litert.json
     python tests/transfer/make_references.py keras KERAS_DIR IMAGES LABELS.csv
     python tests/transfer/make_references.py tiny | slim | slim_views | torch | torch_views
 

@@ -10,12 +10,11 @@ from transfer_helpers import images, logits, shared, unpacked
 
 from mobilenet_jax.data import imagenet
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.model import mobilenet
 from mobilenet_jax.transfer import evaluate, recognise, sandbox, tflite
 
 pytest.importorskip("tflite")
 
-RECORD = json.loads((ROOT / "results" / "official" / "litert.json").read_text(encoding="utf-8"))["networks"]
+RECORD = json.loads((ROOT / "results" / "bench" / "official" / "litert.json").read_text(encoding="utf-8"))["networks"]
 QUICK = ("mobilenet_v1_0_25_128_quant", "mobilenet_v2_0_5_96_quant", "mobilenet_v2_1_0_96_quant")
 
 # Networks that miss one of the two limits: our activations are float32, LiteRT's have 8 bits. With activations rounded
@@ -69,7 +68,7 @@ def test_folded_batch_norm_is_exact(tiny):
 
 def test_the_record_has_every_official_network():
     assert len(RECORD) == 28 and {each["n"] for each in RECORD.values()} == {1000}
-    assert (ROOT / "results" / "official" / "litert.json").stat().st_size <= 300_000
+    assert (ROOT / "results" / "bench" / "official" / "litert.json").stat().st_size <= 300_000
 
 
 def compared(name, count):
@@ -77,7 +76,7 @@ def compared(name, count):
     folder = shared() / "imagenet"
     listed = imagenet.in_list(folder / "val", folder / "val.csv")[:count]
     source = sandbox.read(shared() / "weights" / "tflite" / f"{name}.tflite")
-    found, classes = evaluate.evaluate(mobilenet.assemble(*recognise.convert(source), name), listed, "slim")
+    found, classes = evaluate.evaluate(evaluate.of_variables(*recognise.convert(source), name), listed, "slim")
     return found, classes[:, 0], np.array(RECORD[name]["classes"][:count])
 
 
