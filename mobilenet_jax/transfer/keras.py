@@ -143,12 +143,13 @@ def _configs(config: dict[str, Any]) -> list[dict[str, Any]]:
 def _guess(layer: _Layer) -> None:
     """Set the class of a layer of a file without settings: the conventions are then those of Keras's own networks."""
     names = layer.arrays.keys()
-    if "depthwise_kernel" in names:
+    kernel = layer.arrays.get("kernel", np.zeros(0))
+    if "depthwise_kernel" in names or (kernel.ndim == 4 and kernel.shape[0] > 1 and kernel.shape[3] == 1):
         layer.kind = "DepthwiseConv2D"
     elif "moving_mean" in names:
         layer.kind = "BatchNormalization"
     elif "kernel" in names:
-        layer.kind = "Conv2D" if layer.arrays["kernel"].ndim == 4 else "Dense"
+        layer.kind = "Conv2D" if kernel.ndim == 4 else "Dense"
     elif names:
         raise InputError(f"layer {layer.name!r} has tensor {min(names)!r}: it is none of a MobileNet's layers")
 
