@@ -130,3 +130,48 @@ def test_files_that_hold_no_network(content, reason, tmp_path):
     with pytest.raises(InputError, match=reason) as e:
         weights.read(path)
     assert str(path) in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": 0},
+        {"resolution": "224"},
+        {"input_range": (0.0,)},
+        {"mean": (0.0, float("nan"), 0.0)},
+        {"std": (1.0, 0.0, 1.0)},
+        {"std": (1.0, True, 1.0)},
+        {"class_names": (1, 2)},
+        {"architecture": ["v1"]},
+    ],
+)
+def test_damaged_descriptions(changes, tmp_path):
+    good = {"architecture": ARCHITECTURES["v1"], "input_range": (0.0, 1.0), "image_size": 8, "resolution": 8}
+    weights.write(tmp_path / "w.safetensors", {}, weights.Network(**good | changes))
+    with pytest.raises(InputError, match="w.safetensors: .*damaged"):
+        weights.read(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"a": np.zeros(2)}, "'a' is not float32"),
+        ({"a": np.zeros(2, np.float32), "a/b": np.zeros(2, np.float32)}, "'a/b' lies below"),
+    ],
+)
+def test_odd_tensors(tensors, reason, tmp_path):
+    weights.write(tmp_path / "w.safetensors", tensors, weights.Network(ARCHITECTURES["v1"], (0.0, 1.0), 8, 8))
+    with pytest.raises(InputError, match=reason):
+        weights.read(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("change", ["missing", "left over", "another shape"])
+def test_tensors_of_another_architecture(change, tmp_path):
+    path, _, variables = stored(tmp_path, "v1")
+    params = dict(variables["params"])
+    params["stem2" if change == "left over" else "stem"] = {"kernel": np.zeros((3, 3, 3, 9), np.float32)}
+    if change == "missing":
+        del params["stem"]
+    weights.write(path, {**variables, "params": params}, weights.read(path)[1])
+    with pytest.raises(InputError, match="not those of its architecture: params/stem"):
+        mobilenet_jax.load(path)
