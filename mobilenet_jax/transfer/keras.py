@@ -66,7 +66,7 @@ def _legacy_layers(file: Any) -> list[_Layer]:
     """Return the layers of an HDF5 file of a whole model, or of its weights alone."""
     top = _inner(file, "model_weights") if "model_weights" in file else file
     if "layer_names" not in top.attrs:
-        raise InputError("has no attribute 'layer_names': it is no model of Keras")
+        raise InputError("has no attribute 'layer_names', the order of the layers: save the whole model with Keras")
     settings = {}
     if "model_config" in file.attrs:
         for layer in _configs(json.loads(file.attrs["model_config"])):
