@@ -4,6 +4,7 @@ python -m mobilenet_jax.report RUNS_DIR... [--out DIR] [--watch]
 python -m mobilenet_jax.report --compare RUN_DIR RUN_DIR [--out DIR]
 python -m mobilenet_jax.report --published [--out DIR]
 python -m mobilenet_jax.report --latency results/bench/cpu_latency.json [--out DIR]
+python -m mobilenet_jax.report --official results/bench/official [--out DIR]
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from mobilenet_jax import console
 from mobilenet_jax.analysis import latency, published
-from mobilenet_jax.errors import InputError
+from mobilenet_jax.errors import InputError, first_line
 from mobilenet_jax.files import read_json_object
 from mobilenet_jax.networks import conventions
 from mobilenet_jax.render import interactive
@@ -76,6 +77,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--compare", nargs=2, type=pathlib.Path, metavar="RUN", help="what differs between two runs")
     parser.add_argument("--published", action="store_true", help="the papers' tables of costs, each cell next to ours")
     parser.add_argument("--latency", type=pathlib.Path, metavar="RECORD", help="JSON of benchmarks/layer_latency.py")
+    parser.add_argument("--official", type=pathlib.Path, metavar="DIR", help="records of benchmarks/official.py")
     parser.add_argument("--out", metavar="DIR", help="also write HTML, Markdown, CSV and figures there")
     parser.add_argument("--watch", action="store_true", help="write the pages again as runs finish, until Ctrl-C")
     return parser.parse_args()
@@ -87,8 +89,8 @@ def _pages(args: argparse.Namespace) -> Iterator[Page]:
     Raises:
       InputError: they ask for nothing, or an input cannot be read.
     """
-    if not (args.runs or args.published or args.latency or args.compare):
-        raise InputError("name directories that hold runs, or give --compare, --published or --latency")
+    if not (args.runs or args.published or args.latency or args.compare or args.official):
+        raise InputError("name directories that hold runs, or give --compare, --published, --latency or --official")
     if args.compare:
         from mobilenet_jax.analysis import compare_runs  # late: pydantic comes with records
 
@@ -109,6 +111,8 @@ def _pages(args: argparse.Namespace) -> Iterator[Page]:
         yield Page("conventions", "Counting conventions: where a foreign figure comes from", sections)
     if args.latency:
         yield Page("latency", "Inference time, measured and predicted", _latency(args.latency, latency.sections))
+    if args.official:
+        yield Page("official", "Official networks on real images", _official(args.official))
 
 
 def _latency(path: pathlib.Path, read: Callable[[dict[str, Any]], T]) -> T:
@@ -120,6 +124,18 @@ def _latency(path: pathlib.Path, read: Callable[[dict[str, Any]], T]) -> T:
     except (ValueError, KeyError) as e:
         reason = f" ({e})" if type(e) is ValueError else ""
         raise InputError(f"--latency={path}: not a record of benchmarks/layer_latency.py{reason}") from None
+
+
+def _official(directory: pathlib.Path) -> list[Section]:
+    """Return the sections on the records of official networks, which may be something else."""
+    from mobilenet_jax.analysis import official  # late: NumPy
+
+    try:
+        return official.sections(*(read_json_object(directory / name) for name in ("ours.json", "litert.json")))
+    except OSError as e:
+        raise InputError(f"--official={directory}: {e.strerror}: must hold ours.json and litert.json") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+        raise InputError(f"--official={directory}: no records of benchmarks/official.py ({first_line(e)})") from None
 
 
 def _write(out: str, pages: list[Page], refresh: int = 0) -> str:

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mobilenet_jax.analysis import configurations, data, published, tradeoffs
+from mobilenet_jax.analysis import configurations, data, official, published, tradeoffs
+from mobilenet_jax.files import read_json_object
 from mobilenet_jax.records import collect
 from mobilenet_jax.render.tables import Section, Table
 
@@ -26,6 +27,7 @@ REPORTS = {  # directory -> the arguments of `mobilenet_jax.report` that fill it
     "published": ["--published"],
     "latency": ["--latency", "results/bench/cpu_latency.json"],
     "tradeoffs": ["results/cifar10"],
+    "official": ["--official", "results/bench/official"],
 }
 DIRECTORIES = (*REPORTS, "faults")
 EXAMPLE = """\
@@ -133,6 +135,17 @@ def _published(name: str) -> str:
     return next(table.note for table in tables if table.name == name)
 
 
+@functools.cache
+def _official() -> list[Section]:
+    """Return the sections of the report on official networks."""
+    records = [read_json_object(HERE / "bench" / "official" / f"{name}.json") for name in ("ours", "litert")]
+    return official.sections(*records)
+
+
+def _official_tables() -> dict[str, Table]:
+    return {table.name: table for section in _official() for table in section.tables}
+
+
 def _h200(name: str) -> list[dict[str, Any]]:
     return json.loads((HERE / "bench" / "h200" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
 
@@ -178,6 +191,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "released": lambda: _published("released"),
     "answer": _answer,
     "effects": _effects,
+    "official_halvings": lambda: _official_tables()["halvings"].markdown(),
+    "official_networks": lambda: _official_tables()["official"].markdown(),
+    "official_runtime": lambda: _official_tables()["runtime"].note,
+    "official_ranks": lambda: _official()[0].text[1],
     "bench": lambda: _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip(),
     "h200_operations": _h200_operations,
     "h200_steps": _h200_steps,

@@ -1,6 +1,6 @@
 """Run a command once per line of arguments, each time in a fork of a process that has imported it.
 
-    python tests/fork_server.py launch      # or: report, archive
+    python tests/fork_server.py launch      # or: report, weights, archive
 
 Starting Python with the imports takes half a second, forking a hundredth. A line is a JSON list of arguments. The
 answer is a JSON list: the exit code (negative if a signal ended it, as after LIMIT seconds), stdout and stderr.
@@ -30,6 +30,12 @@ def report() -> int:
     from mobilenet_jax import report
 
     return report.main()
+
+
+def weights() -> int:
+    from mobilenet_jax import weights
+
+    return weights.main()
 
 
 def archive() -> int:
@@ -62,8 +68,14 @@ def run_in_child(command, arguments: list[str]) -> None:
 
 
 def main() -> None:
-    command = {"launch": launch, "report": report, "archive": archive}[sys.argv[1]]
-    for module in ("launch", "mobilenet_jax.report", "mobilenet_jax.render.page", "mobilenet_jax.data.arrays"):
+    command = {"launch": launch, "report": report, "archive": archive, "weights": weights}[sys.argv[1]]
+    for module in (
+        "launch",
+        "mobilenet_jax.report",
+        "mobilenet_jax.render.page",
+        "mobilenet_jax.data.arrays",
+        "mobilenet_jax.weights",
+    ):
         importlib.import_module(module)
 
     for line in sys.stdin:

@@ -16,11 +16,11 @@ def whole_numbers(*shapes, dtype: type = np.float32):
     return [jnp.asarray(rng.integers(-4, 5, shape), dtype) for shape in shapes]
 
 
-def value_and_gradients(convolve, stride, implementation):
+def value_and_gradients(convolve, stride, implementation, padding="same"):
     """Return a function of x, kernel and cotangent that returns the output and the gradients of both inputs."""
 
     def run(x, kernel, cotangent):
-        y, pull_back = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, implementation), x, kernel)
+        y, pull_back = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, implementation, padding), x, kernel)
         return y, *pull_back(cotangent)
 
     return run

@@ -1,5 +1,7 @@
 """Crop, flip, resize and normalise a batch of stored images on the device."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -30,10 +32,24 @@ def training_view(
     return _finish(views, resolution, input_range)
 
 
-def evaluation_view(images: jax.Array, crop: int, resolution: int, input_range: tuple[float, float]) -> jax.Array:
-    """Return views of the centres of `images`; arguments and result as in `training_view`."""
+def evaluation_view(
+    images: jax.Array,
+    crop: int,
+    resolution: int,
+    input_range: tuple[float, float],
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+) -> jax.Array:
+    """Return views of the centres of `images`; arguments and result as in `training_view`.
+
+    `mean` is subtracted from red, green and blue in `input_range`, and the result divided by `std`.
+    """
     top, left = (images.shape[1] - crop) // 2, (images.shape[2] - crop) // 2
-    return _finish(images[:, top : top + crop, left : left + crop], resolution, input_range)
+    x = _finish(images[:, top : top + crop, left : left + crop], resolution, input_range)
+    if tuple(mean) == (0, 0, 0) and tuple(std) == (1, 1, 1):
+        return x
+    channels = (1, 1, 1, 3)
+    return (x - jnp.asarray(mean, x.dtype).reshape(channels)) / jnp.asarray(std, x.dtype).reshape(channels)
 
 
 def _finish(images, resolution, input_range):

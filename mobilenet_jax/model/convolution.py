@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilenet_jax.networks.arch import same_padding
+from mobilenet_jax.networks.arch import zero_padding
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
-    """Compute a dense convolution with SAME padding.
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: str, padding: str = "same") -> jax.Array:
+    """Compute a dense convolution.
 
     Args:
       x: `[N, H, W, C]`.
@@ -22,28 +22,35 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) 
       stride: 1 if K is 1.
       implementation: 'shift' (matrix products with the gradients below), 'taps' (with XLA's, but the stem's as
         below) or 'conv', from `depthwise.choose`.
+      padding: of `arch.zero_padding`.
 
     Returns:
       `[N, ceil(H / stride), ceil(W / stride), C']`.
     """
     k, _, inputs, outputs = kernel.shape
     if k > 1 and (implementation == "conv" or inputs > 3):
-        return lax_convolution(x, kernel, stride)
+        return lax_convolution(x, kernel, stride, padding)
     if k > 1:
-        return _stem(x, kernel, stride)
+        return _stem(x, kernel, stride, padding)
     product = _product if implementation == "shift" else jnp.matmul
     return product(x.reshape(-1, inputs), kernel.reshape(inputs, outputs)).reshape(*x.shape[:3], outputs)
 
 
-def lax_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolve with `lax.conv_general_dilated`, SAME padding. The kernel's input axis determines the channel groups."""
+def lax_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax.Array:
+    """Convolve with `lax.conv_general_dilated`. The kernel's input axis determines the channel groups."""
     axes, groups = ("NHWC", "HWIO", "NHWC"), x.shape[-1] // kernel.shape[2]
+    zeros = zeros_around(x, kernel.shape[0], stride, padding)
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME", dimension_numbers=axes, feature_group_count=groups
+        x, kernel, (stride, stride), zeros, dimension_numbers=axes, feature_group_count=groups
     )
 
 
-def _stem(x, kernel, stride):
+def zeros_around(x: jax.Array, k: int, stride: int, padding: str) -> list[tuple[int, int]]:
+    """Return the zeros before and after height and width of `x`, `[N, H, W, C]`."""
+    return [zero_padding(size, k, stride, padding) for size in x.shape[1:3]]
+
+
+def _stem(x, kernel, stride, padding):
     """Compute four columns of the output with one product, whose kernel holds four shifted copies of `kernel`."""
     # The patch of four columns has half the values of their four patches, in longer contiguous runs.
     k, _, inputs, outputs = kernel.shape
@@ -51,7 +58,7 @@ def _stem(x, kernel, stride):
     height, width = -(-h // stride), -(-w // stride)
     columns = math.gcd(width, 4)
     reach = (columns - 1) * stride + k  # columns of the input
-    x = jnp.pad(x, ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0)))
+    x = jnp.pad(x, ((0, 0), *zeros_around(x, k, stride, padding), (0, 0)))
     starts = range(0, width * stride, columns * stride)
     x = jnp.stack([lax.slice_in_dim(x, start, start + reach, axis=2) for start in starts], axis=2)
     below = (height - 1) * stride + 1

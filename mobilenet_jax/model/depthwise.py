@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mobilenet_jax.model.convolution import lax_convolution
-from mobilenet_jax.networks.arch import same_padding
+from mobilenet_jax.model.convolution import lax_convolution, zeros_around
 
 
 def choose(implementation: str, platform: str) -> str:
@@ -32,39 +31,41 @@ def choose(implementation: str, platform: str) -> str:
     return "shift" if platform == "cpu" else "conv"
 
 
-def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
-    """Convolve each channel with its own kernel, SAME padding (v1 paper, section 3.1, equation 3).
+def depthwise(x: jax.Array, kernel: jax.Array, stride: int, implementation: str, padding: str = "same") -> jax.Array:
+    """Convolve each channel with its own kernel (v1 paper, section 3.1, equation 3).
 
     Args:
       x: `[N, H, W, C]`.
       kernel: `[K, K, 1, C]`, the shape Flax gives it.
       implementation: 'shift' or 'taps' (shifted slices; they differ in the kernel gradient), or 'conv'
         (`lax.conv_general_dilated` with C groups).
+      padding: of `arch.zero_padding`.
 
     Returns:
       `[N, ceil(H / stride), ceil(W / stride), C]`.
     """
     if implementation == "conv":
-        return lax_convolution(x, kernel, stride)
-    return _slices(x, kernel[:, :, None, None], stride, implementation)
+        return lax_convolution(x, kernel, stride, padding)
+    return _slices(x, kernel[:, :, None, None], stride, implementation, padding)
 
 
 # `jit` traces a function once per shape. A network has far fewer shapes than layers.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _slices(x: jax.Array, kernel: jax.Array, stride: int, implementation: str) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _slices(x: jax.Array, kernel: jax.Array, stride: int, implementation: str, padding: str) -> jax.Array:
     k, exact = kernel.shape[0], _exact(x)
-    padded, kernel = _padded(x, k, stride), kernel.astype(exact)
+    padded, kernel = _padded(x, k, stride, padding), kernel.astype(exact)
     sizes = [-(-size // stride) for size in x.shape[1:3]]
     taps = itertools.product(range(k), range(k))
     terms = [_tap(padded, *tap, sizes, stride).astype(exact) * kernel[tap] for tap in taps]
     return sum(terms[1:], terms[0]).astype(x.dtype)
 
 
-def _slices_bwd(stride, implementation, residuals, g):
+def _slices_bwd(stride, implementation, padding, residuals, g):
     x, kernel = residuals
-    kernel_gradient = _kernel_gradient if implementation == "shift" else _tap_sums
-    return _input_gradient(g, kernel, stride, x.shape), kernel_gradient(x, g, kernel.shape[0], stride)
+    k, kernel_gradient = kernel.shape[0], _kernel_gradient if implementation == "shift" else _tap_sums
+    before = tuple(zeros for zeros, _ in zeros_around(x, k, stride, padding))
+    return _input_gradient(g, kernel, stride, x.shape, before), kernel_gradient(x, g, k, stride, padding)
 
 
 _slices.defvjp(lambda x, kernel, *options: (_slices(x, kernel, *options), (x, kernel)), _slices_bwd)
@@ -74,8 +75,8 @@ def _exact(x):
     return np.promote_types(x.dtype, np.float32)
 
 
-def _padded(x, k, stride):
-    return jnp.pad(x, ((0, 0), *(same_padding(size, k, stride) for size in x.shape[1:3]), (0, 0)))
+def _padded(x, k, stride, padding):
+    return jnp.pad(x, ((0, 0), *zeros_around(x, k, stride, padding), (0, 0)))
 
 
 def _tap(padded, i, j, sizes, stride):
@@ -85,11 +86,10 @@ def _tap(padded, i, j, sizes, stride):
     return lax.slice(padded, (0, i, j, 0), limits, (1, stride, stride, 1))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _input_gradient(g, kernel, stride, shape):
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _input_gradient(g, kernel, stride, shape, before):
     """Compute the stride^2 phases of the gradient, each from its own taps and of the output's size. Interleave them."""
-    (n, h, w, c), k = shape, kernel.shape[0]
-    top, left = same_padding(h, k, stride)[0], same_padding(w, k, stride)[0]
+    (n, h, w, c), k, (top, left) = shape, kernel.shape[0], before
     reach = (k - 1) // stride
     rows, columns = -(-(h + top) // stride), -(-(w + left) // stride)
     below, after = max(rows - g.shape[1], 0), max(columns - g.shape[2], 0)
@@ -115,22 +115,21 @@ def _input_gradient(g, kernel, stride, shape):
     return lax.slice(full, (0, top, left, 0), (n, top + h, left + w, c))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _kernel_gradient(x, g, k, stride):
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _kernel_gradient(x, g, k, stride, padding):
     """Sum the products of each tap over a few images at a time, so that both maps are in cache for all k*k sums."""
     # Sums as large as the map would cost more to carry from image to image than the products cost. So each map is cut
     # into a grid of equal patches, and a sum has the size of one patch and adds 16 or more products per iteration. It
     # has two halves, each from one half of the images, because XLA splits the outermost axis over the cores.
-    n, h, w, c = x.shape
-    exact = _exact(x)
+    (n, *_, c), exact = x.shape, _exact(x)
     halves = math.gcd(n, 2)
     images, rows, columns = _patches(n // halves, *g.shape[1:3])
     height, width = g.shape[1] // rows, g.shape[2] // columns
-    padding = ((0, 0), (0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0))
+    zeros = ((0, 0), (0, 0), *zeros_around(x, k, stride, padding), (0, 0))
 
     def add_images(sums, both):
         x, g = (array.astype(exact) for array in both)
-        x = lax.optimization_barrier(jnp.pad(x, padding))  # pad once, not once per tap
+        x = lax.optimization_barrier(jnp.pad(x, zeros))  # pad once, not once per tap
 
         def patch(image, row, column):
             limits = halves, (row + 1) * height, (column + 1) * width, c
@@ -149,17 +148,17 @@ def _kernel_gradient(x, g, k, stride):
         add = functools.partial(functools.reduce, lax.add)  # operators of arrays are slower to trace
         return [add([product(*tap, place) for place in g_of], s) for s, tap in zip(sums, taps, strict=True)], None
 
-    zeros = [jnp.zeros((halves, height, width, c), exact)] * (k * k)
+    nothing = [jnp.zeros((halves, height, width, c), exact)] * (k * k)
     groups = [array.reshape(-1, images, halves, *array.shape[1:]) for array in (x, g)]
-    sums, _ = lax.scan(add_images, zeros, groups)
+    sums, _ = lax.scan(add_images, nothing, groups)
     return jnp.stack(sums).sum((1, 2, 3)).reshape(k, k, 1, 1, 1, c).astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _tap_sums(x, g, k, stride):
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _tap_sums(x, g, k, stride, padding):
     """Sum the products of each tap over all images and places at once, without a loop over images."""
     exact = _exact(x)
-    padded, g = _padded(x, k, stride), g.astype(exact)
+    padded, g = _padded(x, k, stride, padding), g.astype(exact)
     taps = itertools.product(range(k), range(k))
     sums = [(_tap(padded, *tap, g.shape[1:3], stride).astype(exact) * g).sum((0, 1, 2)) for tap in taps]
     return jnp.stack(sums).reshape(k, k, 1, 1, 1, -1).astype(x.dtype)

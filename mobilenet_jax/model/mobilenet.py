@@ -1,5 +1,6 @@
 """Define MobileNet as Flax modules that walk the same `Architecture` as `networks/cost.py`."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class ConvLayer(nn.Module):
         layer = self.layer
         kernel = self.param("kernel", _KERNEL_INIT, layer.kernel_shape).astype(self.dtype)
         convolve = depthwise.depthwise if layer.kind == "depthwise" else convolution.convolve
-        y = convolve(x.astype(self.dtype), kernel, layer.stride, self.implementation)
+        y = convolve(x.astype(self.dtype), kernel, layer.stride, self.implementation, layer.padding)
         return BatchNorm(self.epsilon, self.decay, layer.activation, name="bn")(y, train)
 
 
@@ -104,16 +105,27 @@ class Loaded(NamedTuple):
     module: MobileNet
     variables: dict[str, Any]
     class_names: Sequence[str]  # in the order of the logits; () if unknown
-    preprocess: Callable[[jax.Array], jax.Array]  # of images, uint8 [B, H, W, 3], as in the run's evaluation
+    preprocess: Callable[[Any], jax.Array]  # of images, uint8 [B, H, W, 3], as in the run's evaluation
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:
     """Return the network in a run directory or in its `weights.safetensors`; raise InputError if it has none."""
-    variables, network = weights.read(pathlib.Path(path))
+    return assemble(*weights.read(pathlib.Path(path)), os.fspath(path))
+
+
+def assemble(variables: dict[str, Any], network: weights.Network, where: str) -> Loaded:
+    """Return the network of these variables, from the file `where`.
+
+    Raises:
+      InputError: no network has this architecture, or it has other tensors.
+    """
     try:
         built = arch.mobilenet(**dict(network.architecture))  # type: ignore[arg-type]
     except TypeError as e:
-        raise InputError(f"{path}: no network has this architecture ({e})") from None
+        raise InputError(f"{where}: no network has this architecture ({e})") from None
+    if found := _misfit(built, variables):
+        raise InputError(f"{where}: the tensors are not those of its architecture: {found}")
+    built = dataclasses.replace(built, input_range=network.input_range, mean=network.mean, std=network.std)
     module = MobileNet(built, depthwise=depthwise.choose("auto", jax.default_backend()))
 
     def preprocess(images: jax.Array) -> jax.Array:
@@ -121,6 +133,22 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < size:
             allowed = f"must be uint8 [B, H, W, 3] with sides of at least {size} pixels"
             raise InputError(f"images of {images.dtype} {images.shape}: {allowed}")
-        return augment.evaluation_view(images, size, network.resolution, network.input_range)
+        view = (size, network.resolution, network.input_range, network.mean, network.std)
+        return augment.evaluation_view(images, *view)
 
     return Loaded(module, variables, network.class_names, preprocess)
+
+
+def _misfit(network: Architecture, variables: dict[str, Any]) -> str:
+    """Return the first tensor that is missing, left over or of another shape than the network's; '' if all fit."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    for layer in network.layers:
+        width = (layer.out_channels,)
+        if layer.norm:
+            wanted[f"params/{layer.name}/kernel"] = layer.kernel_shape
+            wanted |= {f"params/{layer.name}/bn/{name}": width for name in ("scale", "bias")}
+            wanted |= {f"batch_stats/{layer.name}/bn/{name}": width for name in ("mean", "var")}
+        elif layer.kind == "dense":
+            wanted |= {f"params/{layer.name}/kernel": layer.kernel_shape[2:], f"params/{layer.name}/bias": width}
+    found = {name: tensor.shape for name, tensor in weights.flat(variables)}
+    return min((name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)), default="")

@@ -16,13 +16,14 @@ STRIDES = ("imagenet", "cifar")
 ACTIVATIONS = ("auto", "relu", "relu6")
 BOTTLENECKS = ("linear", "relu6")
 SHORTCUTS = ("bottleneck", "expansion", "none")
+PADDINGS = ("same", "symmetric")
 _CHOICES = {"variant": VARIANTS, "strides": STRIDES, "activation": ACTIVATIONS, "bottleneck": BOTTLENECKS}
-_CHOICES |= {"shortcut": SHORTCUTS}
+_CHOICES |= {"shortcut": SHORTCUTS, "padding": PADDINGS}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer, with SAME padding. Only the classifier has a bias."""
+    """One layer. Only the classifier has a bias."""
 
     name: str
     kind: str  # 'conv', 'depthwise', 'pointwise', 'pool' or 'dense'
@@ -32,6 +33,7 @@ class Layer:
     stride: int = 1
     activation: str | None = None  # 'relu', 'relu6', or None: linear
     shortcut: str | None = None  # name of an earlier layer whose output is added to this layer's output
+    padding: str = "same"  # where the zeros around a map lie: see `zero_padding`
 
     @property
     def norm(self) -> bool:
@@ -46,12 +48,17 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A whole network. Images arrive as `[B, H, W, 3]`, scaled from 0..255 to `input_range`."""
+    """A whole network. Images arrive as `[B, H, W, 3]`.
+
+    They are scaled from 0..255 to `input_range`. Then `mean` is subtracted, and the result divided by `std`.
+    """
 
     version: str
     layers: tuple[Layer, ...]
     bn_epsilon: float = 1e-3  # added to the variance in batch norm
     input_range: tuple[float, float] = (-1.0, 1.0)
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of red, green and blue
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def num_classes(self) -> int:
@@ -75,10 +82,15 @@ def make_divisible(value: float) -> int:
     return rounded + 8 if rounded < 0.9 * value else rounded
 
 
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the zeros before and after one axis under TensorFlow's SAME rule."""
+def zero_padding(size: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
+    """Return the zeros before and after one axis that an output of `ceil(size / stride)` reads.
+
+    'same' is TensorFlow's rule, with half of the zeros before the axis. 'symmetric' is PyTorch's `padding=kernel // 2`.
+    The two differ where size and stride are even: 'same' then puts its one zero after the axis, 'symmetric' before.
+    """
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
+    before = total // 2 if padding == "same" else kernel // 2
+    return before, max(total - before, 0)
 
 
 def mobilenet_v1(
@@ -88,6 +100,7 @@ def mobilenet_v1(
     variant: str = "paper",
     activation: str = "auto",
     bn_epsilon: float = 1e-3,
+    padding: str = "same",
 ) -> Architecture:
     """Build MobileNet v1 (paper, Table 1).
 
@@ -98,12 +111,13 @@ def mobilenet_v1(
         'shallow': without the five 14x14x512 blocks (paper, Table 5). 'cifar28': a 28x28 CIFAR-10 network of 27
         convolutions from a course report, with 'cifar' strides only. 'seed004' is its former name.
       activation: 'relu', 'relu6', or 'auto' (ReLU, as in the paper; TF-slim released it with ReLU6).
+      padding: 'same' (TF-slim, Keras) or 'symmetric' (PyTorch).
 
     Raises:
       InputError: an argument is outside its allowed values.
     """
     variant = ALIASES.get(str(variant), variant)
-    alpha = _check(alpha, bn_epsilon, strides=strides, variant=variant, activation=activation)
+    alpha = _check(alpha, bn_epsilon, strides=strides, variant=variant, activation=activation, padding=padding)
     if variant == "cifar28" and strides != "cifar":
         raise InputError(f"strides={strides!r}: variant 'cifar28' has 'cifar' strides only")
     act = "relu" if activation == "auto" else activation
@@ -119,7 +133,7 @@ def mobilenet_v1(
         else:
             layers.append(Layer(f"block{i:02d}_depthwise", "depthwise", width, width, 3, stride, act))
             layers.append(Layer(f"block{i:02d}_pointwise", "pointwise", width, out, activation=act))
-    return Architecture("v1", (*layers, *_top(layers[-1].out_channels, num_classes)), bn_epsilon)
+    return _network("v1", layers, num_classes, padding, bn_epsilon)
 
 
 def mobilenet_v2(
@@ -131,6 +145,7 @@ def mobilenet_v2(
     bottleneck: str = "linear",
     shortcut: str = "bottleneck",
     bn_epsilon: float = 1e-3,
+    padding: str = "same",
 ) -> Architecture:
     """Build MobileNet v2 (paper, Tables 1 and 2): 17 inverted residuals with linear bottlenecks.
 
@@ -145,11 +160,13 @@ def mobilenet_v2(
       bottleneck: 'linear', or 'relu6' after the projection as well (paper, Figure 6a).
       shortcut: 'bottleneck', between the projections, at stride 1 and equal widths. 'expansion', between the expanded
         layers of consecutive blocks under the same condition. 'none' (paper, Figure 6b).
+      padding: 'same' (TF-slim, Keras) or 'symmetric' (PyTorch).
 
     Raises:
       InputError: an argument is outside its allowed values.
     """
-    alpha = _check(alpha, bn_epsilon, strides=strides, activation=activation, bottleneck=bottleneck, shortcut=shortcut)
+    choices = {"strides": strides, "activation": activation, "bottleneck": bottleneck, "shortcut": shortcut}
+    alpha = _check(alpha, bn_epsilon, padding=padding, **choices)
     expansion = number("expansion", expansion, "an expansion ratio from 1 to 64", lambda t: 1 <= t <= 64)
     act = "relu6" if activation == "auto" else activation
     projection_act = None if bottleneck == "linear" else "relu6"
@@ -174,7 +191,7 @@ def mobilenet_v2(
         _add_shortcuts(layers, [i - 1 for i in depthwise])
     head = make_divisible(_V2_HEAD * max(1.0, alpha))
     layers.append(Layer("head", "pointwise", layers[-1].out_channels, head, activation=act))
-    return Architecture("v2", (*layers, *_top(head, num_classes)), bn_epsilon)
+    return _network("v2", layers, num_classes, padding, bn_epsilon)
 
 
 VERSIONS: dict[str, Callable[..., Architecture]] = {"v1": mobilenet_v1, "v2": mobilenet_v2}
@@ -195,9 +212,12 @@ def _add_shortcuts(layers: list[Layer], ends: list[int]) -> None:
             layers[end] = dataclasses.replace(layers[end], shortcut=layers[start].name)
 
 
-def _top(width: int, num_classes: int) -> tuple[Layer, Layer]:
+def _network(version: str, layers: list[Layer], num_classes: int, padding: str, bn_epsilon: float) -> Architecture:
+    """Return the network of convolutions with their padding, and pooling and the classifier after them."""
     num_classes = number("num_classes", num_classes, "a whole number from 2", lambda n: n >= 2, whole=True)
-    return Layer("pool", "pool", width, width), Layer("classifier", "dense", width, num_classes)
+    convolutions, width = [dataclasses.replace(layer, padding=padding) for layer in layers], layers[-1].out_channels
+    top = Layer("pool", "pool", width, width), Layer("classifier", "dense", width, num_classes)
+    return Architecture(version, (*convolutions, *top), bn_epsilon)
 
 
 def _check(alpha: float, bn_epsilon: float, **choices: str) -> float:

@@ -9,7 +9,7 @@ XLA, `hlo_cost_analysis.cc`. thop 0.0.31.post2001170342, `count_hooks.py`: read,
 import dataclasses
 from collections.abc import Callable
 
-from mobilenet_jax.networks.arch import Architecture, mobilenet_v1, mobilenet_v2, same_padding
+from mobilenet_jax.networks.arch import Architecture, mobilenet_v1, mobilenet_v2, zero_padding
 from mobilenet_jax.networks.cost import LayerCost, layer_costs
 from mobilenet_jax.render.tables import Table
 
@@ -45,9 +45,9 @@ def _plus(normalised: int, pooled: int = 0) -> Callable[[LayerCost], int]:
 
 
 def _inside(row: LayerCost) -> int:
-    """Return the mult-adds without those on the zeros of SAME padding."""
+    """Return the mult-adds without those on padded zeros."""
     kernel, stride = row.layer.kernel, row.layer.stride
-    first = -same_padding(row.in_size, kernel, stride)[0]
+    first = -zero_padding(row.in_size, kernel, stride, row.layer.padding)[0]
     starts = range(first, first + row.out_size * stride, stride)
     pairs = sum(0 <= start + tap < row.in_size for start in starts for tap in range(kernel))  # along one axis
     return row.weights // kernel**2 * pairs**2

@@ -6,6 +6,7 @@ A tensor is named by its path, such as `params/stem/kernel` or `batch_stats/stem
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +24,11 @@ _FORMAT = 1  # raise it when an old reader would misread the file
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What the tensors belong to. An image is cut to its centre, resized, and scaled from 0..255 to `input_range`."""
+    """What the tensors belong to, and how it takes an image.
+
+    An image is cut to its centre, resized, and scaled from 0..255 to `input_range`. Then `mean` is subtracted from red,
+    green and blue, and the result divided by `std`.
+    """
 
     architecture: Mapping[str, Any]  # arguments of `arch.mobilenet`
     input_range: tuple[float, float]
@@ -32,12 +37,15 @@ class Network:
     class_names: Sequence[str] = ()  # in the order of the logits; () if unknown
     dataset: str = ""
     test_accuracy: float | None = None  # top-1, as a fraction
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    source: str = ""  # format of the file that it was imported from; "" if it was trained here
 
 
 def write(path: pathlib.Path, variables: Mapping[str, Any], network: Network) -> None:
     """Write nested dicts of arrays, `{"params": ..., "batch_stats": ...}`, atomically."""
     metadata = {key: json.dumps(value) for key, value in dataclasses.asdict(network).items()}
-    content = safetensors.save(dict(_flat(variables)), {"format": json.dumps(_FORMAT), **metadata})
+    content = safetensors.save(dict(flat(variables)), {"format": json.dumps(_FORMAT), **metadata})
     with files.replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -55,19 +63,39 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Network]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
         if metadata.pop("format") != _FORMAT:
             raise ValueError("another version of this program wrote it")
-        metadata |= {"input_range": tuple(metadata["input_range"]), "class_names": tuple(metadata["class_names"])}
-        return _nested(tensors), Network(**metadata)
+        metadata |= {key: tuple(metadata[key]) for key in ("input_range", "class_names")}
+        metadata |= {key: tuple(metadata[key]) for key in ("mean", "std") if key in metadata}
+        if odd := [name for name, tensor in tensors.items() if tensor.dtype != np.float32]:
+            raise ValueError(f"tensor {odd[0]!r} is not float32")
+        return _nested(tensors), _checked(Network(**metadata))
     except KeyError as e:
         raise InputError(f"{path}: its metadata lacks {e}: it was not written by mobilenet_jax") from None
     except (OSError, SafetensorError, ValueError, TypeError) as e:
         raise InputError(f"{path}: no weights can be read ({first_line(e)})") from None
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, np.ndarray]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, np.ndarray]]:
+    """Return the arrays of nested dicts by their paths, such as `params/stem/kernel`."""
     found = []
     for key, value in tree.items():
-        found += _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else [(prefix + key, np.array(value))]
+        found += flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else [(prefix + key, np.array(value))]
     return found
+
+
+def _checked(network: Network) -> Network:
+    """Return the description, or raise ValueError if a value is of another kind than `write` writes."""
+    numbers = (*network.input_range, *network.mean, *network.std)
+    sides = (network.image_size, network.resolution)
+    fine = (
+        isinstance(network.architecture, dict)
+        and (len(network.input_range), len(network.mean), len(network.std)) == (2, 3, 3)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        and all(type(side) is int and 1 <= side <= 2**15 for side in sides)
+        and all(isinstance(name, str) for name in network.class_names)
+    )
+    if not fine or 0 in network.std:
+        raise ValueError("its description is damaged")
+    return network
 
 
 def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -77,5 +105,7 @@ def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         branch = tree
         for folder in folders:
             branch = branch.setdefault(folder, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"tensor {name!r} lies below another one")
         branch[leaf] = tensor
     return tree

@@ -46,7 +46,7 @@ class NetworkPoint:
     resolution: int  # pixels
     cost: float  # mult-adds or params, in millions
     top1: float  # %
-    sd: float | None = None  # standard deviation over seeds, in points; None for one run
+    sd: float | None = None  # error bar in points: sd over seeds, or half an interval over images; None: no bar
     expansion: float | None = None  # ratio t of v2
 
 

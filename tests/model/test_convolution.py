@@ -8,11 +8,12 @@ from model_helpers import assert_all_equal, fast_jit, value_and_gradients, whole
 from mobilenet_jax.model.convolution import convolve
 
 
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize(("size", "stride"), [(8, 1), (8, 2), (12, 2), (7, 2), (6, 1), (5, 1), (1, 1)])
-def test_the_stem_is_the_convolution(size, stride):
+def test_the_stem_is_the_convolution(size, stride, padding):
     out = -(-size // stride)
     arguments = whole_numbers((3, size, size, 3), (3, 3, 3, 8), (3, out, out, 8))
-    shift, conv = value_and_gradients(convolve, stride, "shift"), value_and_gradients(convolve, stride, "conv")
+    shift, conv = (value_and_gradients(convolve, stride, which, padding) for which in ("shift", "conv"))
     assert_all_equal(*fast_jit(lambda *arguments: (shift(*arguments), conv(*arguments)))(*arguments))
     traced = str(jax.make_jaxpr(shift)(*arguments))
     assert "conv_general_dilated" not in traced and "dot_general" in traced

@@ -41,9 +41,9 @@ def arguments_of(height, width, kernel, stride, lead=(), dtype: type = np.float6
     )
 
 
-def all_of(stride):
+def all_of(stride, padding="same"):
     """Return a compiled function that returns the results of 'shift', 'taps' and 'conv'."""
-    runs = [value_and_gradients(depthwise, stride, implementation) for implementation in ("shift", "taps", "conv")]
+    runs = [value_and_gradients(depthwise, stride, which, padding) for which in ("shift", "taps", "conv")]
     return fast_jit(lambda *arguments: [run(*arguments) for run in runs])
 
 
@@ -55,6 +55,22 @@ def test_slices_are_conv(height, width, kernel, stride):
     assert expected[0].dtype == jnp.float64 and len(found) == 2
     for each in found:
         assert_all_equal(each, expected)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "kernel", "stride"), [(8, 8, 3, 2), (8, 5, 3, 2), (7, 6, 5, 2), (6, 6, 3, 1)]
+)
+def test_slices_are_conv_with_symmetric_padding(height, width, kernel, stride):
+    arguments = arguments_of(height, width, kernel, stride, dtype=np.float32)
+    *found, expected = all_of(stride, "symmetric")(*arguments)
+    for each in found:
+        assert_all_equal(each, expected)
+    x, weights, _ = arguments
+    zeros, axes = [(kernel // 2, kernel // 2)] * 2, ("NHWC", "HWIO", "NHWC")
+    plain = jax.lax.conv_general_dilated(
+        x, weights, (stride, stride), zeros, dimension_numbers=axes, feature_group_count=CHANNELS
+    )
+    np.testing.assert_array_equal(expected[0], plain)
 
 
 @pytest.mark.parametrize(("size", "patches"), [(1, (16, 1, 1)), (2, (4, 2, 2)), (7, (3, 1, 7)), (32, (2, 2, 4))])
@@ -79,6 +95,8 @@ def test_by_hand(implementation):
     kernel = jnp.zeros((3, 3, 1, 1)).at[1, :, 0, 0].set(jnp.array([1.0, 10.0, 100.0]))
     for stride, expected in {1: [210, 321, 432, 43], 2: [321, 43]}.items():  # at stride 2 all padding comes last
         np.testing.assert_array_equal(depthwise(x, kernel, stride, implementation).ravel(), expected)
+    found = depthwise(x, kernel, 2, implementation, "symmetric").ravel()
+    np.testing.assert_array_equal(found, [210, 432])  # the padding comes first
 
 
 @pytest.mark.parametrize("implementation", ["shift", "taps"])

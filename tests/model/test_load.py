@@ -16,7 +16,7 @@ from mobilenet_jax.records import weights
 
 ARCHITECTURES = {
     "v1": {"version": "v1", "alpha": 0.25, "num_classes": 3, "strides": "cifar", "variant": "shallow"},
-    "v2": {"version": "v2", "alpha": 0.1, "num_classes": 3, "expansion": 2.0},
+    "v2": {"version": "v2", "alpha": 0.1, "num_classes": 3, "expansion": 2.0, "padding": "symmetric"},
 }
 
 
@@ -45,6 +45,18 @@ def test_a_network_loads_as_it_was_written(version, tmp_path):
     np.testing.assert_array_equal(logits, mobilenet_jax.load(tmp_path).module.apply(variables, inputs))
 
 
+def test_normalisation_by_channel(tmp_path):
+    """By hand: 51 is 0.2 in [0, 1], and then (0.2 - mean) / std."""
+    path, _, variables = stored(tmp_path, "v1")
+    mean, std = (0.1, 0.2, 0.4), (0.5, 0.25, 0.1)
+    network = weights.Network(ARCHITECTURES["v1"], (0.0, 1.0), 8, 8, mean=mean, std=std)
+    weights.write(path, variables, network)
+    loaded = mobilenet_jax.load(path)
+    assert (loaded.module.arch.input_range, loaded.module.arch.mean, loaded.module.arch.std) == ((0, 1), mean, std)
+    inputs = loaded.preprocess(jax.numpy.full((1, 8, 8, 3), 51, np.uint8))
+    np.testing.assert_allclose(inputs[0, 3, 4], [0.2, 0.0, -2.0], atol=1e-6)
+
+
 def test_an_unknown_architecture(tmp_path):
     network = weights.Network({"version": "v1", "groups": 4}, (-1.0, 1.0), 8, 8)
     weights.write(tmp_path / weights.FILE, {}, network)
@@ -69,7 +81,7 @@ def forward(tensors: dict[str, np.ndarray], images: np.ndarray, network: arch.Ar
             x = x @ tensors["params/classifier/kernel"] + tensors["params/classifier/bias"]
         else:
             kernel = tensors[f"params/{layer.name}/kernel"].astype(np.float64)
-            pads = [arch.same_padding(size, layer.kernel, layer.stride) for size in x.shape[1:3]]
+            pads = [arch.zero_padding(size, layer.kernel, layer.stride, layer.padding) for size in x.shape[1:3]]
             x = np.pad(x, ((0, 0), *pads, (0, 0)))
             windows = np.lib.stride_tricks.sliding_window_view(x, (layer.kernel, layer.kernel), (1, 2))
             windows = windows[:, :: layer.stride, :: layer.stride]  # [N, H, W, C, K, K]
@@ -118,3 +130,48 @@ def test_files_that_hold_no_network(content, reason, tmp_path):
     with pytest.raises(InputError, match=reason) as e:
         weights.read(path)
     assert str(path) in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": 0},
+        {"resolution": "224"},
+        {"input_range": (0.0,)},
+        {"mean": (0.0, float("nan"), 0.0)},
+        {"std": (1.0, 0.0, 1.0)},
+        {"std": (1.0, True, 1.0)},
+        {"class_names": (1, 2)},
+        {"architecture": ["v1"]},
+    ],
+)
+def test_damaged_descriptions(changes, tmp_path):
+    good = {"architecture": ARCHITECTURES["v1"], "input_range": (0.0, 1.0), "image_size": 8, "resolution": 8}
+    weights.write(tmp_path / "w.safetensors", {}, weights.Network(**good | changes))
+    with pytest.raises(InputError, match="w.safetensors: .*damaged"):
+        weights.read(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"a": np.zeros(2)}, "'a' is not float32"),
+        ({"a": np.zeros(2, np.float32), "a/b": np.zeros(2, np.float32)}, "'a/b' lies below"),
+    ],
+)
+def test_odd_tensors(tensors, reason, tmp_path):
+    weights.write(tmp_path / "w.safetensors", tensors, weights.Network(ARCHITECTURES["v1"], (0.0, 1.0), 8, 8))
+    with pytest.raises(InputError, match=reason):
+        weights.read(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("change", ["missing", "left over", "another shape"])
+def test_tensors_of_another_architecture(change, tmp_path):
+    path, _, variables = stored(tmp_path, "v1")
+    params = dict(variables["params"])
+    params["stem2" if change == "left over" else "stem"] = {"kernel": np.zeros((3, 3, 3, 9), np.float32)}
+    if change == "missing":
+        del params["stem"]
+    weights.write(path, {**variables, "params": params}, weights.read(path)[1])
+    with pytest.raises(InputError, match="not those of its architecture: params/stem"):
+        mobilenet_jax.load(path)

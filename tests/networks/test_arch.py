@@ -327,10 +327,12 @@ def test_numbers_of_numpy_are_accepted():
         (mobilenet_v1, "strides", arch.STRIDES),
         (mobilenet_v1, "variant", arch.VARIANTS),
         (mobilenet_v1, "activation", arch.ACTIVATIONS),
+        (mobilenet_v1, "padding", arch.PADDINGS),
         (mobilenet_v2, "strides", arch.STRIDES),
         (mobilenet_v2, "activation", arch.ACTIVATIONS),
         (mobilenet_v2, "bottleneck", arch.BOTTLENECKS),
         (mobilenet_v2, "shortcut", arch.SHORTCUTS),
+        (mobilenet_v2, "padding", arch.PADDINGS),
     ],
 )
 def test_unknown_choices_are_refused(build, key, allowed):
@@ -339,6 +341,29 @@ def test_unknown_choices_are_refused(build, key, allowed):
     with pytest.raises(InputError, match=rf"^{key}=\[\]: "):
         build(**{key: []})
     assert all(repr(choice) in str(caught.value) for choice in allowed)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "same", "symmetric"),
+    [
+        (8, 1, (1, 1), (1, 1)),
+        (7, 2, (1, 1), (1, 1)),
+        (8, 2, (0, 1), (1, 0)),
+        (2, 2, (0, 1), (1, 0)),
+        (1, 2, (1, 1), (1, 1)),
+    ],
+)
+def test_zeros_around_a_map(size, stride, same, symmetric):
+    assert arch.zero_padding(size, 3, stride, "same") == same
+    assert arch.zero_padding(size, 3, stride, "symmetric") == symmetric
+    assert arch.zero_padding(size, 1, 1, "symmetric") == (0, 0)
+
+
+def test_padding_is_that_of_every_convolution():
+    for build in (mobilenet_v1, mobilenet_v2):
+        network = build(padding="symmetric")
+        assert {layer.padding for layer in network.layers if layer.norm} == {"symmetric"}
+        assert network != build() and build(padding="same") == build()
 
 
 def test_cifar28_has_cifar_strides_only():

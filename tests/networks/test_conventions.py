@@ -89,6 +89,8 @@ def test_every_convention_by_hand():
         (TINY, 7),
         (mobilenet_v1(0.25, 10, "cifar"), 27),
         (mobilenet_v1(0.25, 10, "cifar"), 1),
+        (mobilenet_v1(0.25, 10, "cifar", padding="symmetric"), 27),
+        (mobilenet_v2(0.35, num_classes=10, padding="symmetric"), 26),
         (mobilenet_v2(0.35, num_classes=10, strides="cifar"), 13),
         (mobilenet_v2(0.35, num_classes=10, bottleneck="relu6", shortcut="expansion"), 27),
         V1,

@@ -1,0 +1,151 @@
+"""Take official weights in, evaluate networks on images, and name what images show.
+
+python -m mobilenet_jax.weights import SOURCE OUT.safetensors
+python -m mobilenet_jax.weights evaluate WEIGHTS --data DIR [--labels FILE] [--protocol slim] [--resolution 224]
+python -m mobilenet_jax.weights predict WEIGHTS IMAGE...
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+from mobilenet_jax import console
+from mobilenet_jax.data import imagenet, views
+from mobilenet_jax.errors import InputError, number
+from mobilenet_jax.networks import arch, cost
+from mobilenet_jax.records import weights
+from mobilenet_jax.render.tables import columns, plain
+
+
+def main() -> int:
+    """Run the command with the arguments of the process, and return its exit code."""
+    return console.run(_weights)
+
+
+def _weights() -> None:
+    args = _parse()
+    {"import": _import, "evaluate": _evaluate, "predict": _predict}[args.command](args)
+
+
+def _parse() -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m mobilenet_jax.weights", description=__doc__, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True)
+    into = commands.add_parser("import", help="turn weights of Keras, TF-slim, TensorFlow Lite or PyTorch into ours")
+    into.add_argument("source", type=pathlib.Path, help="a file, the prefix of a checkpoint, or a run directory")
+    into.add_argument("out", type=pathlib.Path, metavar="OUT.safetensors")
+    into.add_argument("--variables", choices=("auto", "raw", "averaged"), default="auto", help="of a checkpoint")
+    into.add_argument("--classes", type=pathlib.Path, metavar="FILE", help="class names, one a line, in their order")
+    evaluate = commands.add_parser("evaluate", help="top-1 and top-5 on labelled images")
+    evaluate.add_argument("weights", type=pathlib.Path, help="a file of weights, or a run directory")
+    evaluate.add_argument(
+        "--data", type=pathlib.Path, required=True, metavar="DIR", help="val/<class>/*.JPEG, or images"
+    )
+    evaluate.add_argument("--labels", type=pathlib.Path, metavar="FILE", help="CSV with columns file, label")
+    predict = commands.add_parser("predict", help="the five most likely classes of images")
+    predict.add_argument("weights", type=pathlib.Path, help="a file of weights, or a run directory")
+    predict.add_argument("images", type=pathlib.Path, nargs="+", metavar="IMAGE")
+    for each in (into, evaluate, predict):
+        each.add_argument("--resolution", type=int, default=0, help="side of the input in pixels, if not the network's")
+    for each in (evaluate, predict):
+        each.add_argument("--protocol", choices=tuple(views.PROTOCOLS), default="slim", help="how an image is cut")
+        each.add_argument("--format", choices=("text", "json"), default="text")
+    args = parser.parse_args()
+    if args.resolution != 0:
+        number("--resolution", args.resolution, "a whole number from 1 to 4096", lambda n: 1 <= n <= 4096, whole=True)
+    return args
+
+
+def _import(args: argparse.Namespace) -> None:
+    if not args.out.parent.is_dir() or args.out.is_dir() or args.out.suffix != ".safetensors":
+        raise InputError(f"{args.out}: must name a file OUT.safetensors in a directory that exists")
+    names = _class_names(args.classes)
+    try:
+        if args.source.is_dir():
+            if names or args.resolution or args.variables != "auto":
+                raise InputError(f"{args.source}: --resolution, --classes and --variables are for weights of others")
+            (variables, network), notes = weights.read(args.source), ()
+        else:
+            from mobilenet_jax.transfer import recognise, sandbox
+
+            source = sandbox.read(args.source, args.variables)
+            try:
+                variables, network = recognise.convert(source, names, args.resolution)
+            except InputError as e:
+                raise InputError(f"{args.source}: {e}") from None
+            notes = source.notes
+        weights.write(args.out, variables, network)
+    except OSError as e:
+        raise InputError(f"{args.out}: {e.strerror or e}") from None
+    built = arch.mobilenet(**dict(network.architecture))  # type: ignore[arg-type]
+    knobs = ", ".join(f"{key} {value}" for key, value in network.architecture.items() if key != "version")
+    counted = cost.totals(built, network.resolution)
+    lines = [f"MobileNet {built.version}, {knobs}", f"params {counted.params:,}, mult-adds {counted.mult_adds:,}"]
+    lines[1] += f" at {network.resolution} pixels"
+    if network.source:
+        lines.append(f"read as {network.source}; {'; '.join(notes)}")
+    if imagenet.label_offset(network.class_names):
+        lines.append("class 0 of the 1001 is the background: labels of 1000 classes are shifted by one")
+    print(plain("\n".join([*lines, f"written: {args.out}"])))
+
+
+def _class_names(path: pathlib.Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        return tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+    except (OSError, ValueError) as e:
+        raise InputError(f"--classes={path}: cannot be read ({e})") from None
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    images = imagenet.in_list(args.data, args.labels) if args.labels else imagenet.in_folders(args.data)
+    from mobilenet_jax.transfer import evaluate  # late: imports JAX
+
+    viewed = evaluate.of_file(args.weights, args.resolution)
+    network = viewed.network
+    classes = network.module.arch.num_classes
+    if not args.labels and classes not in (1000, 1001):
+        raise InputError(f"{args.weights}: has {classes} classes, and ImageNet has 1000: give --labels")
+    found, _ = evaluate.evaluate(viewed, images, args.protocol)
+    if args.format == "json":
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    rows = [
+        ("top-1", f"{found.top1:.2%}"),
+        ("top-5", f"{found.top5:.2%}"),
+        ("images", f"{found.n:,}"),
+        ("protocol", f"{found.protocol}, {found.resolution} pixels"),
+        ("images/s", f"{found.images_per_second:.1f}"),
+    ]
+    print("\n".join(columns(rows, 2)))
+    if imagenet.label_offset(network.class_names):
+        print("The network has 1001 classes: labels are shifted by one, as class 0 is the background.")
+
+
+def _predict(args: argparse.Namespace) -> None:
+    if missing := [path for path in args.images if not path.is_file()]:
+        raise InputError(f"{missing[0]}: no such file")
+    from mobilenet_jax.transfer import evaluate  # late: imports JAX
+
+    viewed = evaluate.of_file(args.weights, args.resolution)
+    network = viewed.network
+    names = network.class_names or [str(i) for i in range(network.module.arch.num_classes)]
+    found = evaluate.predict(viewed, args.images, args.protocol)
+    if args.format == "json":
+        rows = [
+            {"file": str(path), "top5": [{"class": i, "name": names[i], "probability": p} for i, p in best]}
+            for path, best in zip(args.images, found, strict=True)
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    for path, best in zip(args.images, found, strict=True):
+        print(plain("\n".join([str(path), *(f"{p:8.2%}  {names[i]}" for i, p in best)])))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())
