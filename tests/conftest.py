@@ -11,6 +11,7 @@ import sys
 import tempfile
 import termios
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -67,6 +68,57 @@ def shared_programs(settings):
         for name, value in settings.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="module")
+def small_networks(settings) -> Iterator[None]:
+    """Cut networks after their first block, and compile each program once."""
+    from training_helpers import compile_once, one_block
+
+    with one_block(), compile_once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def start(settings) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs the command line in a process of its own, which may send itself a signal."""
+    from helpers import flags_of
+
+    def process(
+        place: str, overrides: dict[str, Any], stop: str = "SIGTERM 0", **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "tests" / "training_helpers.py"), place, *flags_of(overrides)],
+            env=os.environ | settings | {"PYTHONPATH": str(ROOT), "STOP": stop} | env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return process
+
+
+@pytest.fixture(scope="module")
+def finished(small_networks, tmp_path_factory) -> tuple[str, pathlib.Path]:
+    """Return what an undisturbed run printed, and its directory."""
+    from helpers import TINY
+    from training_helpers import printed
+
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    return printed(TINY, directory), directory
+
+
+@pytest.fixture(scope="module")
+def crashed(small_networks, tmp_path_factory) -> pathlib.Path:
+    """Return the directory of a run that ended at step 50, after the checkpoints of 33 and 44; to be copied."""
+    from helpers import TINY
+    from training_helpers import Crash, after, crash, run, saved
+
+    directory = tmp_path_factory.mktemp("crashed") / "run"
+    with pytest.raises(Crash), after(50, crash):
+        run(TINY, directory)
+    assert saved(directory) == {"33", "44"}
+    return directory
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ does what `python launch.py ARGUMENTS` does, with that network, and sends the pr
 
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import signal
@@ -95,6 +96,27 @@ def after(step: int, action: Callable[[], Any]) -> Iterator[None]:
         yield
     finally:
         Display.advance = advance
+
+
+def run(overrides: dict[str, Any], directory: pathlib.Path) -> int:
+    """Train in this process; return the exit code."""
+    from helpers import spec_of
+
+    from mobilenet_jax.training import loop
+
+    return loop.run(spec_of(overrides), directory)
+
+
+def printed(overrides: dict[str, Any], directory: pathlib.Path) -> str:
+    """Run to the end; return what was printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert run(overrides, directory) == 0
+    return output.getvalue()
+
+
+def saved(directory: pathlib.Path) -> set[str]:
+    """Return the steps of the checkpoints."""
+    return {path.stem for path in (directory / "checkpoints").iterdir()}
 
 
 def main() -> int:

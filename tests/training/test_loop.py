@@ -1,26 +1,16 @@
-"""Whole runs on small images: what they record, and that a stop at any moment does not change the result."""
+"""Whole runs on small images: what they print and record, and that each part of a recipe resumes exactly."""
 
-import contextlib
 import functools
-import io
 import json
-import os
-import pathlib
-import shutil
 import signal
-import subprocess
 import sys
-import time
 import types
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
-from helpers import TINY, flags_of, prepare, random_splits, result, rows_of, spec_of, summary_of
-from training_helpers import Crash, after, compile_once, crash, one_block, send
+from helpers import TINY, result, rows_of, spec_of, summary_of
+from training_helpers import Crash, after, crash, printed, run, saved, send
 
 from mobilenet_jax.data import arrays, augment
 from mobilenet_jax.errors import Busy, InputError
@@ -31,7 +21,8 @@ from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.training import loop
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.training.state import Layout, init_state
-from mobilenet_jax.training.wandb_logger import WandbLogger
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 # 8x8 images, 22 steps per epoch, 66 in all, a checkpoint every 11.
 EVERYTHING = TINY | {
@@ -56,69 +47,6 @@ SUMMARY = {
     **dict.fromkeys(("compile_seconds", "first_step_seconds", "train_seconds", "eval_seconds", "wall_seconds"), float),
     **dict.fromkeys(("expansion", "val_accuracy", "val_loss"), type(None)),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_networks(settings) -> Iterator[None]:
-    with one_block(), compile_once():
-        yield
-
-
-def run(overrides: dict[str, Any], directory: pathlib.Path) -> int:
-    return loop.run(spec_of(overrides), directory)
-
-
-def printed(overrides: dict[str, Any], directory: pathlib.Path) -> str:
-    """Run to the end; return what was printed."""
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        assert run(overrides, directory) == 0
-    return output.getvalue()
-
-
-Start = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def start(settings) -> Start:
-    """Return a function that runs the command line in a process of its own, which may send itself a signal."""
-
-    def process(
-        place: str, overrides: dict[str, Any], stop: str = "SIGTERM 0", **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "tests" / "training_helpers.py"), place, *flags_of(overrides)],
-            env=os.environ | settings | {"PYTHONPATH": str(ROOT), "STOP": stop} | env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return process
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[str, pathlib.Path]:
-    """Return what an undisturbed run printed, and its directory."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    return printed(TINY, directory), directory
-
-
-@pytest.fixture(scope="module")
-def crashed(tmp_path_factory) -> pathlib.Path:
-    """Return the directory of a run that ended at step 50, after the checkpoints of 33 and 44; to be copied."""
-    directory = tmp_path_factory.mktemp("crashed") / "run"
-    with pytest.raises(Crash), after(50, crash):
-        run(TINY, directory)
-    assert saved(directory) == {"33", "44"}
-    return directory
-
-
-def saved(directory: pathlib.Path) -> set[str]:
-    """Return the steps of the checkpoints."""
-    return {path.stem for path in (directory / "checkpoints").iterdir()}
-
-
-# A run from start to end.
 
 
 def test_a_run_prints_its_result(finished):
@@ -217,44 +145,6 @@ def test_a_finished_run_is_reported_and_not_changed(finished):
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")} == before
 
 
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("stop", [None, 4])
-def test_another_data_set_behind_the_name(stop, named, tmp_path, monkeypatch):
-    """A finished run and an interrupted one are left as they are, and a new directory takes the new set."""
-    root, sizes = tmp_path / "tfds", {"train": 96, "test": 16}
-    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
-    prepare(root, "toy", random_splits(0, sizes, 32, 3, 3))
-    overrides = TINY | {"data.name": "toy", "train.batch_size": 32}
-    directory = tmp_path / (spec_of(overrides).run_name if named else "run")
-    with contextlib.nullcontext() if stop is None else after(stop, send(signal.SIGTERM)):
-        assert run(overrides, directory) == (0 if stop is None else 143)
-    if stop is None:
-        assert printed(overrides, directory).startswith("already finished")
-    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-    def refused(*facts: str) -> None:
-        with pytest.raises(InputError) as error:
-            run(overrides, directory)
-        message = str(error.value)
-        assert all(part in message for part in ("'toy'", "fingerprint", "another directory", str(directory), *facts))
-        assert ("version" in message, "num_classes" in message) == (("version" in facts),) * 2
-        assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
-
-    shutil.move(root, tmp_path / "first")
-    prepare(root, "toy", random_splits(1, sizes, 32, 3, 3))  # other images, the same version
-    refused()
-    prepare(root, "toy", random_splits(0, sizes, 32, 3, 4), classes=4, version="2.0.0")
-    refused("version", "'1.0.0' there and '2.0.0' here", "num_classes 3 there and 4 here")
-    if stop is not None and named:  # a checkpoint knows its set, too
-        shutil.copytree(directory, tmp_path / "kept" / directory.name)
-        (tmp_path / "kept" / directory.name / "config.json").unlink()
-        with pytest.raises(InputError, match="'1.0.0' there and '2.0.0' here"):
-            run(overrides, tmp_path / "kept" / directory.name)
-    shutil.rmtree(root)
-    shutil.move(tmp_path / "first", root)
-    assert run(overrides, directory) == 0 and summary_of(directory)["num_classes"] == 3
-
-
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
     with RunDirectory(tmp_path).locked(), pytest.raises(Busy, match="another process"):
         run(TINY, tmp_path)
@@ -309,176 +199,6 @@ def test_settings_of_jax_in_the_environment_do_not_change_a_result_and_are_recor
     assert result(tmp_path / "run") == result(finished[1])
     env = json.loads((tmp_path / "run" / "env.json").read_text())
     assert AMBIENT.items() <= env["settings"].items() and env["matmul_precision"] == "default"
-
-
-# Runs that are stopped.
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])  # the second is SLURM's warning
-def test_a_signal_ends_the_process_and_the_same_command_resumes(name, finished, start, tmp_path):
-    command = f"--workdir={tmp_path}", TINY
-    directory = tmp_path / spec_of(TINY).run_name
-    stopped = start(*command, stop=f"{name} 30")
-    assert (stopped.returncode, stopped.stderr) == (128 + signal.Signals[name], "")
-    assert stopped.stdout.endswith(f"stopped by {name}; the same command resumes\n")
-    assert not (directory / "summary.json").exists()
-    resumed = start(*command)
-    assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert "resumed        from step 32 of 66\n" in resumed.stdout  # two steps were in flight
-    assert summary_of(directory)["resumed_from"] == 32
-    assert result(directory) == result(finished[1])
-    assert len(json.loads((directory / "env.json").read_text())["earlier"]) == 1
-
-
-def test_a_killed_process_is_resumed_from_its_last_checkpoint(finished, start, tmp_path):
-    checkpoint = tmp_path / "run" / "checkpoints" / "22.safetensors"
-    killed = start(f"--run_dir={tmp_path}/run", TINY, stop=f"SIGKILL 30 {checkpoint}")
-    assert (killed.returncode, killed.stderr) == (-9, "")
-    assert run(TINY, tmp_path / "run") == 0
-    assert summary_of(tmp_path / "run")["resumed_from"] == 22
-    assert result(tmp_path / "run") == result(finished[1])
-
-
-@pytest.mark.parametrize(("step", "last"), [(1, 3), (66, 66)])
-def test_a_signal_after_the_first_and_the_last_step(step, last, finished, tmp_path):
-    """The first is before any checkpoint. The last is before the evaluation."""
-    with after(step, send(signal.SIGTERM)):
-        assert run(TINY, tmp_path) == 143
-    assert run(TINY, tmp_path) == 0
-    assert summary_of(tmp_path)["resumed_from"] == last
-    assert result(tmp_path) == result(finished[1])
-
-
-@pytest.mark.parametrize("evaluation", [1, 3])
-def test_sigint_during_an_evaluation(evaluation, finished, tmp_path, monkeypatch):
-    batches, begun = arrays.eval_batches, []
-
-    def interrupted(size, batch_size):
-        begun.append(size)
-        for i, batch in enumerate(batches(size, batch_size)):
-            if len(begun) == evaluation and i == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield batch
-
-    monkeypatch.setattr(arrays, "eval_batches", interrupted)
-    assert run(TINY, tmp_path) == 130
-    assert len(rows_of(tmp_path)) == evaluation - 1
-    assert run(TINY, tmp_path) == 0
-    assert summary_of(tmp_path)["resumed_from"] == 22 * evaluation
-    assert result(tmp_path) == result(finished[1])
-
-
-def test_stopped_again_and_again(finished, tmp_path):
-    """A crash after a checkpoint, a signal at the end of an epoch, a crash before and one after the next checkpoint."""
-    for step, action in ((16, crash), (22, send(signal.SIGTERM)), (27, crash), (40, crash)):
-        with contextlib.suppress(Crash), after(step, action):
-            assert run(TINY, tmp_path) == 143
-    assert run(TINY, tmp_path) == 0
-    assert summary_of(tmp_path)["resumed_from"] == 33
-    assert result(tmp_path) == result(finished[1])
-
-
-def test_a_second_signal_stops_at_once(tmp_path):
-    def twice():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), after(5, twice):
-        run(TINY, tmp_path)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-
-
-@pytest.mark.parametrize(("owner", "name"), [(Checkpoints, "close"), (RunDirectory, "finish")])
-def test_a_file_that_cannot_be_written_is_named_and_wandb_is_ended(owner, name, tmp_path, monkeypatch):
-    """The checkpoint of a signal, and the summary."""
-
-    def full(*_):
-        raise InputError(f"no room for {name}")
-
-    summaries = []
-    monkeypatch.setattr(owner, name, full)
-    monkeypatch.setattr(WandbLogger, "finish", lambda self, summary: summaries.append(summary))
-    stop = after(30, send(signal.SIGTERM)) if owner is Checkpoints else contextlib.nullcontext()
-    with stop, pytest.raises(InputError, match=f"no room for {name}"):
-        run(TINY, tmp_path)
-    assert summaries == [{}]
-
-
-@pytest.mark.parametrize("removed", ["lock", "everything"])
-def test_a_process_whose_run_was_removed_writes_nothing_more(removed, finished, tmp_path):
-    """Another process may work on the run."""
-    directory = tmp_path / "run"
-
-    def remove():
-        while saved(directory) != {"22", "33"}:
-            time.sleep(0.01)  # it is written in the background
-        if removed == "lock":
-            (directory / ".lock").unlink()
-        else:
-            shutil.rmtree(directory)
-            with RunDirectory(directory).locked():  # by another process
-                pass
-        before.extend(sorted(directory.rglob("*")))
-
-    before: list[pathlib.Path] = []
-    with after(40, remove), pytest.raises(InputError, match="run: its lock was removed"):
-        run(TINY, directory)
-    assert sorted(directory.rglob("*")) == before
-    assert run(TINY, directory) == 0
-    assert result(directory) == result(finished[1])
-
-
-# Files that are lost or damaged.
-
-
-@pytest.mark.parametrize("damage", ["removed", "cut", "another run's"])
-def test_a_lost_config_is_written_again_in_a_directory_with_the_runs_name(damage, crashed, finished, tmp_path):
-    directory = pathlib.Path(shutil.copytree(crashed, tmp_path / spec_of(TINY).run_name))
-    path = directory / "config.json"
-    whole = path.read_text()
-    path.unlink() if damage == "removed" else path.write_text(
-        whole[:-9] if damage == "cut" else whole.replace("0.25", "0.5")
-    )
-    assert run(TINY, directory) == 0
-    assert path.read_text() == whole and summary_of(directory)["resumed_from"] == 44
-    assert result(directory) == result(finished[1])
-
-
-def test_a_lost_summary_is_written_again_without_another_step(finished, tmp_path):
-    directory = pathlib.Path(shutil.copytree(finished[1], tmp_path / "run"))
-    (directory / "summary.json").unlink()
-    with after(67, crash):  # one step too many
-        assert run(TINY, directory) == 0
-    assert summary_of(directory)["resumed_from"] == 66
-    assert result(directory) == result(finished[1])
-
-
-@pytest.mark.parametrize("damage", ["flipped", "truncated"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, crashed, finished, tmp_path):
-    directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
-    file = directory / "checkpoints" / "44.safetensors"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    text = printed(TINY, directory)
-    assert "checkpoint of step 44 is damaged and dropped (" in text
-    assert "resumed        from step 33 of 66\n" in text
-    assert result(directory) == result(finished[1])
-
-
-@pytest.mark.parametrize("tail", ["torn", "lost"])
-def test_metrics_that_lag_behind_the_checkpoint_are_written_again(tail, crashed, finished, tmp_path):
-    """After a power cut, the checkpoint of an epoch's end may be on disk and its row not."""
-    directory = pathlib.Path(shutil.copytree(crashed, tmp_path / "run"))
-    lines = (directory / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (directory / "metrics.jsonl").write_text(lines[0] + (lines[1][:-9] if tail == "torn" else ""))
-    with after(48, send(signal.SIGTERM)):
-        assert run(TINY, directory) == 143
-    assert [row["step"] for row in rows_of(directory)] == [22, 44]
-    assert run(TINY, directory) == 0
-    assert summary_of(directory)["resumed_from"] == 50
-    assert result(directory) == result(finished[1])
 
 
 # Other recipes.
