@@ -1,0 +1,75 @@
+"""Cut and resize an image for evaluation, as the protocols of TF-slim and of PyTorch do. Networks normalise it."""
+
+import os
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mobilenet_jax.errors import InputError, first_line
+
+_CENTRE = 0.875  # share of a side that a protocol keeps
+
+
+def slim(image: np.ndarray, resolution: int) -> np.ndarray:
+    """Return the central 87.5 % of height and width, squashed to a square by TensorFlow 1's bilinear resize.
+
+    That resize has no half-pixel centres and no anti-aliasing. Source: TF-slim, `inception_preprocessing.py`,
+    `preprocess_for_eval`.
+
+    Args:
+      image: uint8 `[H, W, 3]`.
+      resolution: side of the result in pixels.
+
+    Returns:
+      uint8 `[resolution, resolution, 3]`, rounded to nearest.
+    """
+    tops = [int((size - size * _CENTRE) / 2) for size in image.shape[:2]]
+    x = image[tops[0] : image.shape[0] - tops[0], tops[1] : image.shape[1] - tops[1]].astype(np.float32)
+    for axis in (0, 1):
+        size = x.shape[axis]
+        place = np.arange(resolution, dtype=np.float32) * np.float32(size / resolution)
+        low = np.minimum(place.astype(int), size - 1)
+        shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+        share = (place - low).reshape(shape)
+        x = np.take(x, low, axis) * (1 - share) + np.take(x, np.minimum(low + 1, size - 1), axis) * share
+    return np.rint(x).clip(0, 255).astype(np.uint8)
+
+
+def torch(image: np.ndarray, resolution: int) -> np.ndarray:
+    """Return the centre after a resize of the shorter side to `resolution` / 0.875, bilinear with anti-aliasing.
+
+    Arguments and result are those of `slim`. Source: torchvision, `transforms.Resize` and `CenterCrop` of PIL images.
+    """
+    height, width = image.shape[:2]
+    least, short = min(height, width), round(resolution / _CENTRE)
+    sides = short * width // least, short * height // least
+    x = np.asarray(Image.fromarray(image).resize(sides, Image.Resampling.BILINEAR))
+    top, left = (round((size - resolution) / 2) for size in x.shape[:2])
+    return x[top : top + resolution, left : left + resolution]
+
+
+PROTOCOLS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"slim": slim, "torch": torch}
+
+
+def decode(path: str | os.PathLike[str]) -> np.ndarray:
+    """Return an image file as RGB, uint8 `[H, W, 3]`; raise InputError if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "Palette images with Transparency")
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: is no image that Pillow can read") from None
+    # Pillow's plug-ins raise all of these over damaged files. A file may claim to be huge.
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError) as e:
+        raise InputError(f"{path}: the image cannot be read ({first_line(e)})") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise InputError(f"{path}: the image has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+
+
+def read(path: str | os.PathLike[str], protocol: str, resolution: int) -> np.ndarray:
+    """Return the view of an image file under a protocol, uint8 `[resolution, resolution, 3]`."""
+    return PROTOCOLS[protocol](decode(path), resolution)
