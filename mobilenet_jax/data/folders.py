@@ -47,7 +47,7 @@ def find(root: pathlib.Path, classes: Sequence[str] = ()) -> Folders:
         folders = {split: _subfolders(root, split) for split in SPLITS}
         known = tuple(classes or folders["train"])
         if len(known) < 2:
-            raise InputError(f"{root / 'train'} has the folder of one class, {known[0]!r}: at least 2 are needed")
+            raise InputError(f"{root / 'train'} has the folder of one class, {''.join(known)!r}: at least 2 are needed")
         for split, names in folders.items():
             if others := sorted({*names} - {*known}):
                 allowed = "one with pictures in train/" if not classes else f"{len(known):,} such as {known[0]!r}"

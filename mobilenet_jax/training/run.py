@@ -52,7 +52,8 @@ class TrainingRun:
         self.closed = False
         self.step = self.resumed_from = self.saved = 0
         self.sums = dict.fromkeys(SUMS, 0.0)  # of the epoch so far
-        self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall", "input"), 0.0)
+        self.undecodable: set[str] = set()  # names of pictures
         self.first_step_seconds = 0.0
         self.images = 0.0  # trained on in seconds['train']
         self.metrics: dict[str, float] = {}  # of the last step
@@ -76,7 +77,8 @@ class TrainingRun:
             if other := config.other_data(self.spec, notes):  # config.json may be lost
                 raise InputError(f"{self.record.path} holds another run: {other[0]}; move it away")
             self.sums, self.images, self.metrics = notes["tally"], notes["images"], notes["figures"]
-            self.seconds, self.rows = notes["seconds"], notes["rows"]
+            self.seconds, self.rows = {"input": 0.0, **notes["seconds"]}, notes["rows"]
+            self.undecodable = {*notes.get("undecodable", ())}
             self.resumed_from = self.saved = self.step
         self.record.rewrite(self.rows)
         self.wandb.start(self.rows)
@@ -160,6 +162,7 @@ class TrainingRun:
             self.record.check_held()
             notes = {"tally": self.sums, "images": self.images, "figures": self.metrics, "rows": self.rows}
             notes |= {"seconds": self._all_seconds(), "dataset": vars(self.spec.dataset)}
+            notes |= {"undecodable": sorted(self.undecodable)}
             self.checkpoints.save(self.step, state, notes)
             self.saved, self._saved_at = self.step, time.monotonic()
 
@@ -208,7 +211,12 @@ class TrainingRun:
 
     def _summary(self, status: str, digest: str | None) -> Summary:
         measured = self.rows[-1] if self.rows and status == "finished" else {}
-        figures = [f"{split}_{figure}" for split in ("test", "val", "train") for figure in ("accuracy", "loss")]
+        figures = [f"{split}_{figure}" for split in ("test", "val", "train") for figure in ("accuracy", "loss", "top5")]
+        streamed = {
+            "protocol": self.spec.config.data.protocol,
+            "undecodable": len(self.undecodable),
+            "input_wait_share": self.seconds["input"] / self.seconds["train"] if self.seconds["train"] else None,
+        }
         fields = {
             "status": status,
             "title": self.spec.title,
@@ -225,6 +233,7 @@ class TrainingRun:
             "fused": self.fused,
             "resumed_from": self.resumed_from,
             "params_sha256": digest,
+            **(streamed if self.spec.dataset.streamed else {}),
         }
         return Summary.model_validate(fields)
 

@@ -51,11 +51,12 @@ def five_steps(specs: list[RunSpec], inputs: Inputs) -> dict[str, Any]:
     """Return the losses of five steps, `[5, K]`, and the figures of an evaluation, per run."""
     program = compile_runs(specs, inputs)
     state, order, losses = program.join(program.states), first_order(program, specs), []
-    assert len(order.sharding.device_set) == len(inputs.devices)
+    assert len(order[0].sharding.device_set) == len(inputs.devices)
     for _ in range(5):
         state, metrics = program.train(state, order, program.hyper, 1)
         losses.append([float(found[0, 0]) for found in program.split(metrics)])
-    return {"losses": losses, "test": evaluate(program, state.evaluated, "test", lambda: None)}
+    found = evaluate(program, state.evaluated, "test", lambda: None)
+    return {"losses": losses, "test": [[figures["loss"], figures["accuracy"]] for figures in found]}
 
 
 RECIPE = TINY | {"model.dropout": 0.2, "augment.flip": True, "train.ema_decay": 0.9, "optim.clip_norm": 1.0}
