@@ -1,5 +1,6 @@
 """Write ImageNet as TFDS does, from its official archives and without TensorFlow."""
 
+import contextlib
 import functools
 import io
 import json
@@ -21,7 +22,7 @@ _VAL_SHARD = 1000  # images
 _QUALITY = 92  # of JPEGs that are written again
 _SOURCE = "source.json"  # in a directory that is not complete: what it is made from
 
-Member = tuple[str, str, Callable[[], bytes]]  # name, synset and content of a file in an archive
+Member = tuple[str, str, bytes]  # name, synset and content of a file in an archive
 
 
 def prepare(train: pathlib.Path, val: pathlib.Path, root: pathlib.Path, resize: int, threads: int) -> pathlib.Path:
@@ -54,9 +55,10 @@ def prepare(train: pathlib.Path, val: pathlib.Path, root: pathlib.Path, resize: 
         with files.lock(partial.with_name(".lock"), timeout=0):
             _check_source(partial, {path.name: path.stat().st_size for path in (train, val)} | {"resize": resize})
             builder: Any = cls(data_dir=root, file_format=datasets.FILE_FORMAT)
-            with ThreadPoolExecutor(threads) as pool:
+            with contextlib.ExitStack() as opened, ThreadPoolExecutor(threads) as pool:
                 write = functools.partial(_write_split, partial, builder, functools.partial(_stored, resize), pool)
-                lengths = {"train": write("train", _train_shards(train)), "validation": write("validation", _val(val))}
+                shards = {"train": _train_shards(opened, train), "validation": _val(opened, val)}
+                lengths = {split: write(split, found) for split, found in shards.items()}
             _write_metadata(builder, partial, target, lengths)
             (partial / _SOURCE).unlink()
             partial.rename(target)
@@ -103,9 +105,10 @@ def _write_split(
             path = partial / f"{NAME}-{split}.{datasets.FILE_FORMAT}-{i:05}-of-{len(shards):05}"
             if not path.exists():
                 with files.replacing(path) as temporary:
-                    writer: Any = ArrayRecordWriter(str(temporary), "group_size:1")
+                    # JPEGs do not compress, and TFDS's records have no fixed order within.
+                    writer: Any = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
                     for batch in _groups(members(), 64):
-                        contents = pool.map(stored, [read() for _, _, read in batch])
+                        contents = pool.map(stored, [content for _, _, content in batch])
                         for (name, synset, _), content in zip(batch, contents, strict=True):
                             example = {"image": io.BytesIO(content), "label": synset, "file_name": name}
                             writer.write(features.serialize_example(features.encode_example(example)))
@@ -160,9 +163,9 @@ def _write_metadata(
     builder.info.write_to_directory(partial)
 
 
-def _train_shards(path: pathlib.Path) -> list[Callable[[], Iterator[Member]]]:
+def _train_shards(opened: contextlib.ExitStack, path: pathlib.Path) -> list[Callable[[], Iterator[Member]]]:
     """Return what reads the images of each class, for the classes in the archive of archives."""
-    tar = _open(path, path)
+    tar = opened.enter_context(_open(path, path))
     known, inner = imagenet.synsets(), {}
     for member in _members(tar, path):
         synset = pathlib.PurePosixPath(member.name).name.removesuffix(".tar")
@@ -173,18 +176,18 @@ def _train_shards(path: pathlib.Path) -> list[Callable[[], Iterator[Member]]]:
     def read(synset: str) -> Iterator[Member]:
         stream = tar.extractfile(inner[synset])
         assert stream is not None
-        of_class = _open(path, stream, f"{synset}.tar in ")
-        for member in sorted(_members(of_class, path), key=lambda member: member.name):
-            yield pathlib.PurePosixPath(member.name).name, synset, functools.partial(_content, of_class, member)
+        with _open(path, stream, f"{synset}.tar in ") as of_class:
+            for member in sorted(_members(of_class, path), key=lambda member: member.name):
+                yield pathlib.PurePosixPath(member.name).name, synset, _content(of_class, member)
 
     return [functools.partial(read, synset) for synset in sorted(inner)]
 
 
-def _val(path: pathlib.Path) -> list[Callable[[], Iterator[Member]]]:
+def _val(opened: contextlib.ExitStack, path: pathlib.Path) -> list[Callable[[], Iterator[Member]]]:
     """Return what reads each thousand of the validation images; labels are TFDS's, by the numbers in the names."""
     import tensorflow_datasets as tfds
 
-    tar = _open(path, path)
+    tar = opened.enter_context(_open(path, path))
     labels = tfds.core.tfds_path(f"datasets/{NAME}/validation_labels.txt").read_text().split()
     found = []
     for member in sorted(_members(tar, path), key=lambda member: pathlib.PurePosixPath(member.name).name):
@@ -192,8 +195,13 @@ def _val(path: pathlib.Path) -> list[Callable[[], Iterator[Member]]]:
         number = name.removeprefix("ILSVRC2012_val_").removesuffix(".JPEG")
         if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= len(labels)):
             raise InputError(f"{path} holds {member.name!r}: the validation archive holds ILSVRC2012_val_00000001.JPEG")
-        found.append((name, labels[int(number) - 1], functools.partial(_content, tar, member)))
-    return [lambda at=at: iter(found[at : at + _VAL_SHARD]) for at in range(0, len(found), _VAL_SHARD)]
+        found.append((name, labels[int(number) - 1], member))
+
+    def read(at: int) -> Iterator[Member]:
+        for name, synset, member in found[at : at + _VAL_SHARD]:
+            yield name, synset, _content(tar, member)
+
+    return [functools.partial(read, at) for at in range(0, len(found), _VAL_SHARD)]
 
 
 def _open(path: pathlib.Path, source: Any, part: str = "") -> tarfile.TarFile:

@@ -230,7 +230,7 @@ def test_held_out_pictures_are_those_of_a_set_in_memory(splits):
     expected = arrays.holdout_indices(23, 0.3)
     np.testing.assert_array_equal(rest.indices, expected[0])
     np.testing.assert_array_equal(held_out.indices, expected[1])
-    assert [held_out.decoded(i)[1] for i in range(len(held_out))] == [int(i >= 11) for i in expected[1]]
+    assert [held_out.read(int(i)).label for i in held_out.indices] == [int(i >= 11) for i in expected[1]]
 
 
 # Damaged pictures.
