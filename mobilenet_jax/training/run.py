@@ -199,7 +199,7 @@ class TrainingRun:
         return weights.Network(
             architecture={"version": model.version, "num_classes": spec.dataset.num_classes, **options},
             input_range=spec.arch.input_range,
-            image_size=spec.image_size,
+            image_size=spec.resolution if spec.dataset.streamed else spec.image_size,  # a protocol's view has it
             resolution=spec.resolution,
             class_names=datasets.class_names(spec.dataset, spec.config.data.dir),
             dataset=spec.dataset.name,
