@@ -212,11 +212,11 @@ class TrainingRun:
     def _summary(self, status: str, digest: str | None) -> Summary:
         measured = self.rows[-1] if self.rows and status == "finished" else {}
         figures = [f"{split}_{figure}" for split in ("test", "val", "train") for figure in ("accuracy", "loss", "top5")]
-        streamed = {
-            "protocol": self.spec.config.data.protocol,
-            "undecodable": len(self.undecodable),
-            "input_wait_share": self.seconds["input"] / self.seconds["train"] if self.seconds["train"] else None,
-        }
+        streamed = {}
+        if self.spec.dataset.streamed:
+            wait = self.seconds["input"] / self.seconds["train"] if self.seconds["train"] else None
+            streamed = {"protocol": self.spec.config.data.protocol, "undecodable": len(self.undecodable)}
+            streamed["input_wait_share"] = wait
         fields = {
             "status": status,
             "title": self.spec.title,
@@ -233,7 +233,7 @@ class TrainingRun:
             "fused": self.fused,
             "resumed_from": self.resumed_from,
             "params_sha256": digest,
-            **(streamed if self.spec.dataset.streamed else {}),
+            **streamed,
         }
         return Summary.model_validate(fields)
 
