@@ -2,9 +2,9 @@
 
     python benchmarks/input.py --sets full=DIR small=DIR --records DIR --torch PYTHON --tf PYTHON --out input.json
 
-DIR holds train/<synset>/ and val/<synset>/, and in --records it is what `python -m mobilenet_jax.prepare` writes. PYTHON is the
-interpreter of an environment with torchvision and timm, or with TensorFlow. All contenders take turns, on one thread
-each and then on all cores. CPU times compare on a machine that does other things as well, wall times do not.
+DIR holds train/<synset>/ and val/<synset>/, and in --records it is what `python -m mobilenet_jax.prepare` writes.
+PYTHON is the interpreter of an environment with torchvision and timm, or with TensorFlow. All contenders take turns, on
+one thread each and then on all cores. CPU times compare on a machine that does other things as well, wall times do not.
 """
 
 import argparse
