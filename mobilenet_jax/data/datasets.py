@@ -162,7 +162,7 @@ def find_streamed(name: str, data_dir: str = "") -> pathlib.Path | folders.Folde
     if directory:
         return directory
     if not folders.are_in(root):
-        raise InputError(f"data set {name!r}: {root} (config.data.dir) holds neither {' nor '.join(wanted)}")
+        raise InputError(f"data set {name!r}: {root} (config.data.dir) holds no {', and no '.join(wanted)}")
     return folders.find(root, () if name == FOLDER else tuple(imagenet.synsets()))
 
 

@@ -137,7 +137,7 @@ def _stored(resize: int, content: bytes) -> bytes:
         return content
     try:
         image = Image.fromarray(crops.decode(content))
-    except crops.Undecodable:
+    except crops.DecodingError:
         return content
     if (shorter := min(image.size)) <= resize:
         return content

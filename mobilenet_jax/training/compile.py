@@ -71,7 +71,7 @@ class Program:
         """Return the runs' batches of an epoch, int32 `[steps per epoch, B]` each, as `train` takes them."""
         return (jax.device_put(orders[0] if self.runs == 1 else np.stack(orders), self.each),)
 
-    def pictures(self, batch: images.Batch) -> tuple[jax.Array, jax.Array]:
+    def pictures(self, batch: images.PictureBatch) -> tuple[jax.Array, jax.Array]:
         """Return a batch of a stream as `train` takes it."""
         return jax.device_put((batch.images, batch.labels), self.shared)
 

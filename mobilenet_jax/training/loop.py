@@ -24,6 +24,7 @@ from mobilenet_jax.training.progress import Display
 from mobilenet_jax.training.run import TrainingRun, logger_of
 
 _IN_FLIGHT = 2  # calls that the host may be ahead: the device stays busy, and a signal acts within two calls
+_STREAMED_IN_FLIGHT = 1  # steps of a streamed set: each holds a batch and, on a CPU, memory of its own
 _FETCHED = 64  # steps of a streamed set whose metrics are fetched together; each fetch makes the host wait
 _FETCH_SECONDS = 1.0  # or as many as take so long
 _POLL_SECONDS = 0.002  # while the host waits for a batch
@@ -232,8 +233,8 @@ class _Loop:
                 or time.monotonic() > self.fetched_at + _FETCH_SECONDS
             ):
                 self._fetch(_IN_FLIGHT)
-            elif len(self.in_flight) > _IN_FLIGHT:  # not fetched, but waited for: each step holds a batch
-                self.in_flight[-1 - _IN_FLIGHT].block_until_ready()
+            if self.stream and len(self.in_flight) > _STREAMED_IN_FLIGHT:  # not fetched, but waited for
+                self.in_flight[-1 - _STREAMED_IN_FLIGHT].block_until_ready()
         self._stop_if_asked()
         self._save([run for run in self._active if run.save_due and not run.at_epoch_end])
 

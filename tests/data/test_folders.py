@@ -79,7 +79,7 @@ def test_the_digest_follows_names_sizes_and_classes(tmp_path: pathlib.Path):
         (CATS_AND_DOGS | {"val/fox": 1}, ["val/fox", "no class", "train/"]),
         ({"train/cat": 2, "val/cat": 1}, ["'cat'", "at least 2"]),
         ({"train": 1, "val": 1}, ["train", "<class>"]),
-        ({"elsewhere": 1}, ["config.data.dir", "neither train/<class>/ and val/<class>/"]),
+        ({"elsewhere": 1}, ["config.data.dir", "holds no train/<class>/ and val/<class>/ with"]),
     ],
 )
 def test_unusable_folders_are_refused(tmp_path: pathlib.Path, counts, words):

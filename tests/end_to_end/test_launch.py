@@ -176,7 +176,7 @@ def test_a_name_that_the_encoding_lacks(launch, tmp_path):
         ("--config.data.name=nothing", "data set 'nothing' is not known"),
         ("--config.data.archive=x.tar.gz", "an archive can be given for 'cifar10' only, not 'digits'"),
         ("--config.data.name=imagenet2012 --config.augment.pad=0", "data set 'imagenet2012': "),
-        ("--config.data.name=folder --config.data.dir=absent", "absent (config.data.dir) holds neither train/<class>/"),
+        ("--config.data.name=folder --config.data.dir=absent", "absent (config.data.dir) holds no train/<class>/"),
         ("--config.point=alpha=1,beta=2", "config.point='alpha=1,beta=2': allowed is"),
         ("--config.model.alpha=wide", "--config.model.alpha=wide"),
         ("--config.train.epochs=1.5", "--config.train.epochs=1.5"),

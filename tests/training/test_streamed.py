@@ -18,7 +18,7 @@ from helpers import TINY, flags_of, result, rows_of, spec_of, summary_of
 from picture_sets import write
 from training_helpers import Crash, after, crash, one_block, send
 
-from mobilenet_jax.data import augment, images, views
+from mobilenet_jax.data import augment, crops, images, views
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.records import weights
@@ -77,9 +77,9 @@ def test_the_figures_are_those_of_each_picture_once(finished, pictures):
     variables, network = weights.read(finished / "weights.safetensors")
     assert (network.image_size, network.resolution) == (16, 16)
     split = images.load(spec.dataset, pictures["data.dir"])["test"]
-    decoded = [split.decoded(i) for i in range(16)]
-    views_of = np.stack([views.slim(found[0], 16) for found in decoded if found])
-    labels = np.array([found[1] for found in decoded if found])
+    stored = [split.read(i) for i in range(16)]
+    views_of = np.stack([views.slim(crops.decode(each.content), 16) for each in stored])
+    labels = np.array([each.label for each in stored])
     inputs = augment.evaluation_view(jax.numpy.asarray(views_of), 16, 16, spec.arch.input_range)
     logits = np.asarray(jax.jit(MobileNet(spec.arch).apply)(variables, inputs))
     assert len(logits) == 16
