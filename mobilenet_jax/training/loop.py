@@ -27,7 +27,7 @@ _IN_FLIGHT = 2  # calls that the host may be ahead: the device stays busy, and a
 _STREAMED_IN_FLIGHT = 1  # steps of a streamed set: each holds a batch and, on a CPU, memory of its own
 _FETCHED = 64  # steps of a streamed set whose metrics are fetched together; each fetch makes the host wait
 _FETCH_SECONDS = 1.0  # or as many as take so long
-_POLL_SECONDS = 0.002  # while the host waits for a batch
+_POLL_SECONDS = 0.005  # while the host waits for a batch
 _IMAGES_EACH = 128  # of a batch, at least: batch norm makes the devices wait for each other twice a layer
 
 
