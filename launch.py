@@ -19,6 +19,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mobilenet_jax import config, console
+from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.networks import cost
 from mobilenet_jax.sweeps import file as sweep_files
@@ -67,6 +68,8 @@ def main(argv: list[str]) -> int:
         print(cost.describe(spec.arch, spec.resolution, spec.title, FORMAT.value))
         return 0
     host.keep_memory()
+    if spec.dataset.streamed:
+        datasets.find_streamed(spec.dataset.name, spec.config.data.dir)  # refuses at once what is not there
     with host.starting_jax():
         from mobilenet_jax.training import loop  # late: a dry run starts without JAX
     gc.freeze()  # tracing makes many objects, and the collector need not visit all modules each time

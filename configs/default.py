@@ -26,15 +26,23 @@ def get_config() -> ConfigDict:
     c.model.depthwise = "auto"  # 'shift', 'taps', 'conv' or 'auto' ('shift' on a CPU, 'conv' elsewhere)
 
     c.data = ConfigDict()
-    c.data.name = "cifar10"  # 'digits', 'cifar10', or a set that TFDS has prepared as array_record
-    c.data.dir = ""  # directory of the TFDS sets; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets
+    # 'digits', 'cifar10', 'imagenet2012', 'folder' (pictures in train/<class>/ and val/<class>/), or a set that TFDS
+    # has prepared as array_record.
+    c.data.name = "cifar10"
+    # Directory that holds the TFDS sets, or train/ and val/; '' is $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    c.data.dir = ""
     c.data.archive = ""  # cifar10: prepare it from this cifar-10-binary.tar.gz instead of downloading it
     # Share of the training split that is held out for validation. The test split is then used once, at the end.
     c.data.holdout = 0.0
+    c.data.protocol = "slim"  # streamed sets: evaluation views, as TF-slim ('slim') or PyTorch ('torch') cuts them
 
     c.augment = ConfigDict()
     c.augment.pad = 4  # zero pixels around the image before the random crop
-    c.augment.crop = 0  # side of the crop in pixels; 0 is the image's side; evaluation takes the centre
+    c.augment.crop = 0  # side of the crop in pixels; 0 is the image's side, or 224; evaluation takes the centre
+    # Streamed sets ('imagenet2012', 'folder'): what is cut out of a training picture of any size.
+    c.augment.scale = 0.08  # Inception crop: the least share of the area; 0 for none
+    c.augment.ratio = 4 / 3  # Inception crop: the largest ratio of its sides
+    c.augment.resize = 0  # without the Inception crop: shorter side before a random crop; 0 takes the evaluation view
     c.augment.flip = True  # random left-right flip
 
     c.optim = ConfigDict()

@@ -6,6 +6,7 @@ A new key gets a rule in `RULES` and a line in `configs/default.py`.
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import pathlib
 from collections.abc import Callable, Iterable
@@ -68,8 +69,12 @@ RULES: dict[str, Rule] = {
     "data.dir": _TEXT,
     "data.archive": _TEXT,
     "data.holdout": _BELOW_ONE,
+    "data.protocol": _one_of("slim", "torch"),
     "augment.pad": _COUNT_OR_ZERO,
     "augment.crop": _COUNT_OR_ZERO,
+    "augment.scale": Rule(float, "from 0 to 1", lambda v: 0 <= v <= 1),
+    "augment.ratio": Rule(float, "at least 1", lambda v: v >= 1),
+    "augment.resize": _COUNT_OR_ZERO,
     "augment.flip": _FLAG,
     "optim.name": _one_of("rmsprop", "sgd"),
     "optim.lr": _POSITIVE,
@@ -107,6 +112,8 @@ TRACED = (
 # These keys have no meaning for the other version: only their default is allowed there.
 _ONLY_V1 = {"model.variant": "paper"}
 _ONLY_V2 = {"model.expansion": 6.0, "model.bottleneck": "linear", "model.shortcut": "bottleneck"}
+# These keys have no meaning for sets in memory: only their default is allowed there, and a record does not hold it.
+ONLY_STREAMED = {"data.protocol": "slim", "augment.scale": 0.08, "augment.ratio": 4 / 3, "augment.resize": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +138,8 @@ class RunSpec:
     def program_key(self) -> tuple[tuple[str, Any], ...]:
         """A key that is equal for runs that share a compiled program."""
         ema = ("ema", self.identity["train.ema_decay"] > 0)  # the decay is traced, but not whether there is an average
+        if self.dataset.streamed:  # each run has batches of its own
+            return (("digest", self.digest),)
         return (ema, *((key, value) for key, value in self.identity.items() if key not in TRACED))
 
     @property
@@ -179,10 +188,7 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
 
     dataset = datasets.describe(flat["data.name"], flat["data.dir"])
     network = _architecture(flat, dataset.num_classes)
-    crop, side = flat["augment.crop"], dataset.resolution
-    if crop > side:
-        raise InputError(f"config.augment.crop={crop}: {dataset.name} images have {side} pixels a side")
-    image_size = crop or side
+    flat, image_size = _views(flat, dataset)
     resolution = round(flat["model.rho"] * image_size)
     if resolution < 1:
         raise InputError(f"config.model.rho={flat['model.rho']:g}: leaves no pixel of {image_size}")
@@ -200,6 +206,7 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
         raise InputError(f"config.optim.warmup_epochs={warmup:g}: must be below config.train.epochs={epochs}")
 
     identity = {key: value for key, value in flat.items() if key not in identities.NOT_IDENTITY}
+    pictures = {"dataset.fingerprint": dataset.fingerprint} if dataset.streamed and dataset.fingerprint else {}
     return RunSpec(
         name=name,
         config=FrozenConfigDict(identities.nest(flat)),
@@ -213,7 +220,7 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
         warmup_steps=round(warmup * steps_per_epoch),
         learning_rate=flat["optim.lr"] * batch / 256,
         identity=identity,
-        digest=identities.digest(identity),
+        digest=identities.digest(identity | pictures),
     )
 
 
@@ -227,7 +234,7 @@ def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
 
 def other_data(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
     """Return how the data set in `stored` differs from the one that has its name now; [] where that is unknown."""
-    here, there = vars(spec.dataset), stored.get("dataset")
+    here, there = json.loads(json.dumps(vars(spec.dataset))), stored.get("dataset")  # as it is stored
     pairs = there.items() if isinstance(there, dict) and spec.dataset.fingerprint else ()
     found = [f"{key} {other!r} there and {here[key]!r} here" for key, other in pairs if here.get(key, other) != other]
     return [f"data set {spec.dataset.name!r} is another one ({', '.join(found)})"] if found else []
@@ -261,9 +268,29 @@ def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
         raise InputError(f"config.model.{e}") from None
 
 
+def _views(flat: dict[str, Any], dataset: datasets.Dataset) -> tuple[dict[str, Any], int]:
+    """Return the keys that have a meaning for the set, and the side of what is cut out of its images in pixels."""
+    crop, side = flat["augment.crop"], dataset.resolution
+    if not dataset.streamed:
+        for key, default in ONLY_STREAMED.items():
+            if flat[key] != default:
+                raise InputError(f"config.{key}={flat[key]!r}: has no meaning for {dataset.name}: allowed is {default}")
+        if crop > side:
+            raise InputError(f"config.augment.crop={crop}: {dataset.name} images have {side} pixels a side")
+        return {key: value for key, value in flat.items() if key not in ONLY_STREAMED}, crop or side
+    if flat["augment.pad"]:
+        raise InputError(f"config.augment.pad={flat['augment.pad']}: has no meaning for {dataset.name}: allowed is 0")
+    resize, side = flat["augment.resize"], crop or side
+    if resize and (flat["augment.scale"] or resize < side):
+        allowed = f"0, or with config.augment.scale=0 a shorter side from {side} pixels"
+        raise InputError(f"config.augment.resize={resize}: allowed is {allowed}")
+    return flat, side
+
+
 def _typed(flat: dict[str, Any]) -> dict[str, Any]:
     """Return the keys in the order of `RULES`, each of its type. A whole number becomes a float where needed."""
     check_keys(flat)
+    flat = ONLY_STREAMED | flat  # configs of earlier versions lack these
     typed = {}
     for key, rule in RULES.items():
         if key not in flat:

@@ -176,6 +176,20 @@ def _h200_steps() -> str:
     return Table("steps", "", header, tuple(sorted(rows))).markdown()
 
 
+def _input() -> str:
+    record = json.loads((HERE / "bench" / "cpu_input.json").read_text(encoding="utf-8"))
+    found = {(row["set"], row["contender"], row["threads"]): row for row in record["rows"]}
+    rows = []
+    for name, contender, threads in found:
+        if threads == 1:
+            one, all_cores = found[name, contender, 1], found[name, contender, record["cores"]]
+            ratio = found[name, "ours", 1]["images_per_cpu_second"] / one["images_per_cpu_second"]
+            rates = one["images_per_cpu_second"], all_cores["images_per_second"]
+            rows.append((name, contender.replace("_", ", "), *(f"{rate:,.0f}" for rate in rates), f"{ratio:.2f}"))
+    header = ("files", "loader", "images per CPU second, one thread", "images/s, all cores", "ours / it")
+    return Table("input", "", header, tuple(rows)).markdown()
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "results": lambda: _tables()["configurations"].markdown(),
     "doublings": lambda: _tables()["doublings"].markdown(),
@@ -198,6 +212,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "bench": lambda: _python("benchmarks/train_step.py", "--show", "results/bench/cpu.json").strip(),
     "h200_operations": _h200_operations,
     "h200_steps": _h200_steps,
+    "input": _input,
     "faults": lambda: _show("faults").splitlines()[2],
     "long_runs": lambda: _show("long_runs").strip(),
 }

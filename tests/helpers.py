@@ -189,7 +189,7 @@ def python_command(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
-SPEEDS = {"images_per_second", "train_images_per_second", "resumed_from"}
+SPEEDS = {"images_per_second", "train_images_per_second", "input_wait_share", "resumed_from"}
 SPEEDS |= {"sha256", "metrics_sha256"}  # they include the speeds
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
+from picture_sets import write
 
 from configs import default
 from mobilenet_jax import config
@@ -40,6 +41,10 @@ OTHER = {
     "augment.pad": 2,
     "augment.crop": 28,
     "augment.flip": False,
+    "data.protocol": "torch",
+    "augment.scale": 0.25,
+    "augment.ratio": 1.5,
+    "augment.resize": 256,
     "optim.name": "rmsprop",
     "optim.lr": 0.2,
     "optim.momentum": 0.8,
@@ -68,6 +73,8 @@ OTHER = {
 NOT_IDENTITY = {"data.dir", "data.archive", "wandb.mode", "wandb.project", "point"}
 NOT_IDENTITY |= {"train.eval_epochs", "train.checkpoint_epochs", "train.devices"}
 ONLY_V2 = {"model.expansion", "model.bottleneck", "model.shortcut"}
+STREAMED = {"data.name": "imagenet2012", "augment.pad": 0}
+ONLY_STREAMED = {"data.protocol", "augment.scale", "augment.ratio", "augment.resize"}
 
 
 def changed(**overrides) -> ConfigDict:
@@ -269,11 +276,12 @@ def test_learning_rate_is_for_256_images(batch, rate):
         ("cifar10", 1.0, 1, 1, 1),
         ("imagenet2012", 0.714, 0, 224, 160),
         ("imagenet2012", 0.857, 0, 224, 192),
+        ("imagenet2012", 0.5, 320, 320, 160),
         ("mnist", 0.6, 0, 28, 17),
     ],
 )
 def test_resolution_is_rho_of_the_images_side(name, rho, crop, image_size, resolution):
-    spec = resolve(**{"data.name": name, "model.rho": rho, "augment.crop": crop})
+    spec = resolve(**{"data.name": name, "model.rho": rho, "augment.crop": crop, "augment.pad": 0})
     assert (spec.image_size, spec.resolution) == (image_size, resolution)
 
 
@@ -287,7 +295,7 @@ def test_resolution_is_rho_of_the_images_side(name, rho, crop, image_size, resol
             "MobileNet v1, alpha 0.25, rho 0.714, shallow, cifar strides, 23x23 cifar10 (10 classes)",
         ),
         (
-            V2 | {"model.expansion": 4.5, "data.name": "imagenet2012", "model.strides": "imagenet"},
+            V2 | STREAMED | {"model.expansion": 4.5, "model.strides": "imagenet"},
             "x-a1-r1-t4.5-s0",
             "MobileNet v2, alpha 1, rho 1, t 4.5, imagenet strides, 224x224 imagenet2012 (1000 classes)",
         ),
@@ -364,9 +372,41 @@ def test_a_bad_point_is_refused(point, message):
 @pytest.mark.parametrize("key", RULES)
 def test_identity(key):
     base = V2 if key in ONLY_V2 else {}
+    if key in ONLY_STREAMED:
+        base = STREAMED | ({"augment.scale": 0.0} if key == "augment.resize" else {})
     before, after = resolve(**base), resolve(**base | {key: OTHER[key]})
     assert (before.digest != after.digest) == (key not in NOT_IDENTITY)
     assert (key in before.identity) == (key not in NOT_IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"data.protocol": "torch"}, ["config.data.protocol='torch'", "cifar10", "slim"]),
+        ({"augment.scale": 0.5}, ["config.augment.scale=0.5", "cifar10", "0.08"]),
+        (STREAMED | {"augment.pad": 2}, ["config.augment.pad=2", "imagenet2012", "allowed is 0"]),
+        (STREAMED | {"augment.resize": 256}, ["config.augment.resize=256", "config.augment.scale=0"]),
+        (STREAMED | {"augment.resize": 200, "augment.scale": 0.0}, ["config.augment.resize=200", "from 224 pixels"]),
+    ],
+)
+def test_keys_without_meaning_for_the_set_are_refused(overrides, words):
+    with pytest.raises(InputError) as e:
+        resolve(**overrides)
+    assert all(word in str(e.value) for word in words)
+
+
+def test_the_identity_of_pictures_includes_them(tmp_path: pathlib.Path):
+    def spec(seed):
+        root = write(tmp_path / str(seed), {"train/a": 4, "train/b": 4, "val/a": 1}, seed)
+        return resolve(**{"data.name": "folder", "data.dir": str(root), "augment.pad": 0, "train.batch_size": 2})
+
+    first, second = spec(1), spec(2)
+    assert (first.identity, first.dataset.train_size) == (second.identity, second.dataset.train_size)
+    assert first.digest != second.digest
+    assert first.program_key != second.program_key
+    stored = json.loads(json.dumps(first.config.to_dict() | {"dataset": vars(first.dataset)}))
+    assert config.differences(first, stored) == []
+    assert "fingerprint" in config.differences(second, stored)[0]
 
 
 def test_a_digest_never_changes_by_accident():

@@ -43,11 +43,9 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
     download or from `archive`, the path of the published binary archive.
 
     Raises:
-      InputError: the set does not fit in memory, is not prepared, is damaged, or differs from its description.
+      InputError: the set is not prepared, is damaged, or differs from its description.
     """
     name = dataset.name
-    if dataset.streamed:
-        raise InputError(f"data set {name!r} does not fit in memory: it cannot be trained on yet, only --dry_run works")
     if archive and name != "cifar10":
         raise InputError(f"config.data.archive={archive!r}: an archive can be given for 'cifar10' only, not {name!r}")
     if name == "digits":
@@ -71,14 +69,19 @@ def load(dataset: Dataset, data_dir: str = "", archive: str = "") -> dict[str, S
 
 
 def holdout(split: Split, fraction: float) -> tuple[Split, Split]:
-    """Return the rest and the held-out part of a split, each in the order of the split.
-
-    The choice depends on the size of the split alone, and a larger fraction contains a smaller one.
-    """
-    size = datasets.holdout_size(len(split), fraction)
-    order = np.random.default_rng(HOLDOUT_SEED).permutation(len(split))
-    held_out, rest = np.sort(order[:size]), np.sort(order[size:])
+    """Return the rest and the held-out part of a split, each in the order of the split."""
+    rest, held_out = holdout_indices(len(split), fraction)
     return Split(split.images[rest], split.labels[rest]), Split(split.images[held_out], split.labels[held_out])
+
+
+def holdout_indices(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the rest and of the held-out part of a split of so many images.
+
+    The choice depends on the size alone, and a larger fraction contains a smaller one.
+    """
+    count = datasets.holdout_size(size, fraction)
+    order = np.random.default_rng(HOLDOUT_SEED).permutation(size)
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:

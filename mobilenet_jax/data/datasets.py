@@ -12,6 +12,7 @@ import shlex
 from typing import Any, cast
 
 from mobilenet_jax import console, files
+from mobilenet_jax.data import folders, imagenet
 from mobilenet_jax.errors import InputError, first_line
 
 FILE_FORMAT = "array_record"  # the one format that TFDS reads without TensorFlow
@@ -20,17 +21,21 @@ _BLOCK, _SAMPLED = 2**14, 2**24  # bytes of a set that its fingerprint covers, i
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """An image-classification set with square images of one size. Labels are 0 to `num_classes` - 1."""
+    """An image-classification set. Labels are 0 to `num_classes` - 1.
+
+    Images are square and of one size, except those of a streamed set, which are of any size.
+    """
 
     name: str  # as TFDS writes it: 'name', 'name/config' or 'name:1.0.0'
     num_classes: int
     train_size: int  # images
     test_size: int
-    resolution: int  # side of the images in pixels
+    resolution: int  # side of the images in pixels; of a streamed set, of what is cut out of them
     test_split: str = "test"  # TFDS's name
-    streamed: bool = False  # too large for memory
+    streamed: bool = False  # read from disk in every epoch: pictures in folders, or too large for memory
     version: str = ""
     fingerprint: str = ""  # eight hex digits that change with the set behind the name; "" where the name fixes the set
+    class_names: tuple[str, ...] = ()  # of pictures in folders: the names of the folders, by label
 
 
 _KNOWN = (
@@ -42,7 +47,9 @@ _KNOWN = (
     Dataset("imagenet2012", 1000, 1_281_167, 50_000, 224, test_split="validation", streamed=True),
 )
 DATASETS = {dataset.name: dataset for dataset in _KNOWN}
+FOLDER = "folder"  # the name of a set of a user's own pictures
 
+_SIDE = DATASETS["imagenet2012"].resolution  # of what is cut out of pictures in folders
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w+.-]+))?(:(?P<version>(\d+|\*)(\.(\d+|\*)){2}))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the spellings of TFDS's metadata
@@ -55,11 +62,15 @@ def data_root(data_dir: str = "") -> pathlib.Path:
 
 
 def describe(name: str, data_dir: str = "") -> Dataset:
-    """Describe a set: from the table, else from what TFDS has prepared in `data_root(data_dir)`.
+    """Describe a set: from the table, else from what `data_root(data_dir)` holds.
+
+    A streamed set is described as it is there. ImageNet is described by the table where it is absent.
 
     Raises:
-      InputError: the set is neither in the table nor prepared, or it cannot be used (see `describe_prepared`).
+      InputError: the set is neither in the table nor there, or it cannot be used (see `describe_prepared`).
     """
+    if name == FOLDER or (name in DATASETS and DATASETS[name].streamed):
+        return _describe_streamed(name, data_dir)
     if name in DATASETS:
         return DATASETS[name]
     root, directory = data_root(data_dir), prepared(name, data_dir)
@@ -134,6 +145,61 @@ def describe_prepared(name: str, directory: pathlib.Path, root: pathlib.Path) ->
     return Dataset(name, classes, sizes["train"], sizes[test_split], height, test_split, False, version, digest)
 
 
+def find_streamed(name: str, data_dir: str = "") -> pathlib.Path | folders.Folders:
+    """Return what a streamed set consists of: the directory that TFDS has prepared, or pictures in folders.
+
+    Raises:
+      InputError: `data_root(data_dir)` holds neither or both, or its folders are not those of pictures by class.
+    """
+    root = data_root(data_dir)
+    wanted = [f"{' and '.join(f'{split}/<class>/' for split in folders.SPLITS)} with pictures"]
+    directory = None
+    if name != FOLDER:
+        directory = prepared(name, data_dir)
+        wanted.append(f"{name}/<version>/ as TFDS prepares it")
+    if directory and folders.are_in(root):
+        raise InputError(f"{root} holds both {directory.relative_to(root)}/ and folders of pictures: move one away")
+    if directory:
+        return directory
+    if not folders.are_in(root):
+        raise InputError(f"data set {name!r}: {root} (config.data.dir) holds no {', and no '.join(wanted)}")
+    return folders.find(root, () if name == FOLDER else tuple(imagenet.synsets()))
+
+
+def _describe_streamed(name: str, data_dir: str) -> Dataset:
+    root, known = data_root(data_dir), DATASETS.get(name)
+    if known and not folders.are_in(root) and not prepared(name, data_dir):
+        return known
+    found = find_streamed(name, data_dir)
+    if isinstance(found, folders.Folders):
+        train, val = (len(found.labels[split]) for split in folders.SPLITS)
+        classes = found.classes if name == FOLDER else ()
+        return Dataset(name, len(found.classes), train, val, _SIDE, "val", True, "", found.digest, classes)
+    return _describe_imagenet(name, found, root)
+
+
+def _describe_imagenet(name: str, directory: pathlib.Path, root: pathlib.Path) -> Dataset:
+    """Describe ImageNet as TFDS prepares it, without TFDS."""
+    known = DATASETS[name]
+    try:
+        info = files.read_json_object(directory / "dataset_info.json")
+        lengths = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+        sizes = [lengths.get(split, 0) for split in ("train", known.test_split)]
+        names = tuple((directory / "label.labels.txt").read_text(encoding="utf-8").split())
+        written = sorted((path.name, path.stat().st_size) for path in directory.glob(f"*.{FILE_FORMAT}*"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"data set {name!r} in {directory} has damaged metadata ({first_line(error)})") from None
+    again = f"`python -m mobilenet_jax.prepare {name} TRAIN.tar VAL.tar --dir {shlex.quote(str(root))}` writes it"
+    if info.get("fileFormat") != FILE_FORMAT:
+        raise InputError(f"data set {name!r} in {directory} is not prepared as {FILE_FORMAT}: {again}")
+    if names != tuple(imagenet.synsets()) or not all(sizes):
+        raise InputError(f"data set {name!r} in {directory} lacks images of a split, or has other classes: {again}")
+    content = json.dumps([directory.name, *sizes, written])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    found = {"train_size": sizes[0], "test_size": sizes[1], "version": directory.name, "fingerprint": digest}
+    return dataclasses.replace(known, **found)
+
+
 @functools.lru_cache
 def _sample(*files_of_set: tuple[pathlib.Path, int, int]) -> str:
     """Return the SHA-256 of files, given with their sizes and times; of large ones, of blocks at equal distances."""
@@ -149,6 +215,8 @@ def _sample(*files_of_set: tuple[pathlib.Path, int, int]) -> str:
 
 def class_names(dataset: Dataset, data_dir: str = "") -> tuple[str, ...]:
     """Return the names of the classes, by label; () if they are unknown."""
+    if dataset.streamed:
+        return dataset.class_names or imagenet.class_names(dataset.num_classes)
     names = tuple(str(i) for i in range(dataset.num_classes))
     if dataset.name not in ("digits", "mnist"):
         names = ()

@@ -49,6 +49,8 @@ class Summary(BaseModel):
     steps: int | None = None
     test_accuracy: _Fraction
     test_loss: _Loss = None
+    test_top5: _Fraction = None
+    protocol: str | None = None  # how the images of a streamed set were cut out for evaluation: 'slim' or 'torch'
     val_accuracy: _Fraction = None
     val_loss: _Loss = None
     train_accuracy: _Fraction = None
@@ -58,6 +60,8 @@ class Summary(BaseModel):
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     wall_seconds: _NotNegative
+    input_wait_share: _Fraction = None  # of the training time, for which the device had no batch of a streamed set
+    undecodable: int | None = None  # pictures of a streamed set that were left out
     first_step_seconds: float = 0.0
     device: _Text
     fused: int = 1  # runs that one program trained together

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mobilenet_jax.papers import printed
 from mobilenet_jax.render.tables import cell, columns
 from mobilenet_jax.sweeps.file import Sweep
 from mobilenet_jax.sweeps.points import Point
@@ -67,16 +68,31 @@ def assignment(values: Mapping[str, Any]) -> str:
 
 def _record(point: Point) -> dict[str, Any]:
     named = {"run": point.spec.run_name, "digest": point.spec.digest, "assignment": point.assignment}
-    return named | {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.totals.params}
+    costs = {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.totals.params}
+    return named | costs | (_published(point) or {})
 
 
 def _table_of_points(sweep: Sweep, points: Sequence[Point]) -> list[tuple[str, ...]]:
     keys = [p.key for p in sweep.parameters if p.varies]
-    rows = [(*(key.rpartition(".")[2] for key in keys), "resolution", "mult-adds", "params")]
-    for p in points:
+    published = [_published(p) for p in points]
+    heads = ("published mult-adds", "top-1") if any(published) else ()
+    rows = [(*(key.rpartition(".")[2] for key in keys), "resolution", "mult-adds", "params", *heads)]
+    for p, figures in zip(points, published, strict=True):
         values = (cell(p.assignment[key]) for key in keys)
-        rows.append((*values, str(p.spec.resolution), millions(p.mult_adds), millions(p.totals.params)))
+        shown = (f"{figures['published_mult_adds_m']} M", f"{figures['published_top1']} %") if figures else ("", "")
+        costs = millions(p.mult_adds), millions(p.totals.params)
+        rows.append((*values, str(p.spec.resolution), *costs, *shown[: len(heads)]))
     return rows
+
+
+def _published(point: Point) -> dict[str, str] | None:
+    """Return mult-adds and top-1 of the network that TF-slim has released, as printed; None if it has released none."""
+    model, spec = point.spec.config.model, point.spec
+    usual = (spec.dataset.name, model.strides, model.variant) == ("imagenet2012", "imagenet", "paper")
+    for row in printed.rows(f"slim_{model.version}") if usual else ():
+        if (float(row["alpha"]), int(row["resolution"])) == (model.alpha, spec.resolution):
+            return {"published_mult_adds_m": row["mult_adds_m"], "published_top1": row["top1"]}
+    return None
 
 
 def _table_of_ranges(sweep: Sweep) -> list[tuple[str, ...]]:

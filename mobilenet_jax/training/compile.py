@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,13 +13,14 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays, augment
+from mobilenet_jax.data import arrays, augment, images
 from mobilenet_jax.model import depthwise
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks import cost
 from mobilenet_jax.training import schedules
 from mobilenet_jax.training.state import Layout, TrainState, init_state
-from mobilenet_jax.training.step import Batch, Hyper, eval_step, train_steps
+from mobilenet_jax.training.step import Batch, Hyper, eval_step, train_step, train_steps
+from mobilenet_jax.training.streamed import Streamed
 
 _MOST_STEPS = 128  # per call, which has images for about 0.2 s of an H200, and fewer of a large network
 _CALL_IMAGES, _CALL_MULT_ADDS = 4096, 1e11
@@ -29,11 +30,12 @@ _CALL_IMAGES, _CALL_MULT_ADDS = 4096, 1e11
 class Inputs:
     """What a run takes from its machine."""
 
-    splits: dict[str, arrays.Split]
+    splits: Mapping[str, arrays.Split | images.Pictures]
     devices: Sequence[Any]  # of jax.Device
 
 
-TrainCall = Callable[[TrainState, jax.Array, Hyper], tuple[TrainState, jax.Array]]  # see `step.train_steps`
+# (state, what `order` or `pictures` returns, hyper) -> what `step.train_steps` returns
+TrainCall = Callable[[TrainState, tuple[jax.Array, ...], Hyper], tuple[TrainState, jax.Array]]
 
 
 @dataclasses.dataclass
@@ -47,11 +49,12 @@ class Program:
     layout: Layout
     lengths: Sequence[int]  # steps per call that are compiled: an epoch is made of them
     call: Callable[[int], TrainCall]  # steps -> a call of that length, compiled now if it is not among `lengths`
-    eval_on: dict[str, Callable[..., dict[str, jax.Array]]]  # split -> (vectors, indices [B], mask [B]) -> sums
+    eval_on: dict[str, Callable[..., dict[str, jax.Array]]]  # split -> (vectors, *a batch of `eval_batches`) -> sums
     states: list[TrainState]  # the first state of each run
     hyper: Hyper
     sizes: dict[str, int]  # images of each split
-    eval_batch: int  # images
+    eval_batches: Callable[[str], Iterable[tuple[np.ndarray, ...]]]  # split -> batches on the host, masks last
+    streamed: Streamed | None  # None for a set in memory
     everywhere: NamedSharding  # of a state: replicated
     shared: NamedSharding  # of one batch: each device has its part
     each: NamedSharding  # of the image orders of K runs
@@ -66,9 +69,13 @@ class Program:
         tree = jax.device_get(tree)
         return [tree] if self.runs == 1 else [_part(tree, i) for i in range(self.runs)]
 
-    def order(self, orders: Sequence[np.ndarray]) -> jax.Array:
+    def order(self, orders: Sequence[np.ndarray]) -> tuple[jax.Array, ...]:
         """Return the runs' batches of an epoch, int32 `[steps per epoch, B]` each, as a call takes them."""
-        return jax.device_put(orders[0] if self.runs == 1 else np.stack(orders), self.each)
+        return (jax.device_put(orders[0] if self.runs == 1 else np.stack(orders), self.each),)
+
+    def pictures(self, batch: images.PictureBatch) -> tuple[jax.Array, ...]:
+        """Return a batch of a stream as a call takes it."""
+        return jax.device_put((batch.images, batch.labels), self.shared)
 
 
 def steps_per_call(platform: str, steps_per_epoch: int, images: int, mult_adds: float) -> int:
@@ -104,8 +111,15 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     each = NamedSharding(mesh, PartitionSpec(*[None] * (len(lead) + 1), "data"))
 
     if c.data.holdout:
-        splits = splits | dict(zip(("train", "val"), arrays.holdout(splits["train"], c.data.holdout), strict=True))
-    resident = {name: jax.device_put((s.images, s.labels), everywhere) for name, s in splits.items()}
+        holdout: Any = images.holdout if spec.dataset.streamed else arrays.holdout
+        splits = {**splits, **dict(zip(("train", "val"), holdout(splits["train"], c.data.holdout), strict=True))}
+    pictures = {name: split for name, split in splits.items() if isinstance(split, images.Pictures)}
+    streamed = Streamed(spec, pictures) if pictures else None
+    resident = {
+        name: jax.device_put((split.images, split.labels), everywhere)
+        for name, split in splits.items()
+        if isinstance(split, arrays.Split)
+    }
 
     started = time.perf_counter()
     layout, first_state, train_on, eval_on = _functions(spec, platform)
@@ -117,8 +131,12 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
 
     batch = c.train.batch_size
     eval_batch = images_per_evaluation(platform, batch, len(devices))
-    order = jax.ShapeDtypeStruct((*lead, spec.steps_per_epoch, batch), np.int32, sharding=each)
-    indices, mask = (jax.ShapeDtypeStruct((eval_batch,), dtype, sharding=shared) for dtype in (np.int32, np.float32))
+    if streamed:
+        trained_on, judged_on = (_picture_shapes(size, spec.resolution, shared) for size in (batch, eval_batch))
+    else:
+        trained_on = (jax.ShapeDtypeStruct((*lead, spec.steps_per_epoch, batch), np.int32, sharding=each),)
+        judged_on = (jax.ShapeDtypeStruct((eval_batch,), np.int32, sharding=shared),)
+    judged_on += (jax.ShapeDtypeStruct((eval_batch,), np.float32, sharding=shared),)  # the mask
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), states[0])
     if runs > 1:
         eval_on = jax.vmap(eval_on, in_axes=(0, None, None, None, None))
@@ -128,15 +146,16 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
         train = functools.partial(train_on, steps=steps)
         train = train if runs == 1 else jax.vmap(train, in_axes=(0, None, None, 0, 0))
         jitted = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
-        return jitted.lower(state, *resident["train"], order, hyper)
+        return jitted.lower(state, *resident.get("train", ()), *trained_on, hyper)
 
     one_image = cost.totals(spec.arch, spec.resolution).mult_adds
     per_call = steps_per_call(platform, spec.steps_per_epoch, batch * runs, one_image * batch * runs)
+    per_call = 1 if streamed else per_call  # the host has one batch at a time
     lengths = sorted({per_call, spec.steps_per_epoch % per_call} - {0})
     with ThreadPoolExecutor(1) as pool:  # compiles one step while the next one is traced
         trained = {steps: pool.submit(lowered(steps).compile) for steps in lengths}
         judged = {
-            name: pool.submit(eval_jit.lower(state.evaluated, *resident[name], indices, mask).compile)
+            name: pool.submit(eval_jit.lower(state.evaluated, *resident.get(name, ()), *judged_on).compile)
             for name in splits
             if name != "train"
         }
@@ -145,10 +164,16 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     def call(steps):
         if steps not in compiled:  # a machine with other calls has left the run between two of ours
             compiled[steps] = lowered(steps).compile()
-        return lambda state, order, hyper: compiled[steps](state, *resident["train"], order, hyper)
+        return lambda state, given, hyper: compiled[steps](state, *resident.get("train", ()), *given, hyper)
 
     def on(split, evaluate):
-        return lambda vectors, indices, mask: evaluate(vectors, *resident[split], indices, mask)
+        return lambda vectors, *given: evaluate(vectors, *resident.get(split, ()), *given)
+
+    def eval_batches(split):
+        if streamed:
+            return streamed.evaluation(split, eval_batch)
+        found = arrays.eval_batches(len(splits[split]), eval_batch)
+        return ((indices, mask.astype(np.float32)) for indices, mask in found)
 
     return Program(
         runs=runs,
@@ -159,7 +184,8 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
         states=states,
         hyper=hyper,
         sizes={name: len(split) for name, split in splits.items()},
-        eval_batch=eval_batch,
+        eval_batches=eval_batches,
+        streamed=streamed,
         everywhere=everywhere,
         shared=shared,
         each=each,
@@ -178,22 +204,36 @@ def _functions(spec: RunSpec, platform: str) -> tuple[Layout, *tuple[Callable[..
         depthwise=depthwise.choose(c.model.depthwise, platform),
     )
     layout = Layout(model)
-    crop = {"crop": spec.image_size, "resolution": spec.resolution, "input_range": spec.arch.input_range}
+    streamed, given = spec.dataset.streamed, {"resolution": spec.resolution, "input_range": spec.arch.input_range}
+    crop = {"crop": spec.resolution if streamed else spec.image_size, **given}  # pictures are cut on the host
     eval_view = functools.partial(augment.evaluation_view, **crop)
+    first_state = functools.partial(init_state, model, layout, c.optim.name, c.train.ema_decay > 0)
+    recipe = {"model": model, "layout": layout, "optimizer": c.optim.name, "schedule": c.optim.schedule}
+
+    def train_on_pictures(state, pictures, labels, hyper, *, steps):
+        del steps  # is 1
+        batch = Batch(pictures, labels, jnp.ones(labels.shape))
+        state, metrics = train_step(state, batch, hyper, view=lambda pictures, _: eval_view(pictures), **recipe)
+        return state, metrics[None]
+
+    def evaluate_pictures(vectors, pictures, labels, mask):
+        batch = Batch(pictures, labels, mask)
+        return eval_step(vectors, batch, model=model, layout=layout, view=eval_view, top5=True)
+
+    if streamed:
+        return layout, first_state, train_on_pictures, evaluate_pictures
 
     def evaluate(vectors, images, labels, indices, mask):
         batch = Batch(images[indices], labels[indices], mask)
         return eval_step(vectors, batch, model=model, layout=layout, view=eval_view)
 
-    train = functools.partial(
-        train_steps,
-        model=model,
-        layout=layout,
-        optimizer=c.optim.name,
-        schedule=c.optim.schedule,
-        view=functools.partial(augment.training_view, pad=c.augment.pad, flip=c.augment.flip, **crop),
-    )
-    return layout, functools.partial(init_state, model, layout, c.optim.name, c.train.ema_decay > 0), train, evaluate
+    view = functools.partial(augment.training_view, pad=c.augment.pad, flip=c.augment.flip, **crop)
+    return layout, first_state, functools.partial(train_steps, view=view, **recipe), evaluate
+
+
+def _picture_shapes(size: int, side: int, sharding: NamedSharding) -> tuple[jax.ShapeDtypeStruct, ...]:
+    shapes = ((size, side, side, 3), np.uint8), ((size,), np.int32)
+    return tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes)
 
 
 def _hyper(spec: RunSpec, key: jax.Array) -> Hyper:

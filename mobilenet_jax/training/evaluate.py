@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from mobilenet_jax.data import arrays
 from mobilenet_jax.training.compile import Program
 
 _IN_FLIGHT = 2  # batches that the host may be ahead
@@ -14,28 +13,32 @@ _IN_FLIGHT = 2  # batches that the host may be ahead
 
 def evaluate(
     program: Program, vectors: Mapping[str, jax.Array], split: str, after_batch: Callable[[], None]
-) -> list[tuple[float, float]]:
-    """Return mean cross-entropy and top-1 accuracy of each run of `program` on a split.
+) -> list[dict[str, float]]:
+    """Return the figures of each run of `program` on a split: loss (mean cross-entropy), accuracy (top-1).
+
+    Of a streamed set, `top5` is among them, and pictures that cannot be decoded are left out.
 
     Args:
       vectors: what `TrainState.evaluated` returns, of all runs.
       split: 'val' or 'test'.
       after_batch: called after each batch; may raise to stop.
     """
-    size = program.sizes[split]
-    sums = dict.fromkeys(("loss", "correct", "count"), np.zeros(program.runs))
+    sums: dict[str, np.ndarray] = {}
+    masked_in = 0.0  # images
     started: collections.deque[dict[str, jax.Array]] = collections.deque()
 
     def fetch(allowed: int) -> None:
         while len(started) > allowed:
             found = jax.device_get(started.popleft())
-            sums.update({name: total + found[name] for name, total in sums.items()})
+            sums.update({name: sums.get(name, np.zeros(program.runs)) + total for name, total in found.items()})
             after_batch()
 
-    for indices, mask in arrays.eval_batches(size, program.eval_batch):  # the last one is padded, and masked there
-        batch = jax.device_put((indices, mask.astype(np.float32)), program.shared)
-        started.append(program.eval_on[split](vectors, *batch))
+    for batch in program.eval_batches(split):  # the last one is padded, and masked there
+        masked_in += float(batch[-1].sum())
+        started.append(program.eval_on[split](vectors, *jax.device_put(tuple(batch), program.shared)))
         fetch(_IN_FLIGHT)
     fetch(0)
-    assert (sums["count"] == size).all()
-    return [(float(sums["loss"][i]) / size, float(sums["correct"][i]) / size) for i in range(program.runs)]
+    counts = sums.pop("count")
+    assert (counts == masked_in).all()
+    sums["accuracy"] = sums.pop("correct")
+    return [{name: float(of[i] / counts[i]) for name, of in sums.items()} for i in range(program.runs)]

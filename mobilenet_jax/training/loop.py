@@ -13,7 +13,7 @@ import jax
 
 from mobilenet_jax import config, console
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays
+from mobilenet_jax.data import arrays, images
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import cost
 from mobilenet_jax.records import directory as directories
@@ -24,6 +24,10 @@ from mobilenet_jax.training.progress import Display
 from mobilenet_jax.training.run import TrainingRun, logger_of
 
 _IN_FLIGHT = 2  # calls that the host may be ahead: the device stays busy, and a signal acts within three calls
+_STREAMED_IN_FLIGHT = 1  # steps of a streamed set: each holds a batch and, on a CPU, memory of its own
+_FETCHED = 64  # steps of a streamed set whose metrics are fetched together; each fetch makes the host wait
+_FETCH_SECONDS = 1.0  # or as many as take so long
+_POLL_SECONDS = 0.005  # while the host waits for a batch
 _IMAGES_EACH = 128  # of a batch, at least: batch norm makes the devices wait for each other twice a layer
 
 
@@ -83,7 +87,11 @@ def find_devices() -> Sequence[Any]:
 def prepare(spec: RunSpec) -> Inputs:
     """Choose devices and load the data set, preparing it first if needed; raise InputError if that is impossible."""
     devices, data = choose_devices(spec, find_devices()), spec.config.data
-    return Inputs(arrays.load(spec.dataset, data.dir, data.archive), devices)
+    if not spec.dataset.streamed:
+        return Inputs(arrays.load(spec.dataset, data.dir, data.archive), devices)
+    if data.archive:
+        raise InputError(f"config.data.archive={data.archive!r}: can be given for 'cifar10' only")
+    return Inputs(images.load(spec.dataset, data.dir), devices)
 
 
 def choose_devices(spec: RunSpec, devices: Sequence[Any]) -> Sequence[Any]:
@@ -133,6 +141,8 @@ def train(program: Program, runs: Sequence[TrainingRun], asked: list[int]) -> No
             run.close()
 
     with contextlib.ExitStack() as opened:
+        if program.streamed:
+            opened.callback(program.streamed.close)
         for each in runs:
             each.open()
             opened.callback(close, each)
@@ -176,9 +186,11 @@ class _Loop:
         states = [run.restore(state) for run, state in zip(runs, program.states, strict=True)]
         self.state = program.join(states)
         program.states = []  # the state is donated from step to step: nothing else may hold its memory
-        self.in_flight: collections.deque[jax.Array] = collections.deque()  # metrics of started calls
+        self.in_flight: collections.deque[Any] = collections.deque()  # metrics of started calls
         self.epochs: list[int] = []  # of the runs, whose batches are in `order`
         self.order: Any = None
+        self.stream = program.streamed and program.streamed.training(runs[0].step)
+        self.fetched_at = 0.0
         for run in runs:
             spec, display = run.spec, run.display
             if run.resumed_from:
@@ -210,22 +222,43 @@ class _Loop:
         with self._timed("compile"):
             call = self.program.call(steps)
         with self._timed("train"):
-            if self.epochs != (epochs := [run.epoch for run in self.runs]):
-                self.epochs = epochs
-                self.order = self.program.order([run.order(self.program.sizes["train"]) for run in self.runs])
-            self.state, metrics = call(self.state, self.order, self.program.hyper)
+            given = self._pictures(self.stream) if self.stream else self._order()
+            self.state, metrics = call(self.state, given, self.program.hyper)
             for run in active:
                 run.step += steps
             self.in_flight.append(metrics)
             due = [run for run in active if run.save_due and not run.at_epoch_end]
-            self._fetch(0 if due or any(run.at_epoch_end for run in active) else _IN_FLIGHT)
+            if due or any(run.at_epoch_end for run in active):
+                self._fetch(0)
+            elif not self.stream or len(self.in_flight) >= _FETCHED or time.monotonic() > self.fetched_at + _FETCH_SECONDS:
+                self._fetch(_IN_FLIGHT)
+            if self.stream and len(self.in_flight) > _STREAMED_IN_FLIGHT:  # not fetched, but waited for
+                self.in_flight[-1 - _STREAMED_IN_FLIGHT].block_until_ready()
         self._stop_if_asked()
         self._save(due)
 
+    def _order(self) -> tuple[jax.Array, ...]:
+        """Return the runs' batches of this epoch on the devices."""
+        if self.epochs != (epochs := [run.epoch for run in self.runs]):
+            self.epochs = epochs
+            self.order = self.program.order([run.order(self.program.sizes["train"]) for run in self.runs])
+        return self.order
+
+    def _pictures(self, stream: images.Stream) -> tuple[jax.Array, ...]:
+        """Return the next batch on the devices, and count the time for which they have nothing else to do."""
+        started = time.perf_counter()
+        while not stream.ready(_POLL_SECONDS):
+            if self.in_flight and not self.in_flight[-1].is_ready():
+                started = time.perf_counter()
+        batch = next(stream)
+        self.runs[0].seconds["input"] += time.perf_counter() - started
+        return self.program.pictures(batch)
+
     def _fetch(self, allowed: int) -> None:
         """Fetch the metrics of all but the last `allowed` calls; end runs whose loss is not finite."""
-        while len(self.in_flight) > allowed:
-            metrics = self.program.split(self.in_flight.popleft())
+        self.fetched_at = time.monotonic()
+        for fetched in jax.device_get([self.in_flight.popleft() for _ in range(len(self.in_flight) - allowed)]):
+            metrics = self.program.split(fetched)
             for run, found in zip(self.runs, metrics, strict=True):
                 if run.status:
                     continue
@@ -257,14 +290,15 @@ class _Loop:
                 if run in ended:
                     run.finish("finished", state)
 
-    def _log_epoch(self, run: TrainingRun, evaluated: dict[str, tuple[float, float]]) -> None:
-        """Log an epoch's row and print its line; `evaluated` holds loss and accuracy of each split."""
+    def _log_epoch(self, run: TrainingRun, evaluated: dict[str, dict[str, float]]) -> None:
+        """Log an epoch's row and print its line; `evaluated` holds the figures of each split."""
         spec, epochs, rate = run.spec, run.spec.config.train.epochs, run.images_per_second
         row: dict[str, float] = {}
         text = f"epoch {run.step // spec.steps_per_epoch:>{len(str(epochs))}}/{epochs}"
-        for split, (loss, accuracy) in {"train": run.means, **evaluated}.items():
-            row |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
-            text += f"  {split} loss {loss:.4f} accuracy {accuracy:.4f}"
+        means = dict(zip(("loss", "accuracy"), run.means, strict=True))
+        for split, figures in {"train": means, **evaluated}.items():
+            row |= {f"{split}_{name}": value for name, value in figures.items()}
+            text += f"  {split} " + " ".join(f"{name} {value:.4f}" for name, value in figures.items())
         run.log(row | {"learning_rate": run.metrics["learning_rate"], "images_per_second": rate})
         left = (spec.total_steps - run.step) * spec.config.train.batch_size * run.fused / rate
         run.display.line(f"{text}  {rate:,.0f} images/s" + ("" if run.at_end else f"  ETA {console.clock(left)}"))
@@ -285,6 +319,8 @@ class _Loop:
             raise Interrupted(self.asked[0])
 
     def _save(self, runs: Sequence[TrainingRun]) -> None:
+        if self.program.streamed:
+            self.runs[0].undecodable |= self.program.streamed.undecodable
         if any(run.saved != run.step for run in runs):
             self._fetch(0)  # a checkpoint's metrics are of the same step as its state
             for run, state in zip(self.runs, self.program.split(self.state), strict=True):

@@ -54,7 +54,8 @@ class TrainingRun:
         self.closed = False
         self.step = self.resumed_from = self.saved = 0
         self.sums = dict.fromkeys(SUMS, 0.0)  # of the epoch so far
-        self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(("train", "eval", "compile", "wall", "input"), 0.0)
+        self.undecodable: set[str] = set()  # names of pictures
         self.first_step_seconds = 0.0
         self.images = 0.0  # trained on in seconds['train']
         self.metrics: dict[str, float] = {}  # of the last step
@@ -78,7 +79,8 @@ class TrainingRun:
             if other := config.other_data(self.spec, notes):  # config.json may be lost
                 raise InputError(f"{self.record.path} holds another run: {other[0]}; move it away")
             self.sums, self.images, self.metrics = notes["tally"], notes["images"], notes["figures"]
-            self.seconds, self.rows = notes["seconds"], notes["rows"]
+            self.seconds, self.rows = {"input": 0.0, **notes["seconds"]}, notes["rows"]
+            self.undecodable = {*notes.get("undecodable", ())}
             self.resumed_from = self.saved = self.step
         self.record.rewrite(self.rows)
         self.wandb.start(self.rows)
@@ -162,6 +164,7 @@ class TrainingRun:
             self.record.check_held()
             notes = {"tally": self.sums, "images": self.images, "figures": self.metrics, "rows": self.rows}
             notes |= {"seconds": self._all_seconds(), "dataset": vars(self.spec.dataset)}
+            notes |= {"undecodable": sorted(self.undecodable)}
             self.checkpoints.save(self.step, state, notes)
             self.saved, self._saved_at = self.step, time.monotonic()
 
@@ -197,7 +200,7 @@ class TrainingRun:
         return weights.Network(
             architecture={"version": model.version, "num_classes": spec.dataset.num_classes, **options},
             input_range=spec.arch.input_range,
-            image_size=spec.image_size,
+            image_size=spec.resolution if spec.dataset.streamed else spec.image_size,  # a protocol's view has it
             resolution=spec.resolution,
             class_names=datasets.class_names(spec.dataset, spec.config.data.dir),
             dataset=spec.dataset.name,
@@ -209,7 +212,12 @@ class TrainingRun:
 
     def _summary(self, status: str, digest: str | None) -> Summary:
         measured = self.rows[-1] if self.rows and status == "finished" else {}
-        figures = [f"{split}_{figure}" for split in ("test", "val", "train") for figure in ("accuracy", "loss")]
+        figures = [f"{split}_{figure}" for split in ("test", "val", "train") for figure in ("accuracy", "loss", "top5")]
+        streamed = {}
+        if self.spec.dataset.streamed:
+            wait = self.seconds["input"] / self.seconds["train"] if self.seconds["train"] else None
+            streamed = {"protocol": self.spec.config.data.protocol, "undecodable": len(self.undecodable)}
+            streamed["input_wait_share"] = wait
         fields = {
             "status": status,
             "title": self.spec.title,
@@ -226,6 +234,7 @@ class TrainingRun:
             "fused": self.fused,
             "resumed_from": self.resumed_from,
             "params_sha256": digest,
+            **streamed,
         }
         return Summary.model_validate(fields)
 

@@ -140,11 +140,19 @@ def eval_step(
     model: MobileNet,
     layout: Layout,
     view: Callable[[jax.Array], jax.Array],
+    top5: bool = False,
 ) -> dict[str, jax.Array]:
-    """Return sums over the images of a batch: `loss` (cross-entropy, not smoothed), `correct` (top-1), `count`."""
+    """Return sums over the images of a batch: `loss` (cross-entropy, not smoothed), `correct` (top-1), `count`.
+
+    With `top5`, also `top5`: images whose class is among the five largest logits, the lower one of equal ones first.
+    """
     logits: Any = model.apply(layout.variables(vectors), view(batch.images), train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-    return {"loss": (losses * batch.mask).sum(), "correct": _correct(logits, batch), "count": batch.mask.sum()}
+    sums = {"loss": (losses * batch.mask).sum(), "correct": _correct(logits, batch), "count": batch.mask.sum()}
+    if top5:
+        _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+        sums["top5"] = ((best == batch.labels[:, None]).any(-1) * batch.mask).sum()
+    return sums
 
 
 def _correct(logits, batch):

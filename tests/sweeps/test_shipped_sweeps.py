@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import pathlib
 import runpy
 from unittest import mock
@@ -12,7 +13,8 @@ import yaml
 from conftest import ROOT
 
 from mobilenet_jax import config
-from mobilenet_jax.sweeps import file
+from mobilenet_jax.papers import printed
+from mobilenet_jax.sweeps import file, tables
 from mobilenet_jax.sweeps.points import WORK_TO_START, Budget, Plan, Point, check_search, points
 
 # The names of earlier versions: with other names, no sweep in an existing database would resume.
@@ -22,6 +24,8 @@ STUDIES = {
     "digits_demo": "digits_demo-ab06b5ef",
     "equal_cost": "equal_cost-82cb40c6",
     "expansion": "expansion-417209e6",
+    "imagenet_alpha_rho": "imagenet_alpha_rho-f3233375",
+    "imagenet_v2": "imagenet_v2-5f8469fb",
     "search": "search-ec1346a7",
     "weight_decay": "weight_decay-6143e323",
 }
@@ -95,6 +99,18 @@ def test_groups_of_equal_cost():
         assert ", ".join(f"{c / 1e6:.2f}" for c in cost) in path_of("equal_cost").read_text(encoding="utf-8")
         assert [p.spec.config.model.version for p in group] == ["v1", "v1", "v2", "v2", "v2"]
         assert len({p.spec.resolution for p in group}) > 1
+
+
+@pytest.mark.parametrize(("name", "rows"), [("imagenet_alpha_rho", "slim_v1"), ("imagenet_v2", "slim_v2")])
+def test_the_imagenet_sweeps_are_the_released_networks(name, rows):
+    released = {(float(row["alpha"]), int(row["resolution"])) for row in printed.rows(rows)}
+    assert {(p.spec.config.model.alpha, p.spec.resolution) for p in points_of(name)} == released
+    shown = json.loads(tables.describe(file.read(path_of(name)), points_of(name), "json"))["points"]
+    found = [(each["published_mult_adds_m"], each["published_top1"]) for each in shown]
+    assert sorted(found) == sorted((row["mult_adds_m"], row["top1"]) for row in printed.rows(rows))
+    table = tables.describe(file.read(path_of(name)), points_of(name)).splitlines()
+    assert table[2].split()[-3:] == ["published", "mult-adds", "top-1"]
+    assert table[3].split()[-4:] == [shown[0]["published_mult_adds_m"], "M", shown[0]["published_top1"], "%"]
 
 
 def test_the_demo_is_small():

@@ -40,7 +40,7 @@ def test_runs_of_a_program_differ_only_in_what_is_traced():
     assert spec_of(TINY | {"train.ema_decay": 0.9}).program_key == spec_of(TINY | {"train.ema_decay": 0.99}).program_key
 
 
-def first_order(program: Program, specs: list[RunSpec]) -> jax.Array:
+def first_order(program: Program, specs: list[RunSpec]) -> tuple[jax.Array]:
     """Return the batches of the first epoch, as `Program.train` takes them."""
     shape = specs[0].steps_per_epoch, specs[0].config.train.batch_size
     orders = [arrays.epoch_order(program.sizes["train"], spec.config.seed, 0) for spec in specs]
@@ -51,11 +51,12 @@ def five_steps(specs: list[RunSpec], inputs: Inputs) -> dict[str, Any]:
     """Return the losses of five steps, `[5, K]`, and the figures of an evaluation, per run."""
     program = compile_runs(specs, inputs)
     state, order, losses = program.join(program.states), first_order(program, specs), []
-    assert len(order.sharding.device_set) == len(inputs.devices)
+    assert len(order[0].sharding.device_set) == len(inputs.devices)
     for _ in range(5):
         state, metrics = program.call(1)(state, order, program.hyper)
         losses.append([float(found[0, 0]) for found in program.split(metrics)])
-    return {"losses": losses, "test": evaluate(program, state.evaluated, "test", lambda: None)}
+    found = evaluate(program, state.evaluated, "test", lambda: None)
+    return {"losses": losses, "test": [[figures["loss"], figures["accuracy"]] for figures in found]}
 
 
 RECIPE = TINY | {"model.dropout": 0.2, "augment.flip": True, "train.ema_decay": 0.9, "optim.clip_norm": 1.0}
