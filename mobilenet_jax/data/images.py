@@ -117,11 +117,12 @@ def _in_records(dataset: Dataset, directory: pathlib.Path, split: str) -> Callab
     from tensorflow_datasets.proto import tf_example_pb2
 
     skip: Any = tfds.decode.SkipDecoding
+    messages: Any = tf_example_pb2
     refusal = f"data set {dataset.name!r} in {directory} has a split {split!r} that cannot be read"
     try:
         builder: Any = tfds.builder_from_directory(directory)
         source = builder.as_data_source(split, decoders={"image": skip()}, file_format=datasets.FILE_FORMAT)
-        records, parse = source.data_source, tf_example_pb2.Example.FromString
+        records, parse = source.data_source, messages.Example.FromString
     except Exception as e:  # TFDS and the readers raise many kinds over damaged files
         raise InputError(f"{refusal} ({first_line(e)})") from e
 

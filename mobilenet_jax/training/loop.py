@@ -230,12 +230,18 @@ class _Loop:
             due = [run for run in active if run.save_due and not run.at_epoch_end]
             if due or any(run.at_epoch_end for run in active):
                 self._fetch(0)
-            elif not self.stream or len(self.in_flight) >= _FETCHED or time.monotonic() > self.fetched_at + _FETCH_SECONDS:
-                self._fetch(_IN_FLIGHT)
-            if self.stream and len(self.in_flight) > _STREAMED_IN_FLIGHT:  # not fetched, but waited for
-                self.in_flight[-1 - _STREAMED_IN_FLIGHT].block_until_ready()
+            else:
+                self._keep_pace()
         self._stop_if_asked()
         self._save(due)
+
+    def _keep_pace(self) -> None:
+        """Wait until the device is at most a few calls behind, and fetch metrics: those of a stream now and then."""
+        seconds = time.monotonic() - self.fetched_at
+        if not self.stream or len(self.in_flight) >= _FETCHED or seconds > _FETCH_SECONDS:
+            self._fetch(_IN_FLIGHT)
+        if self.stream and len(self.in_flight) > _STREAMED_IN_FLIGHT:  # not fetched, but waited for
+            self.in_flight[-1 - _STREAMED_IN_FLIGHT].block_until_ready()
 
     def _order(self) -> tuple[jax.Array, ...]:
         """Return the runs' batches of this epoch on the devices."""

@@ -40,7 +40,7 @@ def test_runs_of_a_program_differ_only_in_what_is_traced():
     assert spec_of(TINY | {"train.ema_decay": 0.9}).program_key == spec_of(TINY | {"train.ema_decay": 0.99}).program_key
 
 
-def first_order(program: Program, specs: list[RunSpec]) -> tuple[jax.Array]:
+def first_order(program: Program, specs: list[RunSpec]) -> tuple[jax.Array, ...]:
     """Return the batches of the first epoch, as `Program.train` takes them."""
     shape = specs[0].steps_per_epoch, specs[0].config.train.batch_size
     orders = [arrays.epoch_order(program.sizes["train"], spec.config.seed, 0) for spec in specs]
