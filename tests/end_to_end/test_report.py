@@ -43,7 +43,7 @@ def test_bad_input_is_one_sentence(tmp_path, run):
         ([tmp_path / "nothing"], r"\S+nothing is not a directory"),
         ([tmp_path / "empty"], r"no runs in \S+empty"),
         ([RUNS[0], "--watch"], r"--watch: needs .*--out"),
-        ([], r"name directories that hold runs, or give --compare, --published or --latency"),
+        ([], r"name directories that hold runs, or give --compare, --published, --latency or --official"),
         (["--published", "--out", tmp_path / "file"], r"--out=\S+file: .*directory.*"),
         (["--published", "--out", ""], r"--out=: .*directory.*"),
         (["--published", "--out", tmp_path / "link"], r"--out=\S+link: .*directory.*"),

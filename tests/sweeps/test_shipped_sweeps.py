@@ -26,6 +26,7 @@ STUDIES = {
     "expansion": "expansion-417209e6",
     "imagenet_alpha_rho": "imagenet_alpha_rho-f3233375",
     "imagenet_v2": "imagenet_v2-5f8469fb",
+    "rmsprop": "rmsprop-47b7d57e",
     "search": "search-ec1346a7",
     "weight_decay": "weight_decay-6143e323",
 }
