@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from transfer_helpers import DATA, images
 
-from mobilenet_jax.data import views
+from mobilenet_jax.data import decoding, views
 from mobilenet_jax.errors import InputError
 
 SIZES = ((30, 20), (33, 47), (64, 64), (9, 50))  # those of make_references.py
@@ -59,7 +59,7 @@ def test_files_that_are_no_picture(content, tmp_path):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"x\.jpeg: "):
-        views.decode(path)
+        decoding.read(path)
 
 
 def test_a_picture_that_claims_to_be_huge(tmp_path):
@@ -68,5 +68,5 @@ def test_a_picture_that_claims_to_be_huge(tmp_path):
     content = bytearray(packed.getvalue())
     content[18:26] = (20_000).to_bytes(4, "little") * 2  # width and height
     (tmp_path / "x.bmp").write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.bmp: the image has more than .* pixels"):
-        views.decode(tmp_path / "x.bmp")
+    with pytest.raises(InputError, match=r"x\.bmp: .* more than .* pixels"):
+        decoding.read(tmp_path / "x.bmp")
