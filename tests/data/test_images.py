@@ -41,6 +41,19 @@ def test_decoded_pictures_equal_those_of_pillow(kind, mode):
     np.testing.assert_array_equal(found, by_pillow(content))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_are_the_same_without_the_extra(mode, monkeypatch):
+    content = picture(1, mode=mode)
+    found = decoding.decode(content)
+    monkeypatch.setattr(decoding, "_TURBO", False)
+    np.testing.assert_array_equal(decoding.decode(content), found)
+
+
+def test_other_formats_are_not_tried():
+    with pytest.raises(decoding.DecodingError, match="no picture"):
+        decoding.decode(saved(Image.new("RGB", (4, 4)), "EPS"))
+
+
 def test_cmyk_is_converted():
     content = picture(1, mode="CMYK")
     difference = decoding.decode(content).astype(int) - by_pillow(content)
@@ -297,6 +310,13 @@ def test_a_missing_package_is_named_with_the_command(many, monkeypatch):
 def test_absent_imagenet_is_refused(tmp_path: pathlib.Path):
     with pytest.raises(InputError, match="imagenet2012"):
         images.load(describe("imagenet2012", str(tmp_path)), str(tmp_path))
+
+
+def test_a_set_that_has_changed_is_refused(many):
+    dataset = describe("folder", str(many))
+    (many / "val" / "a" / "0003.jpg").unlink()
+    with pytest.raises(InputError, match="has changed"):
+        images.load(dataset, str(many))
 
 
 def test_records_say_which_set_they_are_of(many):

@@ -51,6 +51,12 @@ def test_every_kind_of_picture_is_rgb(kind, tmp_path):
     assert (found.shape, found.dtype) == ((16, 16, 3), np.uint8)
 
 
+def test_16_bits_keep_their_higher_byte(tmp_path):
+    pixels = (images(1, 24)[0, ..., 0].astype(np.uint16) << 8) + 7
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(decoding.read(tmp_path / "x.png")[..., 0], pixels >> 8)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", "half", None])
 def test_files_that_are_no_picture(content, tmp_path):
     path = tmp_path / "x.jpeg"
