@@ -40,7 +40,7 @@ def decode(content: bytes, reuse: bool = False) -> np.ndarray:
     if _TURBO and content[:2] == b"\xff\xd8":
         import simplejpeg
 
-        try:  # as Pillow decodes it, to the bit, in less time
+        try:  # as Pillow decodes it, to the bit (CMYK: within one grey level), in less time
             height, width = map(int, simplejpeg.decode_jpeg_header(content)[:2])
             if height * width <= PIXELS:
                 buffer = _buffer(height * width * 3) if reuse else None
