@@ -8,7 +8,7 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Before training there is nothing to undo. KeyboardInterrupt in the middle of an import would become some other
@@ -68,8 +68,7 @@ def main(argv: list[str]) -> int:
         print(cost.describe(spec.arch, spec.resolution, spec.title, FORMAT.value))
         return 0
     host.keep_memory()
-    if spec.dataset.streamed:
-        datasets.find_streamed(spec.dataset.name, spec.config.data.dir)  # refuses at once what is not there
+    check_data([spec])
     with host.starting_jax():
         from mobilenet_jax.training import loop  # late: a dry run starts without JAX
     gc.freeze()  # tracing makes many objects, and the collector need not visit all modules each time
@@ -86,6 +85,8 @@ def run_sweep(sweep: sweep_files.Sweep, name: str, base: ConfigDict, overridden:
     if DRY_RUN.value:
         print(sweep_tables.describe(sweep, points, FORMAT.value))
         return 0
+    if not WORKER.value:
+        check_data(point.spec for point in points)
     from mobilenet_jax.sweeps import database, supervisor, worker  # late: a listing starts without Optuna
 
     workdir = pathlib.Path(WORKDIR.value)
@@ -99,6 +100,12 @@ def run_sweep(sweep: sweep_files.Sweep, name: str, base: ConfigDict, overridden:
         FUSE.value,
     )
     return worker.run(plan, WORKER.value) if WORKER.value else supervisor.run(plan, WORKERS.value)
+
+
+def check_data(specs: Iterable[config.RunSpec]) -> None:
+    """Raise InputError at once, before JAX starts, if the pictures of a run are not there."""
+    for name, directory in {(s.dataset.name, s.config.data.dir) for s in specs if s.dataset.streamed}:
+        datasets.find_streamed(name, directory)
 
 
 def read_sweep(argv: list[str]) -> sweep_files.Sweep | None:

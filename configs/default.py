@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
     c.model.bn_epsilon = 1e-3  # added to the variance in batch norm
     c.model.depthwise = "auto"  # 'shift', 'taps', 'conv' or 'auto' ('shift' on a CPU, 'conv' elsewhere)
 
+    c.model.weights = ""  # to start from: a weights.safetensors or a run directory; '' for random ones
+
     c.data = ConfigDict()
     # 'digits', 'cifar10', 'imagenet2012', 'folder' (pictures in train/<class>/ and val/<class>/), or a set that TFDS
     # has prepared as array_record.

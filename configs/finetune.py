@@ -2,8 +2,10 @@
 
     python launch.py --config configs/finetune.py --config.data.dir=DIR
     python launch.py --config configs/finetune.py --config.data.dir=DIR --config.model.alpha=0.5 --config.model.rho=1
+    python launch.py --config configs/finetune.py --config.data.dir=DIR --config.model.weights=v2.safetensors
 
-The network starts from random weights. The rate is that of a short training, and the crops keep most of a picture.
+The last one starts from a trained network of the same width, such as an official one (docs/official.md), the others
+from random weights. The rate is that of a short training, and the crops keep most of a picture.
 """
 
 from ml_collections import ConfigDict

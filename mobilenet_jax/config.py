@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from mobilenet_jax import console
 from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import arch
@@ -65,6 +66,7 @@ RULES: dict[str, Rule] = {
     "model.bn_decay": _BELOW_ONE,
     "model.bn_epsilon": _POSITIVE,
     "model.depthwise": _one_of("auto", "shift", "taps", "conv"),
+    "model.weights": _TEXT,
     "data.name": _TEXT,
     "data.dir": _TEXT,
     "data.archive": _TEXT,
@@ -114,6 +116,7 @@ _ONLY_V1 = {"model.variant": "paper"}
 _ONLY_V2 = {"model.expansion": 6.0, "model.bottleneck": "linear", "model.shortcut": "bottleneck"}
 # These keys have no meaning for sets in memory: only their default is allowed there, and a record does not hold it.
 ONLY_STREAMED = {"data.protocol": "slim", "augment.scale": 0.08, "augment.ratio": 4 / 3, "augment.resize": 0}
+_WEIGHTS = "model.weights"  # a path in a config, a digest in an identity and in a record, which lack it if it is ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +136,7 @@ class RunSpec:
     learning_rate: float  # peak, for this batch size
     identity: dict[str, Any]  # dotted keys: all that change the result
     digest: str  # eight hex digits of `identity`, the end of `run_name`
+    weights: str = ""  # path of the network to start from; `identity` has its digest
 
     @property
     def program_key(self) -> tuple[tuple[str, Any], ...]:
@@ -187,7 +191,8 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
             raise InputError(f"config.{key}={value!r}: allowed is {RULES[key].allowed}")
 
     dataset = datasets.describe(flat["data.name"], flat["data.dir"])
-    network = _architecture(flat, dataset.num_classes)
+    path = flat.pop(_WEIGHTS)
+    network = _trained(path, flat, dataset.num_classes) if path else _architecture(flat, dataset.num_classes)
     flat, image_size = _views(flat, dataset)
     resolution = round(flat["model.rho"] * image_size)
     if resolution < 1:
@@ -221,13 +226,14 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
         learning_rate=flat["optim.lr"] * batch / 256,
         identity=identity,
         digest=identities.digest(identity | pictures),
+        weights=path,
     )
 
 
 def differences(spec: RunSpec, stored: dict[str, Any]) -> list[str]:
     """Return how `stored`, a `config.json`, differs from this run's config and data set; [] if it is this run's."""
-    there = identities.renamed(identities.flatten(stored))
-    pairs = ((key, there.get(key, "absent"), value) for key, value in spec.identity.items())
+    there = {_WEIGHTS: "", **identities.renamed(identities.flatten(stored))}
+    pairs = ((key, there.get(key, "absent"), value) for key, value in {_WEIGHTS: "", **spec.identity}.items())
     found = [f"config.{key} is {other!r} there and {value!r} here" for key, other, value in pairs if other != value]
     return found + other_data(spec, stored)
 
@@ -255,7 +261,28 @@ def finished(spec: RunSpec, directory: pathlib.Path) -> "Summary | None":
 _build = functools.lru_cache(maxsize=1024)(arch.mobilenet)  # the points of a sweep share their networks
 
 
-def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
+def _trained(path: str, flat: dict[str, Any], num_classes: int) -> arch.Architecture:
+    """Return the network with the padding and the input of weights to start from; note their digest in `flat`."""
+    from mobilenet_jax.records import weights  # late: most runs start from random weights
+
+    flat[_WEIGHTS], there = weights.identify(pathlib.Path(console.expand_home(path, f"config.{_WEIGHTS}=")))
+    if there.source == "TensorFlow Lite":
+        raise InputError(f"config.{_WEIGHTS}={path!r}: is of TensorFlow Lite, whose batch norm is folded")
+    found = {**there.architecture, "num_classes": num_classes}
+    here = _architecture(flat, num_classes, padding=found.get("padding", "same"))
+    try:
+        theirs = _build(**found)
+    except (InputError, TypeError) as e:  # the latter of unknown options
+        raise InputError(f"config.{_WEIGHTS}={path!r}: no network has its architecture ({e})") from None
+    if theirs != here:
+        alike = ["activation"] if theirs.layers[0].activation == here.layers[0].activation else []  # of 'auto'
+        pairs = ((key, value, flat.get(f"model.{key}", value)) for key, value in found.items() if key not in alike)
+        others = [f"{key} {value!r} there and {ours!r} here" for key, value, ours in pairs if value != ours]
+        raise InputError(f"config.{_WEIGHTS}={path!r}: is of another network ({', '.join(others)})")
+    return dataclasses.replace(here, input_range=there.input_range, mean=there.mean, std=there.std)
+
+
+def _architecture(flat: dict[str, Any], num_classes: int, padding: str = "same") -> arch.Architecture:
     version = flat["model.version"]
     for key, default in (_ONLY_V2 if version == "v1" else _ONLY_V1).items():
         if flat[key] != default:
@@ -263,7 +290,8 @@ def _architecture(flat: dict[str, Any], num_classes: int) -> arch.Architecture:
     own = _ONLY_V1 if version == "v1" else _ONLY_V2
     keys = ("model.alpha", "model.strides", "model.activation", "model.bn_epsilon", *own)
     try:
-        return _build(version, num_classes=num_classes, **{key.removeprefix("model."): flat[key] for key in keys})
+        options = {key.removeprefix("model."): flat[key] for key in keys}
+        return _build(version, num_classes=num_classes, padding=padding, **options)
     except InputError as e:
         raise InputError(f"config.model.{e}") from None
 
@@ -290,7 +318,7 @@ def _views(flat: dict[str, Any], dataset: datasets.Dataset) -> tuple[dict[str, A
 def _typed(flat: dict[str, Any]) -> dict[str, Any]:
     """Return the keys in the order of `RULES`, each of its type. A whole number becomes a float where needed."""
     check_keys(flat)
-    flat = ONLY_STREAMED | flat  # configs of earlier versions lack these
+    flat = {_WEIGHTS: ""} | ONLY_STREAMED | flat  # configs of earlier versions lack these
     typed = {}
     for key, rule in RULES.items():
         if key not in flat:

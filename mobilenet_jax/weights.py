@@ -102,13 +102,15 @@ def _class_names(path: pathlib.Path | None) -> tuple[str, ...]:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    images = imagenet.in_list(args.data, args.labels) if args.labels else imagenet.in_folders(args.data)
+    names = tuple(weights.identify(args.weights)[1].class_names)
+    own = () if names == imagenet.class_names(len(names)) else names  # whose folders have the names of the classes
+    images = imagenet.in_list(args.data, args.labels) if args.labels else imagenet.in_folders(args.data, own)
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
     viewed = evaluate.of_file(args.weights, args.resolution)
     network = viewed.network
     classes = network.module.arch.num_classes
-    if not args.labels and classes not in (1000, 1001):
+    if not (args.labels or own) and classes not in (1000, 1001):
         raise InputError(f"{args.weights}: has {classes} classes, and ImageNet has 1000: give --labels")
     found, _ = evaluate.evaluate(viewed, images, args.protocol)
     if args.format == "json":

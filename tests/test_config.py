@@ -105,7 +105,9 @@ def test_every_key_has_a_rule_and_a_default_that_passes_it():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_file_resolves(path):
+def test_every_config_file_resolves(path, tmp_path: pathlib.Path, monkeypatch):
+    if path.stem == "finetune":  # it has no data set of its own
+        monkeypatch.setenv("TFDS_DATA_DIR", str(write(tmp_path, {"train/a": 32, "train/b": 32, "val/a": 1})))
     spec = config.resolve(runpy.run_path(str(path))["get_config"](), path.stem)
     assert spec.run_name.startswith(f"{path.stem}-a") and spec.run_name.endswith(f"-s0-{spec.digest}")
     assert spec.steps_per_epoch == spec.dataset.train_size // spec.config.train.batch_size
@@ -369,7 +371,7 @@ def test_a_bad_point_is_refused(point, message):
 # Identity.
 
 
-@pytest.mark.parametrize("key", RULES)
+@pytest.mark.parametrize("key", [key for key in RULES if key != "model.weights"])
 def test_identity(key):
     base = V2 if key in ONLY_V2 else {}
     if key in ONLY_STREAMED:

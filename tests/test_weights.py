@@ -149,6 +149,19 @@ def test_folders_of_imagenet_and_a_network_of_ten_classes(run, tmp_path):
     assert code == 1 and "10 classes" in errors and "1000" in errors
 
 
+def test_folders_of_the_classes_of_the_network(run, tmp_path):
+    path = always(tmp_path / "w.safetensors", 3, 1, ("ant", "bee", "cow"))
+    for name, count in {"bee": 2, "cow": 1}.items():
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(images(1, 20)[0]).save(tmp_path / "val" / name / f"{i}.webp")
+    found = json.loads(run("evaluate", path, "--data", tmp_path, "--format=json")[1])
+    assert (found["n"], found["top1"]) == (3, 2 / 3)
+    (tmp_path / "val" / "dog").mkdir()
+    code, _, errors = run("evaluate", path, "--data", tmp_path)
+    assert code == 1 and "'dog' is no class of the network, such as ant" in errors
+
+
 def test_predict(run, tmp_path):
     path = always(tmp_path / "w.safetensors", 10, 2)
     labelled(tmp_path, [0, 0])

@@ -14,11 +14,14 @@ def training_view(
     flip: bool,
     resolution: int,
     input_range: tuple[float, float],
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> jax.Array:
     """Return random views of `images`, uint8 `[B, H, W, 3]`, as float32 `[B, resolution, resolution, 3]`.
 
     Pad each image with `pad` black pixels on each side, crop a square of `crop` pixels at random, mirror it with
     probability 1/2 if `flip` is set, resize it, and map 0 to 255 to `input_range`. `key` decides the crops and flips.
+    `mean` is subtracted from red, green and blue in that range, and the result divided by `std`.
     """
     crop_key, flip_key = jax.random.split(key)
     b, h, w, _ = images.shape
@@ -29,7 +32,7 @@ def training_view(
     if flip:
         mirrored = jax.random.bernoulli(flip_key, shape=(b, 1, 1, 1))
         views = jnp.where(mirrored, views[:, :, ::-1], views)
-    return _finish(views, resolution, input_range)
+    return _finish(views, resolution, input_range, mean, std)
 
 
 def evaluation_view(
@@ -40,21 +43,17 @@ def evaluation_view(
     mean: Sequence[float] = (0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> jax.Array:
-    """Return views of the centres of `images`; arguments and result as in `training_view`.
-
-    `mean` is subtracted from red, green and blue in `input_range`, and the result divided by `std`.
-    """
+    """Return views of the centres of `images`; arguments and result as in `training_view`."""
     top, left = (images.shape[1] - crop) // 2, (images.shape[2] - crop) // 2
-    x = _finish(images[:, top : top + crop, left : left + crop], resolution, input_range)
-    if tuple(mean) == (0, 0, 0) and tuple(std) == (1, 1, 1):
-        return x
-    channels = (1, 1, 1, 3)
-    return (x - jnp.asarray(mean, x.dtype).reshape(channels)) / jnp.asarray(std, x.dtype).reshape(channels)
+    return _finish(images[:, top : top + crop, left : left + crop], resolution, input_range, mean, std)
 
 
-def _finish(images, resolution, input_range):
+def _finish(images, resolution, input_range, mean, std):
     low, high = input_range
     x = images.astype(jnp.float32) * ((high - low) / 255) + low
     if x.shape[1:3] != (resolution, resolution):
         x = jax.image.resize(x, (x.shape[0], resolution, resolution, x.shape[3]), "linear")  # anti-aliased
-    return x
+    if tuple(mean) == (0, 0, 0) and tuple(std) == (1, 1, 1):
+        return x
+    channels = (1, 1, 1, 3)
+    return (x - jnp.asarray(mean, x.dtype).reshape(channels)) / jnp.asarray(std, x.dtype).reshape(channels)

@@ -1,25 +1,15 @@
-"""Decode pictures of any size and cut out of them what a network is trained on, on the host."""
+"""Cut out of pictures of any size what a network is trained on, on the host."""
 
 import dataclasses
 import importlib.util
-import io
 import math
-import threading
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from mobilenet_jax.data import views
-from mobilenet_jax.errors import InputError, first_line
+from mobilenet_jax.errors import InputError
 
-PIXELS = 2**27  # of the largest picture that is decoded: 400 MB
-_REUSED = 2**24  # bytes of an image at most that each thread keeps memory for
-_MEMORY = threading.local()
 _TRIES = 10  # to find an Inception crop, as in TF-slim and torchvision
-
-
-class DecodingError(ValueError):
-    """A file that holds no whole picture."""
 
 
 def check_installed() -> None:
@@ -28,53 +18,6 @@ def check_installed() -> None:
         if importlib.util.find_spec(package) is None:
             command = "pip install -c constraints.txt -e '.[images]'"
             raise InputError(f"training on pictures needs the package {package!r}: `{command}` installs it")
-
-
-def decode(content: bytes, reuse: bool = False) -> np.ndarray:
-    """Return a JPEG, PNG or WebP file as RGB, uint8 `[H, W, 3]`.
-
-    With `reuse`, it may lie in memory that the thread's next call overwrites: fresh memory takes time to map.
-
-    An orientation in the file's EXIF data is ignored, as in both evaluation protocols. Transparency is ignored. Of
-    16-bit pixels, the higher byte is taken, as TensorFlow does.
-
-    Raises:
-      DecodingError: the file is damaged, truncated, of another kind, or of more than `PIXELS` pixels.
-    """
-    import simplejpeg  # of the extra 'images'
-
-    if content[:2] == b"\xff\xd8":
-        try:  # as Pillow decodes it, to the bit, in less time
-            height, width = map(int, simplejpeg.decode_jpeg_header(content)[:2])
-            if height * width <= PIXELS:
-                buffer = _buffer(height * width * 3) if reuse else None
-                return simplejpeg.decode_jpeg(content, "RGB", buffer=buffer)
-        except ValueError:
-            pass  # Pillow may know better
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > PIXELS:
-                raise DecodingError(f"it has more than {PIXELS:,} pixels")
-            if image.mode.startswith("I"):
-                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-            opaque = image if image.mode != "P" else image.convert("RGBA")  # else Pillow warns of transparent palettes
-            return np.asarray(opaque.convert("RGB"))
-    except DecodingError:
-        raise
-    except UnidentifiedImageError:
-        raise DecodingError("it is no picture that can be decoded" if content else "it is empty") from None
-    # Pillow's plug-ins raise all of these over damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError, Image.DecompressionBombError) as e:
-        raise DecodingError(first_line(e)) from None
-
-
-def _buffer(size: int) -> np.ndarray | None:
-    """Return this thread's memory for an image of so many bytes, None if it is a large one."""
-    if size > _REUSED:
-        return None
-    if (buffer := getattr(_MEMORY, "buffer", None)) is None or len(buffer) < size:
-        buffer = _MEMORY.buffer = np.empty(size, np.uint8)
-    return buffer[:size]
 
 
 @dataclasses.dataclass(frozen=True)

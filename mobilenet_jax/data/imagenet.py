@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Sequence
 from importlib import resources
 
+from mobilenet_jax.data.folders import SUFFIXES
 from mobilenet_jax.errors import InputError, first_line
 
 BACKGROUND = "background"  # class 0 of the networks with 1001 classes
-_SUFFIXES = (".jpeg", ".jpg", ".png")
 Labelled = list[tuple[pathlib.Path, int]]  # files and their labels
 
 
@@ -32,25 +32,29 @@ def label_offset(names: Sequence[str]) -> int:
     return int(len(names) == 1001 and names[0] == BACKGROUND)
 
 
-def in_folders(directory: pathlib.Path) -> Labelled:
-    """Return the images in `directory`/val, else in `directory`, in folders named by the identifiers of their classes.
+def in_folders(directory: pathlib.Path, classes: Sequence[str] = ()) -> Labelled:
+    """Return the images in `directory`/val, else in `directory`, in folders named by their classes.
+
+    Args:
+      classes: the names of the folders, by label; () for ImageNet's identifiers.
 
     Raises:
       InputError: there are no such folders, or another one, or no images.
     """
     root = directory / "val" if (directory / "val").is_dir() else directory
-    label_of = {synset: label for label, synset in enumerate(synsets())}
+    label_of = {name: label for label, name in enumerate(classes or synsets())}
+    such = next(iter(label_of))
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir())
         if not folders:
-            raise InputError(f"{root}: has no folders named by classes, such as n01440764; or give --labels")
+            raise InputError(f"{root}: has no folders named by classes, such as {such}; or give --labels")
         if unknown := [path.name for path in folders if path.name not in label_of]:
-            raise InputError(f"{root}: folder {unknown[0]!r} is no class of ImageNet, such as n01440764")
+            raise InputError(f"{root}: folder {unknown[0]!r} is no class of the network, such as {such}")
         found = [(path, label_of[folder.name]) for folder in folders for path in _images(folder)]
     except OSError as e:
         raise InputError(f"{root}: {e.strerror or e}") from None
     if not found:
-        raise InputError(f"{root}: no images in its folders: allowed are {', '.join(_SUFFIXES)}")
+        raise InputError(f"{root}: no images in its folders: allowed are {', '.join(SUFFIXES)}")
     return found
 
 
@@ -81,4 +85,4 @@ def in_list(directory: pathlib.Path, labels: pathlib.Path) -> Labelled:
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

@@ -13,14 +13,16 @@ from typing import Any
 from PIL import Image
 
 from mobilenet_jax import console, files
-from mobilenet_jax.data import crops, datasets, imagenet
+from mobilenet_jax.data import crops, datasets, decoding, folders, imagenet
 from mobilenet_jax.data.progress import progress
 from mobilenet_jax.errors import InputError, first_line
 
 NAME = "imagenet2012"
 _VAL_SHARD = 1000  # images
 _QUALITY = 92  # of JPEGs that are written again
-_SOURCE = "source.json"  # in a directory that is not complete: what it is made from
+_SOURCE = "source.json"  # what a directory is made from
+_DAMAGE = (tarfile.TarError, ValueError, OverflowError)  # the latter two over odd headers
+_BLOCK = 512  # bytes
 
 Member = tuple[str, str, bytes]  # name, synset and content of a file in an archive
 
@@ -45,6 +47,8 @@ def prepare(train: pathlib.Path, val: pathlib.Path, root: pathlib.Path, resize: 
     if found := datasets.prepared(NAME, str(root)):
         console.say(f"{NAME} is already prepared in {found}")
         return found
+    if folders.are_in(root):
+        raise InputError(f"{root} holds folders of pictures (train/ or val/): name another directory")
     if resize:
         crops.check_installed()
     cls: Any = tfds.builder_cls(NAME)
@@ -60,14 +64,13 @@ def prepare(train: pathlib.Path, val: pathlib.Path, root: pathlib.Path, resize: 
                 shards = {"train": _train_shards(opened, train), "validation": _val(opened, val)}
                 lengths = {split: write(split, found) for split, found in shards.items()}
             _write_metadata(builder, partial, target, lengths)
-            (partial / _SOURCE).unlink()
             partial.rename(target)
         partial.with_name(".lock").unlink(missing_ok=True)
     except TimeoutError:
         raise InputError(f"another process prepares {NAME} in {root}") from None
-    except OSError as e:
-        where = e.filename or root
-        raise InputError(f"{where}: {e.strerror or e}; once that is solved, the same command goes on") from e
+    except (OSError, RuntimeError) as e:  # the latter of array_record, over full disks and damaged files
+        where, what = getattr(e, "filename", None) or root, getattr(e, "strerror", None) or first_line(e)
+        raise InputError(f"{where}: {what}; once that is solved, the same command goes on") from e
     found = datasets.describe(NAME, str(root))
     known = datasets.DATASETS[NAME]
     for split, count, whole in (
@@ -136,8 +139,8 @@ def _stored(resize: int, content: bytes) -> bytes:
     if not resize:
         return content
     try:
-        image = Image.fromarray(crops.decode(content))
-    except crops.DecodingError:
+        image = Image.fromarray(decoding.decode(content))
+    except decoding.DecodingError:
         return content
     if (shorter := min(image.size)) <= resize:
         return content
@@ -208,14 +211,18 @@ def _open(path: pathlib.Path, source: Any, part: str = "") -> tarfile.TarFile:
     """Open an archive: the file `path`, or a stream in it, whose name is `part`."""
     try:
         return tarfile.open(source, "r:") if source is path else tarfile.open(fileobj=source, mode="r:")
-    except tarfile.TarError as e:
+    except _DAMAGE as e:
         raise InputError(f"{part}{path} is no uncompressed tar archive ({first_line(e)})") from None
 
 
 def _members(tar: tarfile.TarFile, path: pathlib.Path) -> list[tarfile.TarInfo]:
     try:
         found = [member for member in tar.getmembers() if member.isfile()]
-    except tarfile.TarError as e:
+        if found and tar.fileobj:
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"no header at byte {tar.offset:,}")
+    except _DAMAGE as e:
         raise InputError(f"{path} is damaged or not complete ({first_line(e)})") from None
     if not found:
         raise InputError(f"{path} holds an archive without files")
@@ -223,8 +230,11 @@ def _members(tar: tarfile.TarFile, path: pathlib.Path) -> list[tarfile.TarInfo]:
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = tar.extractfile(member)
-    content = b"" if stream is None else stream.read()
+    try:
+        stream = tar.extractfile(member)
+        content = b"" if stream is None else stream.read()
+    except _DAMAGE:
+        content = b""
     if len(content) != member.size:
         raise InputError(f"{tar.name or 'an archive'} ends within {member.name}: it is not complete")
     return content

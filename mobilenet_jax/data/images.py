@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mobilenet_jax import console
-from mobilenet_jax.data import arrays, crops, datasets, folders, views
+from mobilenet_jax.data import arrays, crops, datasets, decoding, folders, views
 from mobilenet_jax.data.datasets import Dataset
 from mobilenet_jax.errors import InputError, first_line
 
 _MOST_UNDECODABLE = 1e-3  # share of a split
+_OTHER_FILES = 512  # that a process may open, next to those of the set
 _CHUNK = 8  # pictures that a thread takes at a time
 
 
@@ -75,16 +76,23 @@ class Pictures:
         """
         picture = self.read(int(self.indices[position]))
         try:
-            return crops.decode(picture.content, reuse=True), picture.label
-        except crops.DecodingError as e:
+            return decoding.decode(picture.content, reuse=True), picture.label
+        except decoding.DecodingError as e:
             self.undecodable.add(picture.name, str(e))
             return None
 
 
 def load(dataset: Dataset, data_dir: str = "") -> dict[str, Pictures]:
-    """Open the splits 'train' and 'test' of a streamed set; raise InputError if it is not there or cannot be read."""
+    """Open the splits 'train' and 'test' of a streamed set.
+
+    Raises:
+      InputError: it is not there, cannot be read, or is not the one that `dataset` describes.
+    """
     crops.check_installed()
     found = datasets.find_streamed(dataset.name, data_dir)
+    if datasets.describe(dataset.name, data_dir) != dataset:
+        where = datasets.data_root(data_dir)
+        raise InputError(f"data set {dataset.name!r} in {where} has changed since this process started: start again")
     splits = {}
     for name, split, size in (("train", "train", dataset.train_size), ("test", dataset.test_split, dataset.test_size)):
         if isinstance(found, folders.Folders):
@@ -116,6 +124,7 @@ def _in_records(dataset: Dataset, directory: pathlib.Path, split: str) -> Callab
     import tensorflow_datasets as tfds  # late: pictures in folders do not need it
     from tensorflow_datasets.proto import tf_example_pb2
 
+    _allow_open_files(sum(1 for _ in directory.iterdir()))
     skip: Any = tfds.decode.SkipDecoding
     messages: Any = tf_example_pb2
     refusal = f"data set {dataset.name!r} in {directory} has a split {split!r} that cannot be read"
@@ -135,6 +144,17 @@ def _in_records(dataset: Dataset, directory: pathlib.Path, split: str) -> Callab
             raise InputError(f"{refusal} ({first_line(e)})") from e
 
     return read
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of this process where it allows fewer files at a time: every reader keeps its file open."""
+    import resource  # of POSIX systems
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 # A slot of a batch -> the image, uint8 [side, side, 3], and its label; None leaves the slot empty.

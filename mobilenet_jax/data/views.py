@@ -1,13 +1,12 @@
 """Cut and resize an image for evaluation, as the protocols of TF-slim and of PyTorch do. Networks normalise it."""
 
 import os
-import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from mobilenet_jax.errors import InputError, first_line
+from mobilenet_jax.data import decoding
 
 _CENTRE = 0.875  # share of a side that a protocol keeps
 
@@ -53,23 +52,6 @@ def torch(image: np.ndarray, resolution: int) -> np.ndarray:
 PROTOCOLS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"slim": slim, "torch": torch}
 
 
-def decode(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return an image file as RGB, uint8 `[H, W, 3]`; raise InputError if it cannot be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "Palette images with Transparency")
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: is no image that Pillow can read") from None
-    # Pillow's plug-ins raise all of these over damaged files. A file may claim to be huge.
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError) as e:
-        raise InputError(f"{path}: the image cannot be read ({first_line(e)})") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise InputError(f"{path}: the image has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
-
-
 def read(path: str | os.PathLike[str], protocol: str, resolution: int) -> np.ndarray:
-    """Return the view of an image file under a protocol, uint8 `[resolution, resolution, 3]`."""
-    return PROTOCOLS[protocol](decode(path), resolution)
+    """Return the view of an image file under a protocol, uint8 `[resolution, resolution, 3]`, or raise InputError."""
+    return PROTOCOLS[protocol](decoding.read(path), resolution)

@@ -5,6 +5,8 @@ A tensor is named by its path, such as `params/stem/kernel` or `batch_stats/stem
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import pathlib
@@ -72,6 +74,28 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Network]:
         raise InputError(f"{path}: its metadata lacks {e}: it was not written by mobilenet_jax") from None
     except (OSError, SafetensorError, ValueError, TypeError) as e:
         raise InputError(f"{path}: no weights can be read ({first_line(e)})") from None
+
+
+def identify(path: pathlib.Path) -> tuple[str, Network]:
+    """Return eight hex digits of the tensors and the description in a file, and the description; InputError as `read`.
+
+    They are the same for each file with that content, whose bytes are not: safetensors orders no metadata.
+    """
+    path = path / FILE if path.is_dir() else path
+    try:
+        found = path.stat()
+    except OSError as e:
+        raise InputError(f"{path}: no weights can be read ({e.strerror})") from None
+    return _identify(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache  # the points of a sweep share their weights
+def _identify(path: pathlib.Path, size: int, changed: int) -> tuple[str, Network]:
+    variables, network = read(path)
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(network), sort_keys=True).encode())
+    for name, tensor in sorted(flat(variables), key=lambda pair: pair[0]):
+        digest.update(f"{name} {tensor.shape} ".encode() + tensor.tobytes())
+    return digest.hexdigest()[:8], network
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, np.ndarray]]:

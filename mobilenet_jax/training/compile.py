@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from mobilenet_jax import console
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays, augment, images
+from mobilenet_jax.data import arrays, augment, datasets, images
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import depthwise
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.networks import cost
+from mobilenet_jax.records import weights
 from mobilenet_jax.training import schedules
-from mobilenet_jax.training.state import Layout, TrainState, init_state
+from mobilenet_jax.training.state import Layout, TrainState, init_state, start_from
 from mobilenet_jax.training.step import Batch, Hyper, eval_step, train_step, train_steps
 from mobilenet_jax.training.streamed import Streamed
 
@@ -126,6 +130,8 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
     init = jax.jit(first_state, out_shardings=everywhere)
     keys = [jax.random.split(jax.random.key(s.config.seed)) for s in specs]
     states = [init(init_key) for init_key, _ in keys]
+    if spec.weights:
+        states = [jax.device_put(_trained(spec, layout, state), everywhere) for state in states]
     hypers = [_hyper(s, step_key) for s, (_, step_key) in zip(specs, keys, strict=True)]
     hyper = jax.device_put(hypers[0] if runs == 1 else _stack(hypers), everywhere)
 
@@ -204,7 +210,8 @@ def _functions(spec: RunSpec, platform: str) -> tuple[Layout, *tuple[Callable[..
         depthwise=depthwise.choose(c.model.depthwise, platform),
     )
     layout = Layout(model)
-    streamed, given = spec.dataset.streamed, {"resolution": spec.resolution, "input_range": spec.arch.input_range}
+    streamed, given = spec.dataset.streamed, {key: getattr(spec.arch, key) for key in ("input_range", "mean", "std")}
+    given |= {"resolution": spec.resolution}
     crop = {"crop": spec.resolution if streamed else spec.image_size, **given}  # pictures are cut on the host
     eval_view = functools.partial(augment.evaluation_view, **crop)
     first_state = functools.partial(init_state, model, layout, c.optim.name, c.train.ema_decay > 0)
@@ -229,6 +236,16 @@ def _functions(spec: RunSpec, platform: str) -> tuple[Layout, *tuple[Callable[..
 
     view = functools.partial(augment.training_view, pad=c.augment.pad, flip=c.augment.flip, **crop)
     return layout, first_state, functools.partial(train_steps, view=view, **recipe), evaluate
+
+
+def _trained(spec: RunSpec, layout: Layout, state: TrainState) -> TrainState:
+    """Return the first state with the weights to start from, and with their classifier if the classes are the same."""
+    path = pathlib.Path(console.expand_home(spec.weights))
+    if weights.identify(path)[0] != spec.identity["model.weights"]:
+        raise InputError(f"{path} has changed since this process started: start again")
+    variables, network = weights.read(path)
+    names = datasets.class_names(spec.dataset, spec.config.data.dir)
+    return start_from(state, layout, variables, body_only=not names or tuple(network.class_names) != names)
 
 
 def _picture_shapes(size: int, side: int, sharding: NamedSharding) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -197,9 +197,13 @@ class TrainingRun:
         spec, model = self.spec, self.spec.config.model
         build = arch.VERSIONS[model.version]
         options = {key: model[key] for key in inspect.signature(build).parameters if key in model}
+        first = spec.arch.layers[0].padding
+        padding = {} if first == "same" else {"padding": first}
         return weights.Network(
-            architecture={"version": model.version, "num_classes": spec.dataset.num_classes, **options},
+            architecture={"version": model.version, "num_classes": spec.dataset.num_classes, **options, **padding},
             input_range=spec.arch.input_range,
+            mean=spec.arch.mean,
+            std=spec.arch.std,
             image_size=spec.resolution if spec.dataset.streamed else spec.image_size,  # a protocol's view has it
             resolution=spec.resolution,
             class_names=datasets.class_names(spec.dataset, spec.config.data.dir),

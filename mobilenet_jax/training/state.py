@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from flax import struct, traverse_util
 
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training import optimizer as optimizers
 
@@ -82,6 +83,24 @@ def init_state(model: MobileNet, layout: Layout, optimizer: str, with_ema: bool,
     # A copy, because the state is donated, and a buffer can be donated only once.
     average = {"params": jnp.copy(params), "batch_stats": jnp.copy(batch_stats)} if with_ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, average)
+
+
+def start_from(state: TrainState, layout: Layout, variables: Mapping[str, Any], body_only: bool) -> TrainState:
+    """Return a first state with a trained network's variables; with `body_only`, the classifier stays as it is.
+
+    Raises:
+      InputError: `variables` have other names or shapes.
+    """
+    vectors = {}
+    for key, own in layout.variables(state.vectors).items():
+        own, given = _flat(own), _flat(variables.get(key, {}))
+        taken = {name for name in own if not (body_only and name.startswith("classifier/"))}
+        for name in sorted(taken):
+            if name not in given or given[name].shape != own[name].shape:
+                raise InputError(f"the weights to start from lack {key}/{name} of shape {own[name].shape}")
+        vectors[key] = layout.vector(key, traverse_util.unflatten_dict(own | {n: given[n] for n in taken}, sep="/"))
+    average = None if state.ema is None else {key: jnp.copy(vector) for key, vector in vectors.items()}
+    return state.replace(**vectors, ema=average)  # type: ignore[attr-defined]
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -127,6 +127,14 @@ def test_0_and_255_become_the_input_range(input_range):
         np.testing.assert_allclose(np.asarray(found)[0, :, :, 0], expected, atol=1e-6)
 
 
+def test_mean_and_deviation_apply_in_the_input_range():
+    images = jnp.full((1, 2, 2, 3), 255, jnp.uint8)
+    of = {"resolution": 2, "input_range": (0.0, 1.0), "mean": (0.5, 0.25, 0.0), "std": (0.5, 0.25, 2.0)}
+    trained = training_view(images, jax.random.key(0), pad=0, crop=2, flip=True, **of)
+    for found in (evaluation_view(images, crop=2, **of), trained):
+        np.testing.assert_allclose(np.asarray(found)[0, 0, 0], [1.0, 3.0, 0.5], atol=1e-6)
+
+
 def test_all_three_together():
     """Pad by 4, crop 28 of 40 pixels, flip, resize to 20: the shape, type and range are right."""
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)

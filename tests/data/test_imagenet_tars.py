@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from conftest import ROOT
 from picture_sets import picture
 from PIL import Image
 
-from mobilenet_jax.data import crops, datasets, imagenet, imagenet_tars, images
+from mobilenet_jax.data import datasets, decoding, imagenet, imagenet_tars, images
 from mobilenet_jax.errors import InputError
 
 Archives = tuple[pathlib.Path, pathlib.Path]
@@ -70,6 +71,22 @@ def test_the_set_holds_the_files_in_the_order_of_folders(archives: Archives, tmp
     assert "already prepared" in capfd.readouterr().out
 
 
+def test_more_shards_than_the_process_may_open(tmp_path: pathlib.Path):
+    """As ImageNet has: 1,050 of them, where most shells allow 1,024 open files."""
+    archives = (
+        training_archive(tmp_path / "t.tar", [*imagenet.synsets()][:70], 1),
+        validation_archive(tmp_path / "v.tar"),
+    )
+    imagenet_tars.prepare(*archives, tmp_path, 0, 1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, before[1]))
+    try:
+        split = images.load(datasets.describe("imagenet2012", str(tmp_path)), str(tmp_path))["train"]
+        assert [split.read(i).label for i in range(70)] == [*range(70)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_folders_with_the_same_files_give_the_same_pictures(archives: Archives, tmp_path: pathlib.Path):
     imagenet_tars.prepare(*archives, tmp_path / "sets", 0, 2)
     records = images.load(datasets.describe("imagenet2012", str(tmp_path / "sets")), str(tmp_path / "sets"))
@@ -90,7 +107,7 @@ def test_images_are_made_smaller_never_larger(archives: Archives, tmp_path: path
     imagenet_tars.prepare(*archives, tmp_path, 64, 2)
     splits = images.load(datasets.describe("imagenet2012", str(tmp_path)), str(tmp_path))
     assert splits["train"].read(0).content == picture(0, 60, 80)
-    small = crops.decode(splits["test"].read(0).content)
+    small = decoding.decode(splits["test"].read(0).content)
     assert small.shape == (64, 85, 3)
     expected = Image.open(io.BytesIO(picture(1, 300, 400))).resize((85, 64), Image.Resampling.LANCZOS)
     assert np.abs(small.astype(int) - np.asarray(expected)).mean() < 3
@@ -129,6 +146,29 @@ def test_a_killed_call_goes_on(archives: Archives, tmp_path: pathlib.Path):
         assert all(sets[0].read(i) == sets[1].read(i) for i in range(size))
 
 
+FULL = """
+import pathlib, resource, signal, sys
+import tensorflow_datasets
+from mobilenet_jax import console
+from mobilenet_jax.data import imagenet_tars
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+sys.exit(console.run(lambda: print(imagenet_tars.prepare(*map(pathlib.Path, sys.argv[1:4]), 0, 1))))
+"""
+
+
+def test_a_full_disk_is_one_sentence(archives: Archives, tmp_path: pathlib.Path):
+    """No file may have more than 5,000 bytes."""
+    command = [sys.executable, "-c", FULL, *map(str, archives), str(tmp_path / "sets")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: ") and "File too large" in error and "the same command goes on" in error
+    assert "Traceback" not in done.stderr
+    assert not [*(tmp_path / "sets").rglob("*.tmp")]
+    imagenet_tars.prepare(*archives, tmp_path / "sets", 0, 1)
+
+
 def test_another_source_does_not_go_on(archives: Archives, tmp_path: pathlib.Path):
     partial = tmp_path / "imagenet2012" / ".5.1.0.partial"
     partial.mkdir(parents=True)
@@ -165,6 +205,31 @@ def test_an_archive_that_ends_too_early_is_refused(archives: Archives, tmp_path:
         with pytest.raises(InputError, match=r"train\.tar|not complete"):
             imagenet_tars.prepare(*archives, tmp_path / "sets", 0, 1)
         shutil.rmtree(tmp_path / "sets")
+
+
+def test_a_damaged_header_is_no_end(archives: Archives, tmp_path: pathlib.Path):
+    content = archives[1].read_bytes()
+    second = content.index(b"ILSVRC2012_val_00000001")
+    archives[1].write_bytes(content[:second] + b"x" + content[second + 1 :])  # its checksum is another one
+    with pytest.raises(InputError, match=r"val\.tar .*no header at byte"):
+        imagenet_tars.prepare(*archives, tmp_path / "sets", 0, 1)
+
+
+def test_a_directory_of_pictures_is_refused_at_once(archives: Archives, tmp_path: pathlib.Path):
+    (tmp_path / "sets" / "train").mkdir(parents=True)
+    with pytest.raises(InputError, match="folders of pictures"):
+        imagenet_tars.prepare(*archives, tmp_path / "sets", 0, 1)
+    assert [path.name for path in (tmp_path / "sets").iterdir()] == ["train"]
+
+
+def test_a_call_that_was_killed_at_its_end_keeps_its_source(archives: Archives, tmp_path: pathlib.Path, monkeypatch):
+    rename = pathlib.Path.rename
+    with monkeypatch.context() as patch, pytest.raises(InputError):
+        patch.setattr(pathlib.Path, "rename", lambda self, to: rename(self, to / "absent" / "absent"))
+        imagenet_tars.prepare(*archives, tmp_path / "sets", 0, 1)
+    with pytest.raises(InputError, match="--resize: remove it"):
+        imagenet_tars.prepare(*archives, tmp_path / "sets", 64, 1)
+    imagenet_tars.prepare(*archives, tmp_path / "sets", 0, 1)
 
 
 def command(*arguments):

@@ -10,7 +10,7 @@ import pytest
 from picture_sets import picture, write
 from PIL import Image
 
-from mobilenet_jax.data import arrays, crops, images, views
+from mobilenet_jax.data import arrays, crops, decoding, images, views
 from mobilenet_jax.data.datasets import describe
 from mobilenet_jax.errors import InputError
 
@@ -36,20 +36,33 @@ def by_pillow(content: bytes) -> np.ndarray:
 )
 def test_decoded_pictures_equal_those_of_pillow(kind, mode):
     content = picture(1, kind=kind, mode=mode)
-    found = crops.decode(content)
+    found = decoding.decode(content)
     assert (found.shape, found.dtype) == ((40, 52, 3), np.uint8)
     np.testing.assert_array_equal(found, by_pillow(content))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpegs_are_the_same_without_the_extra(mode, monkeypatch):
+    content = picture(1, mode=mode)
+    found = decoding.decode(content)
+    monkeypatch.setattr(decoding, "_TURBO", False)
+    np.testing.assert_array_equal(decoding.decode(content), found)
+
+
+def test_other_formats_are_not_tried():
+    with pytest.raises(decoding.DecodingError, match="no picture"):
+        decoding.decode(saved(Image.new("RGB", (4, 4)), "EPS"))
+
+
 def test_cmyk_is_converted():
     content = picture(1, mode="CMYK")
-    difference = crops.decode(content).astype(int) - by_pillow(content)
+    difference = decoding.decode(content).astype(int) - by_pillow(content)
     assert np.abs(difference).max() <= 1  # of 255, by rounding
 
 
 def test_16_bits_keep_their_higher_byte():
     pixels = np.arange(0, 40 * 52 * 30, 30, dtype=np.uint16).reshape(40, 52)
-    found = crops.decode(saved(Image.fromarray(pixels), "PNG"))
+    found = decoding.decode(saved(Image.fromarray(pixels), "PNG"))
     np.testing.assert_array_equal(found, np.repeat((pixels >> 8)[..., None], 3, axis=-1))
 
 
@@ -58,7 +71,7 @@ def test_transparency_is_ignored(mode):
     image = Image.open(io.BytesIO(picture(1, kind="PNG")))
     transparent = image.convert(mode)
     options = {"transparency": bytes(range(200))} if mode == "P" else {}
-    found = crops.decode(saved(transparent, "PNG", **options))
+    found = decoding.decode(saved(transparent, "PNG", **options))
     expected = np.asarray((image.convert("L") if mode == "LA" else transparent).convert("RGB"))
     np.testing.assert_array_equal(found, expected)
 
@@ -67,7 +80,7 @@ def test_an_orientation_is_ignored_as_both_protocols_do():
     image = Image.open(io.BytesIO(picture(1)))
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert crops.decode(saved(image, "JPEG", exif=exif)).shape == (40, 52, 3)
+    assert decoding.decode(saved(image, "JPEG", exif=exif)).shape == (40, 52, 3)
 
 
 @pytest.mark.parametrize(
@@ -83,15 +96,15 @@ def test_an_orientation_is_ignored_as_both_protocols_do():
     ],
 )
 def test_damaged_files_are_undecodable(content):
-    with pytest.raises(crops.DecodingError):
-        crops.decode(content)
+    with pytest.raises(decoding.DecodingError):
+        decoding.decode(content)
 
 
 def test_a_picture_that_claims_to_be_huge_is_undecodable(monkeypatch):
-    monkeypatch.setattr(crops, "PIXELS", 40 * 52 - 1)
+    monkeypatch.setattr(decoding, "PIXELS", 40 * 52 - 1)
     for kind in ("JPEG", "PNG"):
-        with pytest.raises(crops.DecodingError, match="pixels"):
-            crops.decode(picture(1, kind=kind))
+        with pytest.raises(decoding.DecodingError, match="pixels"):
+            decoding.decode(picture(1, kind=kind))
 
 
 # Crops.
@@ -112,7 +125,7 @@ def test_inception_boxes_have_the_areas_and_ratios_asked_for():
 
 
 def test_a_crop_is_a_resized_part():
-    image = crops.decode(picture(5, 80, 100))
+    image = decoding.decode(picture(5, 80, 100))
     found = crops.Crop(32, 0.3, 1.5, 0, False, "slim")(image, np.random.default_rng(3))
     top, left, height, width = crops.inception_box(80, 100, 0.3, 1.5, np.random.default_rng(3))
     expected = cv2.resize(image[top : top + height, left : left + width], (32, 32), interpolation=cv2.INTER_LINEAR)
@@ -130,7 +143,7 @@ def test_a_crop_of_a_fixed_resize_has_one_scale():
 
 
 def test_half_of_the_pictures_are_mirrored():
-    image = crops.decode(picture(5))
+    image = decoding.decode(picture(5))
     plain = WHOLE(image, np.random.default_rng(0))
     flipping = crops.Crop(16, 0.0, 1.5, 0, True, "slim")
     found = [flipping(image, np.random.default_rng(i)) for i in range(200)]
@@ -141,7 +154,7 @@ def test_half_of_the_pictures_are_mirrored():
 
 @pytest.mark.parametrize("protocol", views.PROTOCOLS)
 def test_without_augmentation_a_crop_is_the_evaluation_view(protocol):
-    image = crops.decode(picture(5, 60, 70))
+    image = decoding.decode(picture(5, 60, 70))
     crop = crops.Crop(16, 0.0, 1.5, 0, False, protocol)
     np.testing.assert_array_equal(crop(image, np.random.default_rng(0)), views.PROTOCOLS[protocol](image, 16))
 
@@ -297,6 +310,13 @@ def test_a_missing_package_is_named_with_the_command(many, monkeypatch):
 def test_absent_imagenet_is_refused(tmp_path: pathlib.Path):
     with pytest.raises(InputError, match="imagenet2012"):
         images.load(describe("imagenet2012", str(tmp_path)), str(tmp_path))
+
+
+def test_a_set_that_has_changed_is_refused(many):
+    dataset = describe("folder", str(many))
+    (many / "val" / "a" / "0003.jpg").unlink()
+    with pytest.raises(InputError, match="has changed"):
+        images.load(dataset, str(many))
 
 
 def test_records_say_which_set_they_are_of(many):

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from picture_sets import write
 
 from configs import digits_v1
 from mobilenet_jax import config
@@ -65,13 +66,16 @@ def refused(launch, tmp_path):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_dry_run_of_every_config_imports_nothing_heavy(name, tmp_path):
+def test_a_dry_run_of_every_config_imports_nothing_heavy(name, tmp_path, tmp_path_factory):
     """The process prints what it has imported."""
     code = LOADED.replace("sys.argv[1]", repr(",".join(HEAVY)))
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    if name == "finetune":  # it has no data set of its own
+        env["TFDS_DATA_DIR"] = str(write(tmp_path_factory.mktemp("set"), {"train/a": 32, "train/b": 32, "val/a": 1}))
     done = subprocess.run(
         [sys.executable, "-c", code, f"--config={ROOT}/configs/{name}.py", "--dry_run"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=env,
         capture_output=True,
         text=True,
         timeout=60,
@@ -177,6 +181,8 @@ def test_a_name_that_the_encoding_lacks(launch, tmp_path):
         ("--config.data.archive=x.tar.gz", "an archive can be given for 'cifar10' only, not 'digits'"),
         ("--config.data.name=imagenet2012 --config.augment.pad=0", "data set 'imagenet2012': "),
         ("--config.data.name=folder --config.data.dir=absent", "absent (config.data.dir) holds no train/<class>/"),
+        (f"--sweep={ROOT}/sweeps/imagenet_v2.yaml --config.data.dir=absent", "(config.data.dir) holds no train/"),
+        ("--config.model.weights=absent.safetensors", "absent.safetensors: no weights can be read"),
         ("--config.point=alpha=1,beta=2", "config.point='alpha=1,beta=2': allowed is"),
         ("--config.model.alpha=wide", "--config.model.alpha=wide"),
         ("--config.train.epochs=1.5", "--config.train.epochs=1.5"),

@@ -18,11 +18,12 @@ from helpers import TINY, flags_of, result, rows_of, spec_of, summary_of
 from picture_sets import write
 from training_helpers import Crash, after, crash, one_block, send
 
-from mobilenet_jax.data import augment, crops, images, views
+from mobilenet_jax.data import augment, decoding, images, views
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.records import weights
 from mobilenet_jax.training import loop
+from mobilenet_jax.training.compile import compile_runs
 
 # 16x16 pixels, 10 steps per epoch, 30 in all.
 STREAMED = TINY | {
@@ -78,7 +79,7 @@ def test_the_figures_are_those_of_each_picture_once(finished, pictures):
     assert (network.image_size, network.resolution) == (16, 16)
     split = images.load(spec.dataset, pictures["data.dir"])["test"]
     stored = [split.read(i) for i in range(16)]
-    views_of = np.stack([views.slim(crops.decode(each.content), 16) for each in stored])
+    views_of = np.stack([views.slim(decoding.decode(each.content), 16) for each in stored])
     labels = np.array([each.label for each in stored])
     inputs = augment.evaluation_view(jax.numpy.asarray(views_of), 16, 16, spec.arch.input_range)
     logits = np.asarray(jax.jit(MobileNet(spec.arch).apply)(variables, inputs))
@@ -180,3 +181,60 @@ def test_too_many_undecodable_pictures_end_the_run(pictures, tmp_path: pathlib.P
     with pytest.raises(InputError, match=r"000\.JPEG cannot be decoded .*at most 0"):
         loop.run(spec_of(pictures | {"data.dir": str(root)}), tmp_path / "run")
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+# Networks that start from trained ones.
+
+
+def first_state(overrides: dict[str, Any]):
+    spec = spec_of(overrides)
+    program = compile_runs([spec], loop.prepare(spec))
+    state = program.states[0]
+    return {
+        name: flat(program.layout.variables(jax.device_get(of)))
+        for name, of in (("", state.vectors), ("ema", state.ema))
+    }
+
+
+def flat(variables) -> dict[str, np.ndarray]:
+    return dict(weights.flat(variables))
+
+
+def test_a_run_starts_from_weights(finished, pictures):
+    """With the classifier, as the classes are the same."""
+    trained = flat(weights.read(finished / "weights.safetensors")[0])
+    found = first_state(pictures | {"model.weights": str(finished), "train.ema_decay": 0.9})
+    for state in found.values():
+        assert state.keys() == trained.keys()
+        assert all(np.array_equal(state[name], trained[name]) for name in trained)
+
+
+def test_other_classes_get_a_fresh_classifier(finished, pictures, tmp_path: pathlib.Path):
+    root = write(tmp_path, {f"train/{name}": 2 for name in "abcdefh"} | {"val/a": 1})
+    random = first_state(pictures | {"data.dir": str(root), "train.ema_decay": 0.9})[""]
+    trained = flat(weights.read(finished / "weights.safetensors")[0])
+    for state in first_state(
+        pictures | {"data.dir": str(root), "train.ema_decay": 0.9, "model.weights": str(finished)}
+    ).values():
+        for name, array in state.items():
+            expected = random if "/classifier/" in name else trained
+            np.testing.assert_array_equal(array, expected[name])
+    assert not np.array_equal(random["params/classifier/kernel"], trained["params/classifier/kernel"])
+
+
+def test_weights_with_other_tensors_are_refused(finished, pictures, tmp_path: pathlib.Path):
+    variables, network = weights.read(finished / "weights.safetensors")
+    del variables["params"]["stem"]["kernel"]
+    weights.write(tmp_path / "w.safetensors", variables, network)
+    with pytest.raises(InputError, match="stem/kernel"):
+        first_state(pictures | {"model.weights": str(tmp_path / "w.safetensors")})
+
+
+def test_the_record_names_the_weights_by_their_digest(finished, pictures, tmp_path: pathlib.Path):
+    spec = spec_of(pictures | {"model.weights": str(finished), "train.epochs": 1})
+    assert loop.run(spec, tmp_path / "run") == 0
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["model"]["weights"] == weights.identify(finished)[0]
+    assert "weights" not in json.loads((finished / "config.json").read_text())["model"]
+    with pytest.raises(InputError, match=r"config\.model\.weights is '[0-9a-f]{8}' there and '' here"):
+        loop.run(spec_of(pictures | {"train.epochs": 1}), tmp_path / "run")

@@ -29,7 +29,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 import numpy as np
 import transfer_helpers as helpers
 
-from mobilenet_jax.data import views
+from mobilenet_jax.data import decoding, views
 
 
 def listed(labels):
@@ -48,7 +48,7 @@ def pack(name, folder):
 def litert(folder, images, labels, out):
     from ai_edge_litert.interpreter import Interpreter
 
-    pictures = [(views.decode(pathlib.Path(images, name)), label) for name, label in listed(labels)]
+    pictures = [(decoding.read(pathlib.Path(images, name)), label) for name, label in listed(labels)]
     networks = {}
     for path in sorted(pathlib.Path(folder).glob("*.tflite")):
         start = time.perf_counter()
