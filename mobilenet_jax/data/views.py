@@ -1,7 +1,6 @@
 """Cut and resize an image for evaluation, as the protocols of TF-slim and of PyTorch do. Networks normalise it."""
 
 import os
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +9,10 @@ from PIL import Image, UnidentifiedImageError
 from mobilenet_jax.errors import InputError, first_line
 
 _CENTRE = 0.875  # share of a side that a protocol keeps
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow runs Ghostscript for some of the others
+_PIXELS = 2**27  # of an image at most
+_LONGEST = 100  # ratio of the sides: the protocols enlarge the shorter one
+_BOMBS = Image.DecompressionBombWarning, Image.DecompressionBombError
 
 
 def slim(image: np.ndarray, resolution: int) -> np.ndarray:
@@ -26,7 +29,7 @@ def slim(image: np.ndarray, resolution: int) -> np.ndarray:
       uint8 `[resolution, resolution, 3]`, rounded to nearest.
     """
     tops = [int((size - size * _CENTRE) / 2) for size in image.shape[:2]]
-    x = image[tops[0] : image.shape[0] - tops[0], tops[1] : image.shape[1] - tops[1]].astype(np.float32)
+    x = image[tops[0] : image.shape[0] - tops[0], tops[1] : image.shape[1] - tops[1]]
     for axis in (0, 1):
         size = x.shape[axis]
         place = np.arange(resolution, dtype=np.float32) * np.float32(size / resolution)
@@ -56,18 +59,18 @@ PROTOCOLS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"slim": slim, "
 def decode(path: str | os.PathLike[str]) -> np.ndarray:
     """Return an image file as RGB, uint8 `[H, W, 3]`; raise InputError if it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "Palette images with Transparency")
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
+        with Image.open(path, formats=_FORMATS) as image:
+            short, long = sorted(image.size)
+            if short * long <= _PIXELS and long <= _LONGEST * short:
+                opaque = image if image.mode != "P" else image.convert("RGBA")  # else Pillow warns of transparency
+                return np.asarray(opaque.convert("RGB"))
     except UnidentifiedImageError:
-        raise InputError(f"{path}: is no image that Pillow can read") from None
+        raise InputError(f"{path}: is no image in a format of {', '.join(_FORMATS)}") from None
     # Pillow's plug-ins raise all of these over damaged files. A file may claim to be huge.
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError) as e:
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError, *_BOMBS) as e:
         raise InputError(f"{path}: the image cannot be read ({first_line(e)})") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise InputError(f"{path}: the image has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    allowed = f"allowed are {_PIXELS:,} pixels, and sides up to {_LONGEST} times each other"
+    raise InputError(f"{path}: the image has {long}x{short} pixels: {allowed}")
 
 
 def read(path: str | os.PathLike[str], protocol: str, resolution: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def read(where: pathlib.Path, variables: str = "auto") -> Source:
     if variables == "averaged" and not trained:
         raise InputError("--variables=averaged: the checkpoint has no moving averages of weights")
     tensors = Tensors(raw | trained if averaged else raw)
-    layers = [layer for layer in arch.mobilenet(version, activation="relu6").layers if layer.kind != "pool"]
+    layers = arch.mobilenet(version, activation="relu6").weighted
     names = _v2_names() if version == "v2" else _v1_names()
     parts = [_part(tensors, layer, name) for layer, name in zip(layers, names, strict=True)]
     tensors.done()

@@ -119,6 +119,8 @@ def read(path: pathlib.Path) -> Source:
             parts.append(_part(file, "pointwise", kernel, operation, inputs, fused, stride=1))
         elif name == "ADD":
             additions += 1
+            if fused := file.options(operation, "AddOptions").FusedActivationFunction():
+                raise InputError(f"has an addition with activation {fused}: a MobileNet has none")
         elif name == "DEQUANTIZE":
             file.sources[operation.Outputs(0)] = inputs[0]
         elif name == "PAD":
@@ -164,11 +166,11 @@ def _convolution(
     part = _part(file, kind, kernel, operation, inputs, options.FusedActivationFunction(), stride)
     if size == 1 and zeros is None:
         return part, set()
-    if (padding, zeros) == ("SAME", None):
+    if size > 1 and (padding, zeros) == ("SAME", None):
         return part, {"same"} if stride > 1 else set()
-    if (padding, zeros) == ("VALID", _SYMMETRIC):
+    if size > 1 and (padding, zeros) == ("VALID", _SYMMETRIC):
         return part, {"symmetric"} if stride > 1 else set()
-    if (padding, zeros) == ("VALID", _AFTER) and stride > 1:
+    if size > 1 and (padding, zeros) == ("VALID", _AFTER) and stride > 1:
         return part, {"same"}
     raise InputError(f"tensor {where!r} belongs to a convolution with padding {padding} after zeros {zeros}")
 

@@ -51,6 +51,16 @@ def test_a_list_of_labels(tmp_path):
     assert imagenet.in_list(tmp_path, tmp_path / "labels.csv") == [(tmp_path / "a.jpg", 7)]
 
 
+def test_a_list_of_links(tmp_path):
+    """Sets of images are often links to where they are stored."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "stored.jpg").touch()
+    (tmp_path / "images" / "a.jpg").symlink_to(tmp_path / "stored.jpg")
+    (tmp_path / "labels.csv").write_text("file,label\na.jpg,7\n")
+    directory = tmp_path / "images" / ".." / "images"
+    assert imagenet.in_list(directory, tmp_path / "labels.csv") == [(directory / "a.jpg", 7)]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -59,6 +59,17 @@ def test_strides_of_a_source_that_has_them(strides):
     assert options.get("strides", "imagenet") == strides
 
 
+def test_shortcuts_are_those_of_the_strides():
+    """At the smallest widths, a stage that does not halve the map has one shortcut more."""
+    network = arch.mobilenet_v2(0.35, strides="cifar")
+    shortcuts = [sum(x.shortcut is not None for x in each.layers) for each in (network, arch.mobilenet_v2(0.35))]
+    assert shortcuts[0] == shortcuts[1] + 1
+    strides = [layer.stride for layer in network.weighted]
+    made = source(network, additions=shortcuts[0])
+    parts = [dataclasses.replace(part, stride=stride) for part, stride in zip(made.parts, strides, strict=True)]
+    assert recognise.recognise(dataclasses.replace(made, parts=tuple(parts)))[1].layers == network.layers
+
+
 def test_round_trip_as_bytes():
     made = source(arch.mobilenet_v1(0.25, activation="relu6"), padding="symmetric", notes=("a", "b"), resolution=96)
     back = Source.from_bytes(made.to_bytes())
@@ -108,6 +119,15 @@ def test_class_names():
     assert recognise.convert(made, ("a", "b", "c"))[1].class_names == ("a", "b", "c")
     with pytest.raises(InputError, match="2 class names.*3 classes"):
         recognise.convert(made, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"resolution": -1}, {"resolution": 10**6}, {"input_range": (0.0, np.inf)}, {"std": (0.0, 1.0, 1.0)}]
+)
+def test_a_description_that_could_not_be_read_again(fields):
+    made = source(arch.mobilenet_v1(0.25), **fields)
+    with pytest.raises(InputError, match="(image_size|input_range|std)=.* out of range"):
+        recognise.convert(made)
 
 
 def test_each_tensor_is_used_once():

@@ -97,6 +97,10 @@ def test_predictions_are_those_of_litert(name, request):
     assert abs(found.top1 - RECORD[name]["top1"]) <= 0.01 + 1e-9
 
 
+class Fused:
+    FusedActivationFunction = staticmethod(lambda: 1)
+
+
 def test_files_that_are_no_network(tiny, tmp_path):
     content = (tiny / "float.tflite").read_bytes()
     for cut in (8, 100, len(content) // 2, len(content) - 4000):
@@ -111,6 +115,7 @@ def test_files_that_are_no_network(tiny, tmp_path):
     [
         (lambda file: setattr(file, "codes", dict.fromkeys(file.codes, "HARD_SWISH")), "operation HARD_SWISH"),
         (lambda file: file.sources.update(dict.fromkeys(range(500), 0)), "no constant"),
+        (lambda file: vars(file).update(codes=dict.fromkeys(file.codes, "ADD"), options=lambda *_: Fused), "addition"),
     ],
 )
 def test_other_networks(change, reason, tiny, monkeypatch):
