@@ -9,7 +9,7 @@ from importlib import resources
 from mobilenet_jax.errors import InputError, first_line
 
 BACKGROUND = "background"  # class 0 of the networks with 1001 classes
-_SUFFIXES = (".jpeg", ".jpg", ".png")
+_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 Labelled = list[tuple[pathlib.Path, int]]  # files and their labels
 
 
@@ -41,7 +41,7 @@ def in_folders(directory: pathlib.Path) -> Labelled:
     root = directory / "val" if (directory / "val").is_dir() else directory
     label_of = {synset: label for label, synset in enumerate(synsets())}
     try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
         if not folders:
             raise InputError(f"{root}: has no folders named by classes, such as n01440764; or give --labels")
         if unknown := [path.name for path in folders if path.name not in label_of]:
@@ -81,4 +81,4 @@ def in_list(directory: pathlib.Path, labels: pathlib.Path) -> Labelled:
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.name[0] != ".")
