@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.transfer.source import Norm, Part, Source, floats
+from mobilenet_jax.transfer.source import CROPPED, CROPPED_NOTE, Norm, Part, Source, floats, padding
 
 _LIMIT = 2**31  # bytes of one member of an archive
-# Zeros before and after height and width, in a layer of their own. At stride 2 the first is SAME while the map is even.
-_AFTER, _SYMMETRIC = [[0, 1], [0, 1]], [[1, 1], [1, 1]]
 
 
 @dataclasses.dataclass
@@ -206,14 +204,16 @@ def _source(layers: list[_Layer]) -> Source:
     known = any(layer.settings for layer in layers)
     parts: list[Part] = []
     epsilons, paddings, zeros = set(), set(), None
-    resolution, additions, input_range = 0, 0, (-1.0, 1.0)
+    resolution, size, additions, input_range = 0, 0, 0, (-1.0, 1.0)
     shape: list[Any]
     for layer in layers:
         kind, settings = layer.kind, layer.settings
         if kind in ("Conv2D", "DepthwiseConv2D"):
             parts.append(_convolution(layer, known))
             if known:
-                paddings |= _padding(layer, zeros, parts[-1].kernel.shape[0])
+                own, kernel, stride = settings["padding"], parts[-1].kernel.shape[0], parts[-1].stride
+                paddings |= padding(f"layer {layer.name!r}", kernel, stride, own, zeros, size)
+                size = -(-size // stride)
             zeros = None
         elif kind == "BatchNormalization":
             if not parts or parts[-1].norm or parts[-1].activation:
@@ -230,7 +230,7 @@ def _source(layers: list[_Layer]) -> Source:
         elif kind == "InputLayer":
             shape = settings.get("batch_input_shape") or settings.get("batch_shape") or [None] * 4
             if len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]:
-                resolution = shape[1]
+                resolution = size = shape[1]
         elif kind == "Rescaling":
             scale, offset = float(settings["scale"]), float(settings["offset"])
             input_range = (offset, 255 * scale + offset)
@@ -242,11 +242,13 @@ def _source(layers: list[_Layer]) -> Source:
             raise InputError(f"tensor '{layer.name}/{min(layer.arrays)}' belongs to no layer of a MobileNet v1 or v2")
     if not parts:
         raise InputError("has no convolution")
-    if len(epsilons) > 1 or len(paddings) > 1:
+    if len(epsilons) > 1 or len(paddings - {CROPPED}) > 1:
         raise InputError(f"batch norm's epsilons {sorted(epsilons)}, paddings {sorted(paddings)}: must be one of each")
     notes = [
         f"pixels are scaled to {list(input_range)}" + (", as by Keras's preprocess_input" if input_range[0] else "")
     ]
+    if CROPPED in paddings:
+        notes.append(CROPPED_NOTE)
     if not known:
         parts = _with_relu6(parts)
         notes.append("the file has no settings: ReLU6, epsilon 0.001 and SAME padding are those of Keras's networks")
@@ -254,7 +256,7 @@ def _source(layers: list[_Layer]) -> Source:
         format="Keras",
         parts=(*parts[:-1], _classifier(parts[-1])),
         bn_epsilon=epsilons.pop() if epsilons else 1e-3,
-        padding=paddings.pop() if paddings else "same",
+        padding="symmetric" if "symmetric" in paddings else "same",
         input_range=input_range,
         resolution=resolution,
         additions=additions if known else None,
@@ -279,20 +281,6 @@ def _convolution(layer: _Layer, known: bool) -> Part:
     part = Part(f"{layer.name}/{name}", kind, kernel.transpose(0, 1, 3, 2) if depthwise else kernel, bias, None, None)
     activation = _activation(layer) if settings.get("activation", "linear") != "linear" else None
     return dataclasses.replace(part, stride=stride, activation=activation)
-
-
-def _padding(layer: _Layer, zeros: list[list[int]] | None, size: int) -> set[str]:
-    """Return our name of a layer's padding, nothing where both kinds are the same: at stride 1 or with 1x1 kernels."""
-    padding, strided = layer.settings["padding"], layer.settings["strides"][0] > 1
-    if size == 1 and zeros is None:
-        return set()
-    if size > 1 and padding == "same" and zeros is None:
-        return {"same"} if strided else set()
-    if size > 1 and padding == "valid" and zeros == _SYMMETRIC:
-        return {"symmetric"} if strided else set()
-    if size > 1 and padding == "valid" and zeros == _AFTER and strided:
-        return {"same"}
-    raise InputError(f"layer {layer.name!r} has padding {padding!r} after zeros {zeros}: a MobileNet has none such")
 
 
 def _norm(layer: _Layer, known: bool) -> Norm:

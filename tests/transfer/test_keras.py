@@ -200,6 +200,20 @@ def test_what_is_no_mobilenet_of_ours_is_refused(name, tiny, tmp_path):
         recognise.convert(keras.read(path))
 
 
+@pytest.mark.parametrize(("ends", "cropped"), [((0, 0, 0, 0), True), ((1, 1, 1, 0), False)])
+def test_zeros_around_odd_maps(ends, cropped, tiny, tmp_path):
+    """At 50 pixels, the strided layers after the stem see maps of 25, 13, 7 and 4; `ends` are the zeros before them."""
+
+    def change(layers):
+        layer(layers, "InputLayer")["batch_input_shape"] = [None, 50, 50, 3]
+        for number, zeros in enumerate(ends):
+            layer(layers, "ZeroPadding2D", number)["padding"] = [[zeros, 1], [zeros, 1]]
+
+    source = keras.read(changed(tiny, tmp_path / "x.h5", settings(change)))
+    assert (source.padding, source.resolution) == ("same", 50)
+    assert any("odd sides" in note for note in source.notes) == cropped
+
+
 def test_rescaling_in_the_network_is_its_range(tiny, tmp_path):
     def rescale(layers):
         layers.insert(1, {"class_name": "Rescaling", "config": {"name": "r", "scale": 1 / 255, "offset": 0.0}})
