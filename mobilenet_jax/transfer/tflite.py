@@ -50,6 +50,9 @@ class _File:
     def name(self, index: int) -> str:
         return (self.graph.Tensors(index).Name() or b"").decode(errors="replace")
 
+    def type(self, index: int) -> str:
+        return self.types[self.graph.Tensors(index).Type()]
+
     def constant(self, index: int) -> np.ndarray | None:
         """Return the stored values of a tensor as they are, None if it is computed."""
         index = self.sources.get(index, index)
@@ -58,7 +61,7 @@ class _File:
         if not buffer.DataLength():
             return None
         kind = {"FLOAT32": "<f4", "FLOAT16": "<f2", "INT8": "i1", "UINT8": "u1", "INT32": "<i4"}
-        if (name := self.types[tensor.Type()]) not in kind:
+        if (name := self.type(index)) not in kind:
             raise InputError(f"tensor {self.name(index)!r} is of {name}: allowed are {', '.join(kind)}")
         shape = tensor.ShapeAsNumpy() if tensor.ShapeLength() else ()
         return np.frombuffer(buffer.DataAsNumpy().tobytes(), kind[name]).reshape(shape)
@@ -92,7 +95,7 @@ class _File:
     def range(self, index: int) -> tuple[float, float] | None:
         """Return the real numbers of the least and the greatest value that a quantised tensor can hold."""
         scale, zero, _ = self.quantisation(index)
-        limits = {"UINT8": (0, 255), "INT8": (-128, 127)}.get(self.types[self.graph.Tensors(index).Type()])
+        limits = {"UINT8": (0, 255), "INT8": (-128, 127)}.get(self.type(index))
         if not len(scale) or limits is None:
             return None
         return float((limits[0] - zero[0]) * scale[0]), float((limits[1] - zero[0]) * scale[0])
@@ -129,6 +132,8 @@ def read(path: pathlib.Path) -> Source:
             outer, *zeros, inner = np.asarray(file.constant(inputs[1])).tolist()
             if outer != [0, 0] or inner != [0, 0]:
                 raise InputError("has zeros between images or channels: a MobileNet has none")
+        elif name in ("SHAPE", "STRIDED_SLICE", "PACK") and file.type(operation.Outputs(0)) == "INT32":
+            pass  # the shape of a reshaped map
         elif name not in ("AVERAGE_POOL_2D", "MEAN", "RESHAPE", "SOFTMAX", "QUANTIZE", "SQUEEZE"):
             raise InputError(f"has the operation {name}: a MobileNet has none")
     if not parts or len(paddings - {CROPPED}) > 1:

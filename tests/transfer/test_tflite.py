@@ -129,3 +129,29 @@ def test_other_networks(change, reason, tiny, monkeypatch):
     monkeypatch.setattr(tflite, "_File", changed)
     with pytest.raises(InputError, match=reason):
         tflite.read(pathlib.Path(tiny / "float.tflite"))
+
+
+@pytest.mark.parametrize("kind", ["INT32", "FLOAT32"])
+def test_operations_on_shapes_are_passed_over(kind, tiny, monkeypatch):
+    """Keras's v1 ends with a reshape, whose shape the converter computes. A slice of a map is something else."""
+    made = tflite._File
+
+    class Slice:
+        InputsAsNumpy = staticmethod(lambda: np.zeros(1, int))
+
+        def __init__(self, output):
+            self.Outputs = lambda _: output
+
+    def changed(content):
+        file = made(content)
+        output = next(i for i in range(file.graph.TensorsLength()) if file.type(i) == kind)
+        operations = [*file.operations(), ("STRIDED_SLICE", Slice(output))]
+        vars(file).update(operations=lambda: operations)
+        return file
+
+    monkeypatch.setattr(tflite, "_File", changed)
+    if kind == "INT32":
+        assert len(tflite.read(tiny / "float.tflite").parts) == 28
+    else:
+        with pytest.raises(InputError, match="operation STRIDED_SLICE"):
+            tflite.read(tiny / "float.tflite")
