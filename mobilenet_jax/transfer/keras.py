@@ -66,7 +66,7 @@ class _Tensors:
 
     def __init__(self, top: Any):
         self.top = top
-        self._taken = set[int]()  # addresses in the file: a tensor may have several names
+        self._taken = set[Any]()  # a tensor under two names is one element: h5py compares addresses in the file
 
     def take(self, group: Any, name: str) -> np.ndarray:
         data = _inner(group, name)
@@ -74,15 +74,15 @@ class _Tensors:
             raise InputError(f"tensor {name!r} does not lie in this file")
         if data.dtype.kind != "f" or data.size * data.dtype.itemsize > _LIMIT:
             raise InputError(f"tensor {name!r} is of {data.dtype} {data.shape}: must hold floating-point numbers")
-        if (address := _address(data)) in self._taken:
+        if data in self._taken:
             raise InputError(f"tensor {name!r} belongs to two layers")
-        self._taken.add(address)
+        self._taken.add(data)
         return data[()]
 
     def done(self) -> None:
         def check(name: str, each: Any) -> None:
             # Keras 3 stores the state of random generators, such as dropout's, with the tensors.
-            if hasattr(each, "shape") and _address(each) not in self._taken and "/seed_generator/" not in f"/{name}":
+            if hasattr(each, "shape") and each not in self._taken and "/seed_generator/" not in f"/{name}":
                 raise InputError(f"tensor {name!r} belongs to no layer of a MobileNet v1 or v2")
 
         self.top.visititems(check)
@@ -187,12 +187,6 @@ def _inner(group: Any, name: str) -> Any:
             raise InputError(f"{name!r} is missing, or is a link to another place")
         group = group[part]
     return group
-
-
-def _address(data: Any) -> int:
-    import h5py
-
-    return h5py.h5o.get_info(data.id).addr
 
 
 def _text(value: Any) -> str:
