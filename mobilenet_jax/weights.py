@@ -11,10 +11,11 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 
 from mobilenet_jax import console
 from mobilenet_jax.data import imagenet, views
-from mobilenet_jax.errors import InputError, number
+from mobilenet_jax.errors import InputError, first_line, number
 from mobilenet_jax.networks import arch, cost
 from mobilenet_jax.records import weights
 from mobilenet_jax.render.tables import columns, plain
@@ -22,6 +23,7 @@ from mobilenet_jax.render.tables import columns, plain
 
 def main() -> int:
     """Run the command with the arguments of the process, and return its exit code."""
+    warnings.filterwarnings("ignore", module="PIL")  # of what is unusual about an image; errors are sentences
     return console.run(_weights)
 
 
@@ -62,25 +64,31 @@ def _parse() -> argparse.Namespace:
 def _import(args: argparse.Namespace) -> None:
     if not args.out.parent.is_dir() or args.out.is_dir() or args.out.suffix != ".safetensors":
         raise InputError(f"{args.out}: must name a file OUT.safetensors in a directory that exists")
+    if args.out.exists() and args.source.exists() and args.out.samefile(args.source):
+        raise InputError(f"{args.out}: is the source: must name another file")
     names = _class_names(args.classes)
-    try:
-        if args.source.is_dir():
-            if names or args.resolution or args.variables != "auto":
-                raise InputError(f"{args.source}: --resolution, --classes and --variables are for weights of others")
-            (variables, network), notes = weights.read(args.source), ()
-        else:
-            from mobilenet_jax.transfer import recognise, sandbox
+    if args.source.is_dir():
+        if args.classes or args.resolution or args.variables != "auto":
+            raise InputError(f"{args.source}: --resolution, --classes and --variables are for weights of others")
+        from mobilenet_jax.model import mobilenet  # late: imports JAX
 
-            source = sandbox.read(args.source, args.variables)
-            try:
-                variables, network = recognise.convert(source, names, args.resolution)
-            except InputError as e:
-                raise InputError(f"{args.source}: {e}") from None
-            notes = source.notes
+        (variables, network), notes = weights.read(args.source), []
+        built = mobilenet.assemble(variables, network, str(args.source)).module.arch
+    else:
+        from mobilenet_jax.transfer import recognise, sandbox
+
+        source = sandbox.read(args.source, args.variables)
+        try:
+            variables, network = recognise.convert(source, names, args.resolution)
+        except InputError as e:
+            raise InputError(f"{args.source}: {e}") from None
+        built, notes = arch.mobilenet(**network.architecture), [*source.notes]  # type: ignore[arg-type]
+        if not (args.resolution or source.resolution):
+            notes.append(f"the file does not say its resolution: {network.resolution} pixels")
+    try:
         weights.write(args.out, variables, network)
     except OSError as e:
         raise InputError(f"{args.out}: {e.strerror or e}") from None
-    built = arch.mobilenet(**dict(network.architecture))  # type: ignore[arg-type]
     knobs = ", ".join(f"{key} {value}" for key, value in network.architecture.items() if key != "version")
     counted = cost.totals(built, network.resolution)
     lines = [f"MobileNet {built.version}, {knobs}", f"params {counted.params:,}, mult-adds {counted.mult_adds:,}"]
@@ -96,9 +104,12 @@ def _class_names(path: pathlib.Path | None) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        return tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+        names = tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())))
     except (OSError, ValueError) as e:
-        raise InputError(f"--classes={path}: cannot be read ({e})") from None
+        raise InputError(f"--classes={path}: cannot be read ({first_line(e)})") from None
+    if not names:
+        raise InputError(f"--classes={path}: is empty: must have a name in each line")
+    return names
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -110,8 +121,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     viewed = evaluate.of_file(args.weights, args.resolution)
     network = viewed.network
     classes = network.module.arch.num_classes
-    if not (args.labels or own) and classes not in (1000, 1001):
-        raise InputError(f"{args.weights}: has {classes} classes, and ImageNet has 1000: give --labels")
+    if not (args.labels or own) and classes - imagenet.label_offset(network.class_names) != 1000:
+        allowed = f"ImageNet's are 1000, or 1001 of which the first is named {imagenet.BACKGROUND!r}"
+        raise InputError(f"{args.weights}: has {classes} classes, and {allowed}: give --labels")
     found, _ = evaluate.evaluate(viewed, images, args.protocol)
     if args.format == "json":
         print(json.dumps(dataclasses.asdict(found)))
@@ -124,7 +136,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         ("images/s", f"{found.images_per_second:.1f}"),
     ]
     print("\n".join(columns(rows, 2)))
-    if imagenet.label_offset(network.class_names):
+    if found.label_offset:
         print("The network has 1001 classes: labels are shifted by one, as class 0 is the background.")
 
 

@@ -1,5 +1,6 @@
 """The command `python -m mobilenet_jax.weights`: import, evaluate, predict."""
 
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -85,8 +86,36 @@ def test_import_of_our_own_run(run, tmp_path):
     assert code == 1 and "--resolution" in errors
 
 
+@pytest.mark.parametrize("architecture", [{"version": "v1", "depth": 3}, {"version": "v1", "alpha": 0.5}])
+def test_a_run_directory_of_another_network(architecture, run, tmp_path):
+    path = always(tmp_path / weights.FILE, 3, 0)
+    variables, network = weights.read(path)
+    weights.write(path, variables, dataclasses.replace(network, architecture=architecture))
+    code, text, errors = run("import", tmp_path, tmp_path / "x.safetensors")
+    assert (code, text) == (1, "") and ("'depth'" in errors or "tensors" in errors) and errors.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == [weights.FILE]
+
+
+def test_the_source_is_not_overwritten(run, tmp_path):
+    torch_file(tmp_path / "x.safetensors")
+    code, _, errors = run("import", tmp_path / "x.safetensors", tmp_path / "x.safetensors")
+    assert code == 1 and "is the source" in errors
+
+
+def test_a_resolution_that_nobody_said(tiny, run, tmp_path):
+    assert "224 pixels" in run("import", tiny / "weights.h5", tmp_path / "x.safetensors")[1].splitlines()[2]
+    text = run("import", tiny / "weights.h5", tmp_path / "x.safetensors", "--resolution=128")[1]
+    assert "its resolution" not in text and "at 128 pixels" in text
+
+
+def test_no_class_names(tiny, run, tmp_path):
+    (tmp_path / "names.txt").write_text("\n")
+    code, _, errors = run("import", tiny / "whole.h5", tmp_path / "x.safetensors", "--classes", tmp_path / "names.txt")
+    assert code == 1 and "--classes" in errors and "empty" in errors
+
+
 def test_class_names_are_kept(tiny, run, tmp_path):
-    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    (tmp_path / "names.txt").write_text("\ufeffa\nb\nc\nd\ne\n")
     out = tmp_path / "x.safetensors"
     assert run("import", tiny / "whole.h5", out, f"--classes={tmp_path / 'names.txt'}")[0] == 0
     assert weights.read(out)[1].class_names == ("a", "b", "c", "d", "e")
@@ -102,7 +131,7 @@ def test_evaluate(run, tmp_path):
     code, text, errors = run("evaluate", path, *where, "--format=json")
     found = json.loads(text)
     assert (code, errors) == (0, "") and found.pop("images_per_second") > 0
-    assert found == {"top1": 0.25, "top5": 0.75, "n": 4, "resolution": 16, "protocol": "slim"}
+    assert found == {"top1": 0.25, "top5": 0.75, "n": 4, "resolution": 16, "protocol": "slim", "label_offset": 0}
     code, text, _ = run("evaluate", path, *where, "--protocol=torch", "--resolution=18")
     assert code == 0 and "25.00%" in text and "75.00%" in text and "torch, 18 pixels" in text
 
@@ -124,7 +153,7 @@ def test_labels_are_shifted_for_the_background(classes, best, run, tmp_path):
     folder.mkdir(parents=True)
     Image.fromarray(images(1, 20)[0]).save(folder / "x.JPEG")
     found = json.loads(run("evaluate", path, "--data", tmp_path, "--format=json")[1])
-    assert (found["n"], found["top1"]) == (1, 0)
+    assert (found["n"], found["top1"], found["label_offset"]) == (1, 0, int(classes == 1001))
 
 
 @pytest.mark.parametrize(
@@ -141,12 +170,14 @@ def test_labels_of_another_set(classes, labels, reason, run, tmp_path):
     assert (code, text) == (1, "") and re.search(reason, errors)
 
 
-def test_folders_of_imagenet_and_a_network_of_ten_classes(run, tmp_path):
-    path = always(tmp_path / "w.safetensors", 10, 2)
+@pytest.mark.parametrize("count", [10, 1001])
+def test_folders_of_imagenet_and_a_network_of_other_classes(count, run, tmp_path):
+    """What the classes of 1001 mean is known only if the first one is named as the background."""
+    path = always(tmp_path / "w.safetensors", count, 2)
     (tmp_path / "n01440764").mkdir()
     (tmp_path / "n01440764" / "x.png").touch()
     code, _, errors = run("evaluate", path, "--data", tmp_path)
-    assert code == 1 and "10 classes" in errors and "1000" in errors
+    assert code == 1 and f"{count} classes" in errors and "1000" in errors
 
 
 def test_folders_of_the_classes_of_the_network(run, tmp_path):

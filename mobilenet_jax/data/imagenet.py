@@ -45,7 +45,7 @@ def in_folders(directory: pathlib.Path, classes: Sequence[str] = ()) -> Labelled
     label_of = {name: label for label, name in enumerate(classes or synsets())}
     such = next(iter(label_of))
     try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
         if not folders:
             raise InputError(f"{root}: has no folders named by classes, such as {such}; or give --labels")
         if unknown := [path.name for path in folders if path.name not in label_of]:
@@ -72,17 +72,17 @@ def in_list(directory: pathlib.Path, labels: pathlib.Path) -> Labelled:
         raise InputError(f"--labels={labels}: cannot be read ({first_line(e)})") from None
     if not rows or not {"file", "label"} <= rows[0].keys():
         raise InputError(f"--labels={labels}: must have rows with columns 'file' and 'label'")
-    found, top = [], directory.resolve()
+    found = []
     for number, row in enumerate(rows, 2):
         name, label = row["file"] or "", row["label"] or ""
         if not (label.isascii() and label.isdecimal() and len(label) < 10):
             raise InputError(f"--labels={labels}: label {label!r} in line {number}: must be a whole number from 0")
-        path = directory / name
-        if "\0" in name or not path.resolve().is_relative_to(top) or not path.is_file():
+        path, outside = directory / name, name.startswith("/") or ".." in pathlib.PurePath(name).parts
+        if "\0" in name or outside or not path.is_file():
             raise InputError(f"--labels={labels}: {name!r} in line {number} is no file in {directory}")
         found.append((path, int(label)))
     return found
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")

@@ -25,7 +25,7 @@ def slim(image: np.ndarray, resolution: int) -> np.ndarray:
       uint8 `[resolution, resolution, 3]`, rounded to nearest.
     """
     tops = [int((size - size * _CENTRE) / 2) for size in image.shape[:2]]
-    x = image[tops[0] : image.shape[0] - tops[0], tops[1] : image.shape[1] - tops[1]].astype(np.float32)
+    x = image[tops[0] : image.shape[0] - tops[0], tops[1] : image.shape[1] - tops[1]]
     for axis in (0, 1):
         size = x.shape[axis]
         place = np.arange(resolution, dtype=np.float32) * np.float32(size / resolution)

@@ -64,6 +64,11 @@ class Architecture:
     def num_classes(self) -> int:
         return self.layers[-1].out_channels
 
+    @property
+    def weighted(self) -> tuple[Layer, ...]:
+        """Return the layers that have weights: all but the pooling."""
+        return tuple(layer for layer in self.layers if layer.kind != "pool")
+
 
 # (output channels, stride) of the 13 depthwise separable blocks: v1 paper, Table 1. The stride 2 that the paper prints
 # for the last depthwise layer is a misprint: its input and output are both 7x7.

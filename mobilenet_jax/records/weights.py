@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from mobilenet_jax.errors import InputError, first_line
 
 FILE = "weights.safetensors"  # in a run directory
 _FORMAT = 1  # raise it when an old reader would misread the file
+_LARGEST = 1e30  # of the numbers that pixels are scaled with: float32 holds their products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +69,12 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Network]:
         metadata |= {key: tuple(metadata[key]) for key in ("mean", "std") if key in metadata}
         if odd := [name for name, tensor in tensors.items() if tensor.dtype != np.float32]:
             raise ValueError(f"tensor {odd[0]!r} is not float32")
-        return _nested(tensors), _checked(Network(**metadata))
+        if field := odd_field(network := Network(**metadata)):
+            raise ValueError(f"its description is damaged: {field}")
+        return _nested(tensors), network
     except KeyError as e:
         raise InputError(f"{path}: its metadata lacks {e}: it was not written by mobilenet_jax") from None
-    except (OSError, SafetensorError, ValueError, TypeError) as e:
+    except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as e:
         raise InputError(f"{path}: no weights can be read ({first_line(e)})") from None
 
 
@@ -106,20 +108,25 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, np.ndarra
     return found
 
 
-def _checked(network: Network) -> Network:
-    """Return the description, or raise ValueError if a value is of another kind than `write` writes."""
-    numbers = (*network.input_range, *network.mean, *network.std)
-    sides = (network.image_size, network.resolution)
-    fine = (
-        isinstance(network.architecture, dict)
-        and (len(network.input_range), len(network.mean), len(network.std)) == (2, 3, 3)
-        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-        and all(type(side) is int and 1 <= side <= 2**15 for side in sides)
-        and all(isinstance(name, str) for name in network.class_names)
-    )
-    if not fine or 0 in network.std:
-        raise ValueError("its description is damaged")
-    return network
+def odd_field(network: Network) -> str:
+    """Return the first field whose value a reader would refuse, '' if there is none."""
+
+    def numbers(values: Sequence[Any], count: int) -> bool:
+        return len(values) == count and all(type(x) in (int, float) and abs(x) < _LARGEST for x in values)
+
+    def side(value: Any) -> bool:
+        return type(value) is int and 1 <= value <= 2**15
+
+    fine = {
+        "architecture": isinstance(network.architecture, dict),
+        "input_range": numbers(network.input_range, 2),
+        "mean": numbers(network.mean, 3),
+        "std": numbers(network.std, 3) and 0 not in network.std,
+        "image_size": side(network.image_size),
+        "resolution": side(network.resolution),
+        "class_names": all(isinstance(name, str) for name in network.class_names),
+    }
+    return next((name for name, right in fine.items() if not right), "")
 
 
 def _nested(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import mobilenet
 from mobilenet_jax.records import weights
 
-_BATCH = 32  # images
+_BATCH = 32  # images, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Evaluation:
     n: int  # images
     resolution: int
     protocol: str
+    label_offset: int  # was added to each label: 1 if class 0 of the network is the background
     images_per_second: float  # decoding included, compiling not
 
 
@@ -73,24 +74,29 @@ def evaluate(viewed: Viewed, images: imagenet.Labelled, protocol: str) -> tuple[
             background = " and one for the background" if offset else ""
             allowed = f"the network has {classes - offset} classes{background}: allowed are 0 to {classes - offset - 1}"
             raise InputError(f"label {label} of {path}: {allowed}")
-    program = _program(viewed)
+    paths = [path for path, _ in images]
+    program = _program(viewed, _batch(paths))
     start = time.perf_counter()  # after compiling
-    found = np.concatenate([_order(x) for x in _logits(program, resolution, [path for path, _ in images], protocol)])
+    found = np.concatenate([_order(x) for x in _logits(program, resolution, paths, protocol)])
     seconds = time.perf_counter() - start
     hits = found == labels[:, None]
     top1, top5 = float(hits[:, 0].mean()), float(hits.any(1).mean())
-    return Evaluation(top1, top5, len(images), resolution, protocol, len(images) / seconds), found
+    return Evaluation(top1, top5, len(images), resolution, protocol, offset, len(images) / seconds), found
 
 
 def predict(viewed: Viewed, paths: Sequence[pathlib.Path], protocol: str) -> list[list[tuple[int, float]]]:
     """Return the five best classes of each image with their probabilities, best first."""
     found = []
-    for logits in _logits(_program(viewed), viewed.resolution, paths, protocol):
+    for logits in _logits(_program(viewed, _batch(paths)), viewed.resolution, paths, protocol):
         odds = np.exp(logits - logits.max(1, keepdims=True))
         odds /= odds.sum(1, keepdims=True)
         order = _order(logits)
         found += [[(int(i), float(row[i])) for i in best] for best, row in zip(order, odds, strict=True)]
     return found
+
+
+def _batch(paths: Sequence[pathlib.Path]) -> int:
+    return min(_BATCH, len(paths))
 
 
 def _order(logits: np.ndarray) -> np.ndarray:
@@ -102,17 +108,18 @@ def _logits(
 ) -> Iterator[np.ndarray]:
     """Yield the logits of each batch, float32 `[B, num_classes]`, where B may be smaller for the last one."""
     view = functools.partial(views.read, protocol=protocol, resolution=resolution)
+    batch = _batch(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the lock of the interpreter
-        for indices, mask in eval_batches(len(paths), _BATCH):
+        for indices, mask in eval_batches(len(paths), batch):
             images = np.stack(list(pool.map(view, [paths[i] for i in indices[mask]])))
-            padded = np.concatenate([images, np.zeros((_BATCH - len(images), *images.shape[1:]), np.uint8)])
+            padded = np.concatenate([images, np.zeros((batch - len(images), *images.shape[1:]), np.uint8)])
             yield np.asarray(program(padded))[: len(images)]
 
 
-def _program(viewed: Viewed) -> Callable[[np.ndarray], jax.Array]:
-    """Return the compiled network, for views, uint8 `[_BATCH, R, R, 3]`."""
+def _program(viewed: Viewed, batch: int) -> Callable[[np.ndarray], jax.Array]:
+    """Return the compiled network, for views, uint8 `[batch, R, R, 3]`."""
     network, resolution = viewed
     apply = jax.jit(network.module.apply)
     program: Any = lambda images: apply(network.variables, network.preprocess(jnp.asarray(images)))  # noqa: E731
-    jax.block_until_ready(program(np.zeros((_BATCH, resolution, resolution, 3), np.uint8)))
+    jax.block_until_ready(program(np.zeros((batch, resolution, resolution, 3), np.uint8)))
     return program

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.transfer.source import Norm, Part, Source, floats
+from mobilenet_jax.transfer.source import CROPPED, CROPPED_NOTE, Norm, Part, Source, floats, padding
 
 _LIMIT = 2**31  # bytes of one member of an archive
-# Zeros before and after height and width, in a layer of their own. At stride 2 the first is SAME while the map is even.
-_AFTER, _SYMMETRIC = [[0, 1], [0, 1]], [[1, 1], [1, 1]]
 
 
 @dataclasses.dataclass
@@ -45,11 +43,12 @@ def read(path: pathlib.Path) -> Source:
 
     if not zipfile.is_zipfile(path):
         with h5py.File(path, "r") as file:
-            return _source(_legacy_layers(file))
+            tensors = _Tensors(_inner(file, "model_weights") if "model_weights" in file else file)
+            return _source(_legacy_layers(file, tensors))
     with zipfile.ZipFile(path) as archive:
         config = json.loads(_member(archive, "config.json"))
         with h5py.File(io.BytesIO(_member(archive, "model.weights.h5")), "r") as file:
-            return _source(_new_layers(config, file))
+            return _source(_new_layers(config, _Tensors(_inner(file, "layers"))))
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -62,9 +61,36 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     return content
 
 
-def _legacy_layers(file: Any) -> list[_Layer]:
+class _Tensors:
+    """The tensors below a group. Each must lie in the file and be taken once: `done` names one that is left."""
+
+    def __init__(self, top: Any):
+        self.top = top
+        self._taken = set[Any]()  # a tensor under two names is one element: h5py compares addresses in the file
+
+    def take(self, group: Any, name: str) -> np.ndarray:
+        data = _inner(group, name)
+        if not hasattr(data, "shape") or data.external or data.is_virtual:
+            raise InputError(f"tensor {name!r} does not lie in this file")
+        if data.dtype.kind != "f" or data.size * data.dtype.itemsize > _LIMIT:
+            raise InputError(f"tensor {name!r} is of {data.dtype} {data.shape}: must hold floating-point numbers")
+        if data in self._taken:
+            raise InputError(f"tensor {name!r} belongs to two layers")
+        self._taken.add(data)
+        return data[()]
+
+    def done(self) -> None:
+        def check(name: str, each: Any) -> None:
+            # Keras 3 stores the state of random generators, such as dropout's, with the tensors.
+            if hasattr(each, "shape") and each not in self._taken and "/seed_generator/" not in f"/{name}":
+                raise InputError(f"tensor {name!r} belongs to no layer of a MobileNet v1 or v2")
+
+        self.top.visititems(check)
+
+
+def _legacy_layers(file: Any, tensors: _Tensors) -> list[_Layer]:
     """Return the layers of an HDF5 file of a whole model, or of its weights alone."""
-    top = _inner(file, "model_weights") if "model_weights" in file else file
+    top = tensors.top
     if "layer_names" not in top.attrs:
         raise InputError("has no attribute 'layer_names', the order of the layers: save the whole model with Keras")
     settings = {}
@@ -79,34 +105,33 @@ def _legacy_layers(file: Any) -> list[_Layer]:
         group = _inner(top, name)
         arrays = {}
         for weight in map(_text, group.attrs["weight_names"]):
-            arrays[weight.rpartition("/")[2].removesuffix(":0")] = _array(group, weight)
+            arrays[weight.rpartition("/")[2].removesuffix(":0")] = tensors.take(group, weight)
         layer = settings.get(name, {"class_name": "", "config": {}})
         layers.append(_Layer(name, layer["class_name"], layer["config"], arrays))
+    tensors.done()
     if not settings:
         for layer in layers:
             _guess(layer)
     return layers
 
 
-def _new_layers(config: dict[str, Any], file: Any) -> list[_Layer]:
-    """Return the layers of an archive of Keras 3, whose weights are numbered within each layer."""
-    # Under `layers`, a layer has its own name, or, in files of earlier versions, that of its class with a number.
-    top, counts, layers = _inner(file, "layers"), dict[str, int](), []
+def _new_layers(config: dict[str, Any], tensors: _Tensors) -> list[_Layer]:
+    """Return the layers of an archive of Keras 3.
+
+    Its tensors have the name of the layer's class, with the number of such layers before it, and are numbered within
+    the layer. The layer's own name may be that of another layer's tensors.
+    """
+    counts, layers = dict[str, int](), []
     for layer in _configs(config):
         kind, settings = layer["class_name"], layer["config"]
         number = counts[kind] = counts.get(kind, -1) + 1
-        by_class = _snake(kind) + (f"_{number}" if number else "")
-        key = next((key for key in (settings["name"], by_class) if key in top), None)
-        names = _NUMBERED.get(kind, lambda settings: ())(settings)
         arrays = {}
-        if names:
-            if key is None:
-                raise InputError(f"the weights of layer {settings['name']!r} are missing")
-            group = _inner(_inner(top, key), "vars")
-            if len(group) != len(names):
-                raise InputError(f"layer {settings['name']!r} has {len(group)} tensors: must have {len(names)}")
-            arrays = {name: _array(group, str(i)) for i, name in enumerate(names)}
+        if kind in _NUMBERED:
+            snake, names = _NUMBERED[kind]
+            key = f"{snake}_{number}/vars" if number else f"{snake}/vars"
+            arrays = {name: tensors.take(tensors.top, f"{key}/{i}") for i, name in enumerate(names(settings))}
         layers.append(_Layer(settings["name"], kind, settings, arrays))
+    tensors.done()
     return layers
 
 
@@ -119,14 +144,13 @@ def _kernel(settings: dict[str, Any]) -> tuple[str, ...]:
     return ("kernel", *(("bias",) * bool(settings["use_bias"])))
 
 
-_NUMBERED = {"Conv2D": _kernel, "DepthwiseConv2D": _kernel, "Dense": _kernel, "BatchNormalization": _normal}
-
-
-def _snake(name: str) -> str:
-    """Return the name of a class as Keras writes it in lower case: `Conv2D` becomes `conv2d`."""
-    return {"Conv2D": "conv2d", "DepthwiseConv2D": "depthwise_conv2d"}.get(name, "") or "".join(
-        f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name)
-    )
+# The class of a layer -> the start of its name in an archive, and the names of its tensors in their order.
+_NUMBERED = {
+    "Conv2D": ("conv2d", _kernel),
+    "DepthwiseConv2D": ("depthwise_conv2d", _kernel),
+    "Dense": ("dense", _kernel),
+    "BatchNormalization": ("batch_normalization", _normal),
+}
 
 
 def _configs(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -165,16 +189,6 @@ def _inner(group: Any, name: str) -> Any:
     return group
 
 
-def _array(group: Any, name: str) -> np.ndarray:
-    """Return a tensor that lies in the file itself."""
-    data = _inner(group, name)
-    if not hasattr(data, "shape") or data.external or data.is_virtual:
-        raise InputError(f"tensor {name!r} does not lie in this file")
-    if data.dtype.kind != "f" or data.size * data.dtype.itemsize > _LIMIT:
-        raise InputError(f"tensor {name!r} is of {data.dtype} {data.shape}: must hold floating-point numbers")
-    return data[()]
-
-
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -184,14 +198,16 @@ def _source(layers: list[_Layer]) -> Source:
     known = any(layer.settings for layer in layers)
     parts: list[Part] = []
     epsilons, paddings, zeros = set(), set(), None
-    resolution, additions, input_range = 0, 0, (-1.0, 1.0)
+    resolution, size, additions, input_range = 0, 0, 0, (-1.0, 1.0)
     shape: list[Any]
     for layer in layers:
         kind, settings = layer.kind, layer.settings
         if kind in ("Conv2D", "DepthwiseConv2D"):
             parts.append(_convolution(layer, known))
-            if known and parts[-1].kernel.shape[0] > 1:
-                paddings |= _padding(layer, zeros)
+            if known:
+                own, kernel, stride = settings["padding"], parts[-1].kernel.shape[0], parts[-1].stride
+                paddings |= padding(f"layer {layer.name!r}", kernel, stride, own, zeros, size)
+                size = -(-size // stride)
             zeros = None
         elif kind == "BatchNormalization":
             if not parts or parts[-1].norm or parts[-1].activation:
@@ -208,7 +224,7 @@ def _source(layers: list[_Layer]) -> Source:
         elif kind == "InputLayer":
             shape = settings.get("batch_input_shape") or settings.get("batch_shape") or [None] * 4
             if len(shape) == 4 and isinstance(shape[1], int) and shape[1] == shape[2]:
-                resolution = shape[1]
+                resolution = size = shape[1]
         elif kind == "Rescaling":
             scale, offset = float(settings["scale"]), float(settings["offset"])
             input_range = (offset, 255 * scale + offset)
@@ -220,11 +236,13 @@ def _source(layers: list[_Layer]) -> Source:
             raise InputError(f"tensor '{layer.name}/{min(layer.arrays)}' belongs to no layer of a MobileNet v1 or v2")
     if not parts:
         raise InputError("has no convolution")
-    if len(epsilons) > 1 or len(paddings) > 1:
+    if len(epsilons) > 1 or len(paddings - {CROPPED}) > 1:
         raise InputError(f"batch norm's epsilons {sorted(epsilons)}, paddings {sorted(paddings)}: must be one of each")
     notes = [
         f"pixels are scaled to {list(input_range)}" + (", as by Keras's preprocess_input" if input_range[0] else "")
     ]
+    if CROPPED in paddings:
+        notes.append(CROPPED_NOTE)
     if not known:
         parts = _with_relu6(parts)
         notes.append("the file has no settings: ReLU6, epsilon 0.001 and SAME padding are those of Keras's networks")
@@ -232,7 +250,7 @@ def _source(layers: list[_Layer]) -> Source:
         format="Keras",
         parts=(*parts[:-1], _classifier(parts[-1])),
         bn_epsilon=epsilons.pop() if epsilons else 1e-3,
-        padding=paddings.pop() if paddings else "same",
+        padding="symmetric" if "symmetric" in paddings else "same",
         input_range=input_range,
         resolution=resolution,
         additions=additions if known else None,
@@ -257,18 +275,6 @@ def _convolution(layer: _Layer, known: bool) -> Part:
     part = Part(f"{layer.name}/{name}", kind, kernel.transpose(0, 1, 3, 2) if depthwise else kernel, bias, None, None)
     activation = _activation(layer) if settings.get("activation", "linear") != "linear" else None
     return dataclasses.replace(part, stride=stride, activation=activation)
-
-
-def _padding(layer: _Layer, zeros: list[list[int]] | None) -> set[str]:
-    """Return our name of a layer's padding, nothing at stride 1, where both kinds are the same."""
-    padding, strided = layer.settings["padding"], layer.settings["strides"][0] > 1
-    if padding == "same" and zeros is None:
-        return {"same"} if strided else set()
-    if padding == "valid" and zeros == _SYMMETRIC:
-        return {"symmetric"} if strided else set()
-    if padding == "valid" and zeros == _AFTER and strided:
-        return {"same"}
-    raise InputError(f"layer {layer.name!r} has padding {padding!r} after zeros {zeros}: a MobileNet has none such")
 
 
 def _norm(layer: _Layer, known: bool) -> Norm:

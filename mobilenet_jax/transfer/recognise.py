@@ -42,10 +42,11 @@ def convert(source: Source, class_names: Sequence[str] = (), resolution: int = 0
         std=source.std,
         source=source.format,
     )
-    layers = [layer for layer in network.layers if layer.kind != "pool"]
-    pairs = list(zip(layers, source.parts, strict=True))
+    if field := weights.odd_field(description):
+        raise InputError(f"{field}={getattr(description, field)} is out of range")
+    pairs = list(zip(network.weighted, source.parts, strict=True))
     params = {layer.name: _params(layer, part, source.bn_epsilon) for layer, part in pairs}
-    statistics = {layer.name: {"bn": params[layer.name].pop("statistics")} for layer in layers if layer.norm}
+    statistics = {layer.name: {"bn": params[layer.name].pop("statistics")} for layer in network.weighted if layer.norm}
     return {"params": params, "batch_stats": statistics}, description
 
 
@@ -53,7 +54,9 @@ def recognise(source: Source) -> tuple[dict[str, Any], Architecture]:
     """Return the arguments of `arch.mobilenet` and the network whose layers have the source's shapes."""
     parts = source.parts
     same_kinds = [
-        version for version in arch.VERSIONS if [layer.kind for layer in _layers(version)] == [p.kind for p in parts]
+        version
+        for version in arch.VERSIONS
+        if [layer.kind for layer in arch.mobilenet(version).weighted] == [p.kind for p in parts]
     ]
     if not same_kinds:
         raise InputError(f"{_kinds(parts)}: {_expected()}")
@@ -63,28 +66,21 @@ def recognise(source: Source) -> tuple[dict[str, Any], Architecture]:
     furthest = (-1, "")
     for each in _candidates(version, parts):
         network = arch.mobilenet(**(options | each))
-        layers = [layer for layer in network.layers if layer.kind != "pool"]
-        fits, problem = _compare(layers, parts)
+        fits, problem = _compare(network.weighted, parts)
         if not problem:
-            return _strides(options | each, parts), _checked(network, source)
+            options = _strides(options | each, parts)
+            return options, _checked(arch.mobilenet(**options), source)
         furthest = max(furthest, (fits, f"{problem} at alpha={each['alpha']:g}"))
     raise InputError(f"no width multiplier of MobileNet {version} fits: {furthest[1]}")
 
 
-def _layers(version: str, **options: Any) -> list[Layer]:
-    return [layer for layer in arch.mobilenet(version, **options).layers if layer.kind != "pool"]
-
-
-def _kinds(parts: Sequence[Part]) -> str:
+def _kinds(parts: Sequence[Part | Layer]) -> str:
     count = {kind: sum(p.kind == kind for p in parts) for kind in ("conv", "depthwise", "pointwise", "dense")}
     return ", ".join(f"{n} {kind}" for kind, n in count.items())
 
 
 def _expected() -> str:
-    both = [
-        f"{version} has {_kinds([Part(x.name, x.kind, np.zeros(0)) for x in _layers(version)])}"
-        for version in arch.VERSIONS
-    ]
+    both = [f"{version} has {_kinds(arch.mobilenet(version).weighted)}" for version in arch.VERSIONS]
     return f"not the layers of a MobileNet ({'; '.join(both)}, in its order)"
 
 
@@ -131,11 +127,10 @@ def _activation(source: Source) -> str:
 
 def _checked(network: Architecture, source: Source) -> Architecture:
     """Return the network, or raise InputError if the source says that it computes something else."""
-    layers = [layer for layer in network.layers if layer.kind != "pool"]
-    for layer, part in zip(layers, source.parts, strict=True):
+    for layer, part in zip(network.weighted, source.parts, strict=True):
         if layer.activation != part.activation:
             raise InputError(f"the activation after {part.name!r} is {part.activation}: must be {layer.activation}")
-    shortcuts = sum(layer.shortcut is not None for layer in layers)
+    shortcuts = sum(layer.shortcut is not None for layer in network.weighted)
     if source.additions not in (None, shortcuts):
         raise InputError(f"{source.additions} shortcuts: a MobileNet {network.version} of these shapes has {shortcuts}")
     return network
@@ -147,7 +142,7 @@ def _strides(options: dict[str, Any], parts: Sequence[Part]) -> dict[str, Any]:
     if not any(found):
         return options
     for strides in arch.STRIDES:
-        if [layer.stride for layer in _layers(**options, strides=strides)][:-1] == found:
+        if [layer.stride for layer in arch.mobilenet(**options, strides=strides).weighted[:-1]] == found:
             return options if strides == "imagenet" else options | {"strides": strides}
     raise InputError(f"strides {found}: allowed are those for ImageNet and those for CIFAR-10")
 

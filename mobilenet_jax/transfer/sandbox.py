@@ -18,7 +18,6 @@ from mobilenet_jax.transfer.source import Source
 
 _SECONDS = 60  # a network of 14 MB takes one
 _BYTES = 4 * 2**30  # of address space
-_EXTRAS = {"h5py": "weights", "tflite": "weights"}
 
 
 def read(path: pathlib.Path, variables: str = "auto") -> Source:
@@ -47,9 +46,10 @@ def _import_path() -> str:
 
 
 def _child(path: str, variables: str) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind, most in ((resource.RLIMIT_AS, _BYTES), (resource.RLIMIT_CPU, _SECONDS), (resource.RLIMIT_CORE, 0)):
+        allowed = resource.getrlimit(kind)[1]  # which a machine may have set lower
+        most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(kind, (most, most))
     from mobilenet_jax.transfer import formats  # late: within the limits
 
     try:
@@ -57,10 +57,10 @@ def _child(path: str, variables: str) -> None:
     except InputError as e:
         raise SystemExit(f"error: {e}") from None
     except ModuleNotFoundError as e:
-        extra = _EXTRAS.get(e.name or "")
-        if extra is None:
+        if e.name not in ("h5py", "tflite"):
             raise
-        raise SystemExit(f"error: needs the package {e.name}: pip install 'mobilenet_jax[{extra}]'") from None
+        command = "pip install -c constraints.txt -e '.[weights]'"
+        raise SystemExit(f"error: needs the package {e.name!r}: `{command}` installs it") from None
     except OSError as e:
         raise SystemExit(f"error: {e.strerror or InputError(first_line(e))}") from None
     except Exception as e:  # a parser of damaged files may raise anything

@@ -17,6 +17,7 @@ from mobilenet_jax.transfer.source import Norm, Part, Source, Tensors
 
 prefix = bundle.prefix
 _AVERAGE = "ExponentialMovingAverage"
+_STATISTIC = re.compile(r".*/moving_(mean|variance)")
 _TRAINING = re.compile(r"(.*/)?(RMSProp(_\d+)?|Momentum|Adam(_\d+)?|global_step|beta[12]_power)$")  # left by optimisers
 
 
@@ -35,14 +36,17 @@ def read(where: pathlib.Path, variables: str = "auto") -> Source:
     version = "v2" if any(name.startswith("MobilenetV2/") for name in found) else "v1"
     averages = {name.removesuffix(f"/{_AVERAGE}"): found[name] for name in found if name.endswith(f"/{_AVERAGE}")}
     raw = {name: tensor for name, tensor in found.items() if not name.endswith(f"/{_AVERAGE}")}
-    trained = {name: tensor for name, tensor in averages.items() if not re.search(r"/moving_(mean|variance)$", name)}
+    trained = {name: tensor for name, tensor in averages.items() if not _STATISTIC.fullmatch(name)}
     if unknown := sorted(averages.keys() - raw.keys()):
         raise InputError(f"tensor {unknown[0] + '/' + _AVERAGE!r} averages a variable that is missing")
     averaged = variables == "averaged" or (variables == "auto" and version == "v2" and bool(trained))
     if variables == "averaged" and not trained:
         raise InputError("--variables=averaged: the checkpoint has no moving averages of weights")
+    single = sorted(name for name in raw.keys() - trained.keys() if not _STATISTIC.fullmatch(name))
+    if averaged and single:
+        raise InputError(f"tensor {single[0]!r} has no moving average, as others have: give --variables=raw")
     tensors = Tensors(raw | trained if averaged else raw)
-    layers = [layer for layer in arch.mobilenet(version, activation="relu6").layers if layer.kind != "pool"]
+    layers = arch.mobilenet(version, activation="relu6").weighted
     names = _v2_names() if version == "v2" else _v1_names()
     parts = [_part(tensors, layer, name) for layer, name in zip(layers, names, strict=True)]
     tensors.done()

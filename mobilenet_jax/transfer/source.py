@@ -11,6 +11,9 @@ from safetensors import numpy as safetensors
 from mobilenet_jax.errors import InputError
 
 _NORM = ("scale", "bias", "mean", "var")
+_SYMMETRIC, _AFTER = [[1, 1], [1, 1]], [[0, 1], [0, 1]]  # zeros before and after height and width
+CROPPED = "cropped"  # of `padding`
+CROPPED_NOTE = "some maps have odd sides, of which it drops a row and a column that SAME padding keeps: logits differ"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +109,33 @@ class Tensors:
         """Raise InputError if a tensor is left."""
         if self._left:
             raise InputError(f"tensor {min(self._left)!r} belongs to no layer of a MobileNet v1 or v2")
+
+
+def padding(where: str, kernel: int, stride: int, own: str, zeros: list[list[int]] | None, size: int) -> set[str]:
+    """Return our names of the padding of a convolution: one, or none where 'same' and 'symmetric' are the same.
+
+    Zeros after the map, at stride 2, are SAME padding of an even map. An odd one loses a row and a column: `CROPPED`.
+
+    Args:
+      where: the layer, for messages.
+      kernel: side of its kernel.
+      own: its own padding, 'same' or 'valid'.
+      zeros: those that a layer of their own adds before and after height and width, None without such a layer.
+      size: side of the map, 0 if it is unknown, which counts as even.
+
+    Raises:
+      InputError: a MobileNet has no such padding.
+    """
+    differ = stride > 1 and size % 2 == 0
+    if kernel == 1 and zeros is None:
+        return set()
+    if kernel > 1 and (own, zeros) == ("same", None):
+        return {"same"} if differ else set()
+    if kernel > 1 and (own, zeros) == ("valid", _SYMMETRIC):
+        return {"symmetric"} if differ else set()
+    if kernel > 1 and (own, zeros) == ("valid", _AFTER) and stride > 1:
+        return {"same"} if differ else {CROPPED}
+    raise InputError(f"{where} has padding {own!r} after zeros {zeros}: a MobileNet has none such")
 
 
 def floats(name: str, tensor: np.ndarray) -> np.ndarray:

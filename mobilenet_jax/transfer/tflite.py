@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.transfer.source import Part, Source, floats
+from mobilenet_jax.transfer.source import CROPPED, CROPPED_NOTE, Part, Source, floats, padding
 
 _FUSED = {0: None, 1: "relu", 3: "relu6"}  # ActivationFunctionType
-_PADDINGS = {0: "SAME", 1: "VALID"}
-_SYMMETRIC, _AFTER = [[0, 0], [1, 1], [1, 1], [0, 0]], [[0, 0], [0, 1], [0, 1], [0, 0]]
+_PADDINGS = {0: "same", 1: "valid"}
 _SIX = 6.03  # the upper end of a range of ReLU6, with the width of one step of quantisation
 
 
@@ -51,6 +50,9 @@ class _File:
     def name(self, index: int) -> str:
         return (self.graph.Tensors(index).Name() or b"").decode(errors="replace")
 
+    def type(self, index: int) -> str:
+        return self.types[self.graph.Tensors(index).Type()]
+
     def constant(self, index: int) -> np.ndarray | None:
         """Return the stored values of a tensor as they are, None if it is computed."""
         index = self.sources.get(index, index)
@@ -59,7 +61,7 @@ class _File:
         if not buffer.DataLength():
             return None
         kind = {"FLOAT32": "<f4", "FLOAT16": "<f2", "INT8": "i1", "UINT8": "u1", "INT32": "<i4"}
-        if (name := self.types[tensor.Type()]) not in kind:
+        if (name := self.type(index)) not in kind:
             raise InputError(f"tensor {self.name(index)!r} is of {name}: allowed are {', '.join(kind)}")
         shape = tensor.ShapeAsNumpy() if tensor.ShapeLength() else ()
         return np.frombuffer(buffer.DataAsNumpy().tobytes(), kind[name]).reshape(shape)
@@ -93,7 +95,7 @@ class _File:
     def range(self, index: int) -> tuple[float, float] | None:
         """Return the real numbers of the least and the greatest value that a quantised tensor can hold."""
         scale, zero, _ = self.quantisation(index)
-        limits = {"UINT8": (0, 255), "INT8": (-128, 127)}.get(self.types[self.graph.Tensors(index).Type()])
+        limits = {"UINT8": (0, 255), "INT8": (-128, 127)}.get(self.type(index))
         if not len(scale) or limits is None:
             return None
         return float((limits[0] - zero[0]) * scale[0]), float((limits[1] - zero[0]) * scale[0])
@@ -102,14 +104,17 @@ class _File:
 def read(path: pathlib.Path) -> Source:
     """Return the network in the file; raises InputError over anything else."""
     file = _File(path.read_bytes())
-    parts, padding, additions, zeros = list[Part](), set[str](), 0, None
+    image = file.graph.Inputs(0)
+    shape, limits = file.graph.Tensors(image).ShapeAsNumpy().tolist(), file.range(image)
+    resolution = size = shape[1] if len(shape) == 4 and shape[1] == shape[2] else 0
+    parts, paddings, additions, zeros = list[Part](), set[str](), 0, None
     for name, operation in file.operations():
         inputs = operation.InputsAsNumpy().tolist()
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            part, found = _convolution(file, name, operation, inputs, zeros)
+            part, found = _convolution(file, name, operation, inputs, zeros, size)
             parts.append(part)
-            padding |= found
-            zeros = None
+            paddings |= found
+            zeros, size = None, -(-size // part.stride)
         elif name == "FULLY_CONNECTED":
             fused = file.options(operation, "FullyConnectedOptions").FusedActivationFunction()
             kernel = file.real(inputs[1])
@@ -119,37 +124,43 @@ def read(path: pathlib.Path) -> Source:
             parts.append(_part(file, "pointwise", kernel, operation, inputs, fused, stride=1))
         elif name == "ADD":
             additions += 1
+            if fused := file.options(operation, "AddOptions").FusedActivationFunction():
+                raise InputError(f"has an addition with activation {fused}: a MobileNet has none")
         elif name == "DEQUANTIZE":
             file.sources[operation.Outputs(0)] = inputs[0]
         elif name == "PAD":
-            zeros = np.asarray(file.constant(inputs[1])).tolist()
+            outer, *zeros, inner = np.asarray(file.constant(inputs[1])).tolist()
+            if outer != [0, 0] or inner != [0, 0]:
+                raise InputError("has zeros between images or channels: a MobileNet has none")
+        elif name in ("SHAPE", "STRIDED_SLICE", "PACK") and file.type(operation.Outputs(0)) == "INT32":
+            pass  # the shape of a reshaped map
         elif name not in ("AVERAGE_POOL_2D", "MEAN", "RESHAPE", "SOFTMAX", "QUANTIZE", "SQUEEZE"):
             raise InputError(f"has the operation {name}: a MobileNet has none")
-    if not parts or len(padding) > 1:
+    if not parts or len(paddings - {CROPPED}) > 1:
         raise InputError("has no convolutions, or more than one kind of padding")
     last = parts[-1]
     if last.kind == "pointwise":
         parts[-1] = dataclasses.replace(last, kind="dense", kernel=last.kernel[0, 0], stride=0)
-    image = file.graph.Inputs(0)
-    shape, limits = file.graph.Tensors(image).ShapeAsNumpy().tolist(), file.range(image)
     notes = ["batch norm is folded into the kernels: the network is for inference, not for further training"]
     if limits is None:
         notes.append("pixels are scaled to [-1, 1], as by TF-slim: the file does not say")
+    if CROPPED in paddings:
+        notes.append(CROPPED_NOTE)
     return Source(
         format="TensorFlow Lite",
         parts=tuple(parts),
-        padding=padding.pop() if padding else "same",
+        padding="symmetric" if "symmetric" in paddings else "same",
         input_range=limits or (-1.0, 1.0),
-        resolution=shape[1] if len(shape) == 4 and shape[1] == shape[2] else 0,
+        resolution=resolution,
         additions=additions,
         notes=tuple(notes),
     )
 
 
 def _convolution(
-    file: _File, name: str, operation: Any, inputs: list[int], zeros: list[list[int]] | None
+    file: _File, name: str, operation: Any, inputs: list[int], zeros: list[list[int]] | None, size: int
 ) -> tuple[Part, set[str]]:
-    """Return the part, and its padding unless that is the same either way."""
+    """Return the part, and the names of its padding (`source.padding`)."""
     depthwise = name == "DEPTHWISE_CONV_2D"
     options = file.options(operation, "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions")
     kernel, where = file.real(inputs[1]), file.name(inputs[1])
@@ -157,20 +168,11 @@ def _convolution(
     dilated = (options.DilationHFactor(), options.DilationWFactor()) != (1, 1)
     if kernel.ndim != 4 or stride != options.StrideW() or dilated:
         raise InputError(f"tensor {where!r} belongs to a convolution that a MobileNet does not have")
-    size = kernel.shape[1]
-    padding = _PADDINGS[options.Padding()]
+    side, own = kernel.shape[1], _PADDINGS[options.Padding()]
     kernel = kernel.transpose(1, 2, 0, 3) if depthwise else kernel.transpose(1, 2, 3, 0)
-    kind = "depthwise" if depthwise else "conv" if size > 1 else "pointwise"
+    kind = "depthwise" if depthwise else "conv" if side > 1 else "pointwise"
     part = _part(file, kind, kernel, operation, inputs, options.FusedActivationFunction(), stride)
-    if size == 1 and zeros is None:
-        return part, set()
-    if (padding, zeros) == ("SAME", None):
-        return part, {"same"} if stride > 1 else set()
-    if (padding, zeros) == ("VALID", _SYMMETRIC):
-        return part, {"symmetric"} if stride > 1 else set()
-    if (padding, zeros) == ("VALID", _AFTER) and stride > 1:
-        return part, {"same"}
-    raise InputError(f"tensor {where!r} belongs to a convolution with padding {padding} after zeros {zeros}")
+    return part, padding(f"the convolution of tensor {where!r}", side, stride, own, zeros, size)
 
 
 def _part(

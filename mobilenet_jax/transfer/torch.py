@@ -28,6 +28,8 @@ def read(path: pathlib.Path) -> Source:
         found = safetensors.load(path.read_bytes())
     except SafetensorError as e:
         raise InputError(f"is no safetensors file ({first_line(e)})") from None
+    except KeyError as e:  # a type that NumPy does not have
+        raise InputError(f"has tensors of type {e}: save them as float32") from None
     found = {name: tensor for name, tensor in found.items() if not name.endswith(".num_batches_tracked")}
     config = _config(path)
     for marker, mapping in _MAPPINGS.items():
@@ -73,6 +75,7 @@ def _timm(tensors: Tensors, config: dict[str, Any]) -> Source:
     view: dict[str, Any] = dict(_IMAGENET) if v2 else {"input_range": (0.0, 1.0), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     if isinstance(saved, dict):
         view |= {key: _channels(key, saved[key]) for key in ("mean", "std") if key in saved}
+        view["resolution"] = _side(saved.get("input_size"))
     return Source("timm", _parts(tensors, "v2" if v2 else "v1", names), **_PYTORCH, **view, notes=_notes(view))
 
 
@@ -90,6 +93,8 @@ def _hugging_face(tensors: Tensors, config: dict[str, Any]) -> Source:
         config.get(key, value)
         for key, value in {"tf_padding": True, "layer_norm_eps": 1e-3, "hidden_act": "relu6"}.items()
     )
+    if (stride := config.get("output_stride", 32)) != 32:
+        raise InputError(f"config.json: output_stride={stride!r}: must be 32, as other networks are dilated")
     if not isinstance(same, bool) or not isinstance(epsilon, float) or not 0 < epsilon < 1 or act != "relu6":
         raise InputError(f"config.json: tf_padding={same!r}, layer_norm_eps={epsilon!r}, hidden_act={act!r} do not fit")
     notes = ("pixels are scaled to [-1, 1]",)
@@ -98,8 +103,8 @@ def _hugging_face(tensors: Tensors, config: dict[str, Any]) -> Source:
     parts = _parts(tensors, top[-2:], [*names, ("classifier", "")])
     if v2 and parts[0].kernel.shape[-1] == parts[2].kernel.shape[-1]:  # as at widths below 0.35
         raise InputError(f"{parts[2].name!r} is as wide as the stem: Hugging Face has no shortcut there, ours has")
-    padding = "same" if same else "symmetric"
-    return Source("Hugging Face", parts, bn_epsilon=epsilon, padding=padding, notes=notes)
+    side, padding = _side(config.get("image_size")), "same" if same else "symmetric"
+    return Source("Hugging Face", parts, bn_epsilon=epsilon, padding=padding, resolution=side, notes=notes)
 
 
 # The first layer's kernel tells the libraries apart.
@@ -113,7 +118,7 @@ _MAPPINGS = {
 
 def _parts(tensors: Tensors, version: str, names: list[tuple[str, str]]) -> tuple[Part, ...]:
     """Return the parts by the names of their convolutions and batch norms. Each tensor must be used."""
-    layers = [layer for layer in arch.mobilenet(version, activation="relu6").layers if layer.kind != "pool"]
+    layers = arch.mobilenet(version, activation="relu6").weighted
     parts = tuple(_part(tensors, layer, *pair) for layer, pair in zip(layers, names, strict=True))
     tensors.done()
     return parts
@@ -134,6 +139,12 @@ def _channels(key: str, value: Any) -> tuple[float, ...]:
     if not numbers or (key == "std" and min(value) <= 0):
         raise InputError(f"config.json: {key}={json.dumps(value)}: must be three numbers")
     return tuple(map(float, value))
+
+
+def _side(size: Any) -> int:
+    """Return the side of a square given as a number or a list that ends with it; 0 if it is something else."""
+    last = size[-1] if isinstance(size, list) and size else size
+    return last if type(last) is int and last > 0 else 0
 
 
 def _notes(view: dict[str, Any]) -> tuple[str, ...]:

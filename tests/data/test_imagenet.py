@@ -22,10 +22,11 @@ def test_names_and_the_background():
 @pytest.mark.parametrize("below", ["", "val"])
 def test_folders_of_some_classes(below, tmp_path):
     """The labels are ImageNet's, however many classes are present."""
-    for name in ("n01443537/b.JPEG", "n15075141/a.png", "n01443537/a.jpg", "n01440764/x.txt"):
+    for name in ("n01443537/b.JPEG", "n15075141/a.png", "n01443537/a.jpg", "n01440764/x.txt", ".cache/x.png"):
         path = tmp_path / below / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    (tmp_path / below / "n01440764" / "._x.jpg").touch()  # as macOS leaves them
     found = imagenet.in_folders(tmp_path)
     assert [(path.name, label) for path, label in found] == [("a.jpg", 1), ("b.JPEG", 1), ("a.png", 999)]
 
@@ -49,6 +50,16 @@ def test_a_list_of_labels(tmp_path):
     (tmp_path / "a.jpg").touch()
     (tmp_path / "labels.csv").write_text("\ufefflabel,file,synset\n7,a.jpg,x\n")
     assert imagenet.in_list(tmp_path, tmp_path / "labels.csv") == [(tmp_path / "a.jpg", 7)]
+
+
+def test_a_list_of_links(tmp_path):
+    """Sets of images are often links to where they are stored."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "stored.jpg").touch()
+    (tmp_path / "images" / "a.jpg").symlink_to(tmp_path / "stored.jpg")
+    (tmp_path / "labels.csv").write_text("file,label\na.jpg,7\n")
+    directory = tmp_path / "images" / ".." / "images"
+    assert imagenet.in_list(directory, tmp_path / "labels.csv") == [(directory / "a.jpg", 7)]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_damaged_files_are_undecodable(content):
 
 
 def test_a_picture_that_claims_to_be_huge_is_undecodable(monkeypatch):
-    monkeypatch.setattr(decoding, "PIXELS", 40 * 52 - 1)
+    monkeypatch.setattr(decoding, "_PIXELS", 40 * 52 - 1)
     for kind in ("JPEG", "PNG"):
         with pytest.raises(decoding.DecodingError, match="pixels"):
             decoding.decode(picture(1, kind=kind))

@@ -120,6 +120,7 @@ def test_the_file_alone_gives_the_logits(version, tmp_path):
         (safetensors.save({}, {"format": "2"}), "another version"),
         (safetensors.save({}, {"format": "1"}), "lacks 'input_range'"),
         (safetensors.save({}, {"format": "pt"}), "no weights can be read"),
+        (safetensors.save({}, {"format": "[" * 100_000}), "no weights can be read"),
         (safetensors.save({}, {"format": "1", "input_range": "[0, 1]", "class_names": "[]"}), "no weights can be read"),
     ],
 )
@@ -139,6 +140,7 @@ def test_files_that_hold_no_network(content, reason, tmp_path):
         {"resolution": "224"},
         {"input_range": (0.0,)},
         {"mean": (0.0, float("nan"), 0.0)},
+        {"mean": (0.0, 10**400, 0.0)},
         {"std": (1.0, 0.0, 1.0)},
         {"std": (1.0, True, 1.0)},
         {"class_names": (1, 2)},

@@ -16,6 +16,8 @@ from conftest import ROOT
 from safetensors import numpy as safetensors
 from transfer_helpers import tensor, torch_references, unpacked
 
+from mobilenet_jax.records import weights
+
 COUNT = int(os.environ.get("FUZZ", "12"))
 
 
@@ -87,6 +89,7 @@ def test_damaged_files(seed, wholes, run, tmp_path):
         assert "written" in text and not errors
         shapes = {key: array.shape for key, array in safetensors.load_file(out).items()}
         assert all(np.isfinite(array).all() for array in safetensors.load_file(out).values()) and shapes
+        weights.read(out)
     else:
         assert code == 1 and not text and re.fullmatch(r"error: [^\n]+\n", errors), (code, text, errors)
         assert not list(out.parent.iterdir())

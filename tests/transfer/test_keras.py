@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -135,6 +136,22 @@ def virtual(file):
     group.create_virtual_dataset(key, layout)
 
 
+def extra(file):
+    weight(file, "beta")[0]["more"] = np.zeros(8, np.float32)
+
+
+def shared_by_two(file):
+    group, key = weight(file, "beta")
+    del group["gamma:0"]
+    group["gamma:0"] = group[key]
+
+
+def zeros_before_pointwise(layers):
+    at = next(i for i, each in enumerate(layers) if each["config"].get("kernel_size") == [1, 1])
+    layers[at - 1]["class_name"] = "ZeroPadding2D"
+    layers[at - 1]["config"]["padding"] = [[1, 1], [1, 1]]
+
+
 def whole_numbers(file):
     group, key = weight(file, "gamma")
     del group[key]
@@ -156,6 +173,9 @@ CHANGES = {
     "a soft link": (soft, "gamma:0.*link"),
     "external storage": (stored_outside, "beta:0.*this file"),
     "a virtual set": (virtual, "beta:0.*this file"),
+    "a tensor of no layer": (extra, "more' belongs to no layer"),
+    "a tensor of two layers": (shared_by_two, "belongs to two layers"),
+    "zeros before a 1x1 convolution": (settings(zeros_before_pointwise), "padding.*zeros"),
     "whole numbers": (whole_numbers, "gamma:0.*int32"),
     "not a number": (not_finite, "gamma.*finite"),
     "a missing tensor": (missing, "moving_mean:0.*missing"),
@@ -177,6 +197,20 @@ def test_what_is_no_mobilenet_of_ours_is_refused(name, tiny, tmp_path):
     path = changed(tiny, tmp_path / "x.h5", change)
     with pytest.raises(InputError, match=reason):
         recognise.convert(keras.read(path))
+
+
+@pytest.mark.parametrize(("ends", "cropped"), [((0, 0, 0, 0), True), ((1, 1, 1, 0), False)])
+def test_zeros_around_odd_maps(ends, cropped, tiny, tmp_path):
+    """At 50 pixels, the strided layers after the stem see maps of 25, 13, 7 and 4; `ends` are the zeros before them."""
+
+    def change(layers):
+        layer(layers, "InputLayer")["batch_input_shape"] = [None, 50, 50, 3]
+        for number, zeros in enumerate(ends):
+            layer(layers, "ZeroPadding2D", number)["padding"] = [[zeros, 1], [zeros, 1]]
+
+    source = keras.read(changed(tiny, tmp_path / "x.h5", settings(change)))
+    assert (source.padding, source.resolution) == ("same", 50)
+    assert any("odd sides" in note for note in source.notes) == cropped
 
 
 def test_rescaling_in_the_network_is_its_range(tiny, tmp_path):
@@ -226,3 +260,40 @@ def test_layers_are_taken_by_their_order_in_v2(tmp_path):
     assert network.architecture["version"] == "v2" and network.architecture["activation"] == "relu6"
     for name, kernel in expected.items():
         np.testing.assert_array_equal(variables["params"][name]["kernel"], kernel)
+
+
+def archive(tiny, out, change=lambda config: None, weights=lambda file: None):
+    """Copy the archive of Keras 3 with its settings and its tensors changed; return the copy."""
+    with zipfile.ZipFile(tiny / "whole.keras") as source, zipfile.ZipFile(out, "w") as target:
+        config = json.loads(source.read("config.json"))
+        change(config)
+        target.writestr("config.json", json.dumps(config))
+        (out.parent / "x.h5").write_bytes(source.read("model.weights.h5"))
+        with h5py.File(out.parent / "x.h5", "r+") as file:
+            weights(file)
+        target.write(out.parent / "x.h5", "model.weights.h5")
+    return out
+
+
+def test_names_of_layers_do_not_say_where_their_tensors_are(tiny, tmp_path):
+    """The first layers of a second model may be called `conv2d_3`; their tensors are in `conv2d` all the same."""
+
+    def rename(config):
+        for each in config["config"]["layers"]:
+            name, _, number = each["config"]["name"].rpartition("_")
+            each["config"]["name"] = (
+                f"{name}_{int(number) + 3}" if number.isdecimal() else f"{name}_{number}_3".strip("_")
+            )
+
+    source = keras.read(archive(tiny, tmp_path / "x.keras", rename))
+    for part, expected in zip(source.parts, keras.read(tiny / "whole.keras").parts, strict=True):
+        np.testing.assert_array_equal(part.kernel, expected.kernel)
+
+
+@pytest.mark.parametrize("name", ["conv2d_1/vars/1", "conv2d_99/vars/0"])
+def test_a_tensor_of_no_layer_in_an_archive(name, tiny, tmp_path):
+    def add(file):
+        file[f"layers/{name}"] = np.zeros(8, np.float32)
+
+    with pytest.raises(InputError, match=f"'{name}' belongs to no layer"):
+        keras.read(archive(tiny, tmp_path / "x.keras", weights=add))

@@ -8,7 +8,7 @@ import pytest
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import arch
 from mobilenet_jax.transfer import recognise
-from mobilenet_jax.transfer.source import Norm, Part, Source, Tensors
+from mobilenet_jax.transfer.source import Norm, Part, Source, Tensors, padding
 
 
 def source(network: arch.Architecture, **fields) -> Source:
@@ -57,6 +57,17 @@ def test_strides_of_a_source_that_has_them(strides):
     ]
     options, _ = recognise.recognise(Source("test", tuple(parts)))
     assert options.get("strides", "imagenet") == strides
+
+
+def test_shortcuts_are_those_of_the_strides():
+    """At the smallest widths, a stage that does not halve the map has one shortcut more."""
+    network = arch.mobilenet_v2(0.35, strides="cifar")
+    shortcuts = [sum(x.shortcut is not None for x in each.layers) for each in (network, arch.mobilenet_v2(0.35))]
+    assert shortcuts[0] == shortcuts[1] + 1
+    strides = [layer.stride for layer in network.weighted]
+    made = source(network, additions=shortcuts[0])
+    parts = [dataclasses.replace(part, stride=stride) for part, stride in zip(made.parts, strides, strict=True)]
+    assert recognise.recognise(dataclasses.replace(made, parts=tuple(parts)))[1].layers == network.layers
 
 
 def test_round_trip_as_bytes():
@@ -108,6 +119,51 @@ def test_class_names():
     assert recognise.convert(made, ("a", "b", "c"))[1].class_names == ("a", "b", "c")
     with pytest.raises(InputError, match="2 class names.*3 classes"):
         recognise.convert(made, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"resolution": -1}, {"resolution": 10**6}, {"input_range": (0.0, np.inf)}, {"std": (0.0, 1.0, 1.0)}]
+)
+def test_a_description_that_could_not_be_read_again(fields):
+    made = source(arch.mobilenet_v1(0.25), **fields)
+    with pytest.raises(InputError, match="(image_size|input_range|std)=.* out of range"):
+        recognise.convert(made)
+
+
+SYMMETRIC, AFTER = [[1, 1], [1, 1]], [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "own", "zeros", "size", "expected"),
+    [
+        (3, 2, "same", None, 24, "same"),
+        (3, 2, "valid", AFTER, 24, "same"),
+        (3, 2, "valid", SYMMETRIC, 24, "symmetric"),
+        (3, 2, "valid", SYMMETRIC, 0, "symmetric"),
+        (3, 2, "valid", SYMMETRIC, 25, ""),  # as SAME: Keras's v2 on odd maps
+        (3, 2, "same", None, 25, ""),
+        (3, 2, "valid", AFTER, 25, "cropped"),
+        (3, 1, "same", None, 24, ""),
+        (3, 1, "valid", SYMMETRIC, 24, ""),
+        (1, 1, "valid", None, 24, ""),
+        (1, 2, "same", None, 24, ""),
+    ],
+)
+def test_padding(kernel, stride, own, zeros, size, expected):
+    assert padding("x", kernel, stride, own, zeros, size) == {expected} - {""}
+    if expected != "cropped" and kernel == 3 and size:  # what it computes, by the sizes and the first element read
+        before = zeros[0][0] if zeros else arch.zero_padding(size, kernel, stride, "same")[0]
+        for name in {expected} - {""} or arch.PADDINGS:
+            assert arch.zero_padding(size, kernel, stride, name)[0] == before
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "own", "zeros"),
+    [(3, 1, "valid", None), (3, 1, "valid", AFTER), (3, 2, "same", AFTER), (1, 1, "valid", SYMMETRIC)],
+)
+def test_other_paddings(kernel, stride, own, zeros):
+    with pytest.raises(InputError, match=f"layer x has padding '{own}' after zeros"):
+        padding("layer x", kernel, stride, own, zeros, 24)
 
 
 def test_each_tensor_is_used_once():

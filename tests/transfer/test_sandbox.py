@@ -40,6 +40,13 @@ def test_a_child_that_ends_badly(script, reason, child):
         sandbox.read(child(script))
 
 
+def test_limits_that_are_lower_already(child):
+    script = f'ulimit -t 30; exec {sys.executable} "$@"'
+    path = child(script).with_name("whole.h5")
+    unpacked("tiny.tar.xz", path.parent)
+    assert sandbox.read(path).resolution == 64
+
+
 def test_a_child_that_hangs(child, monkeypatch):
     monkeypatch.setattr(sandbox, "_SECONDS", 0.2)
     with pytest.raises(InputError, match="within"):
@@ -50,7 +57,7 @@ def test_a_package_that_is_missing(tmp_path, monkeypatch):
     (tmp_path / "h5py.py").write_text("raise ModuleNotFoundError(\"No module named 'h5py'\", name='h5py')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = unpacked("tiny.tar.xz", tmp_path) / "whole.h5"
-    with pytest.raises(InputError, match=r"pip install 'mobilenet_jax\[weights\]'"):
+    with pytest.raises(InputError, match=r"'h5py'.*pip install .*\[weights\]"):
         sandbox.read(path)
 
 

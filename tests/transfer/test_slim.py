@@ -101,6 +101,16 @@ def test_a_variable_of_no_layer(name, checkpoints, monkeypatch):
         slim.read(checkpoints / "v1.ckpt")
 
 
+def test_averages_of_some_variables(checkpoints, monkeypatch):
+    name = "MobilenetV2/expanded_conv_3/project/BatchNorm/gamma"
+    tensors = bundle.read(checkpoints / "v2.ckpt")
+    del tensors[f"{name}/ExponentialMovingAverage"]
+    monkeypatch.setattr(bundle, "read", lambda where: tensors)
+    with pytest.raises(InputError, match=f"'{name}' has no moving average.*raw"):
+        slim.read(checkpoints / "v2.ckpt")
+    assert "raw" in slim.read(checkpoints / "v2.ckpt", "raw").notes[0]
+
+
 def test_averages_that_are_not_there(checkpoints, monkeypatch):
     tensors = {k: v for k, v in bundle.read(checkpoints / "v2.ckpt").items() if "Exponential" not in k}
     monkeypatch.setattr(bundle, "read", lambda where: tensors)

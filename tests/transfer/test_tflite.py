@@ -97,6 +97,10 @@ def test_predictions_are_those_of_litert(name, request):
     assert abs(found.top1 - RECORD[name]["top1"]) <= 0.01 + 1e-9
 
 
+class Fused:
+    FusedActivationFunction = staticmethod(lambda: 1)
+
+
 def test_files_that_are_no_network(tiny, tmp_path):
     content = (tiny / "float.tflite").read_bytes()
     for cut in (8, 100, len(content) // 2, len(content) - 4000):
@@ -111,6 +115,7 @@ def test_files_that_are_no_network(tiny, tmp_path):
     [
         (lambda file: setattr(file, "codes", dict.fromkeys(file.codes, "HARD_SWISH")), "operation HARD_SWISH"),
         (lambda file: file.sources.update(dict.fromkeys(range(500), 0)), "no constant"),
+        (lambda file: vars(file).update(codes=dict.fromkeys(file.codes, "ADD"), options=lambda *_: Fused), "addition"),
     ],
 )
 def test_other_networks(change, reason, tiny, monkeypatch):
@@ -124,3 +129,29 @@ def test_other_networks(change, reason, tiny, monkeypatch):
     monkeypatch.setattr(tflite, "_File", changed)
     with pytest.raises(InputError, match=reason):
         tflite.read(pathlib.Path(tiny / "float.tflite"))
+
+
+@pytest.mark.parametrize("kind", ["INT32", "FLOAT32"])
+def test_operations_on_shapes_are_passed_over(kind, tiny, monkeypatch):
+    """Keras's v1 ends with a reshape, whose shape the converter computes. A slice of a map is something else."""
+    made = tflite._File
+
+    class Slice:
+        InputsAsNumpy = staticmethod(lambda: np.zeros(1, int))
+
+        def __init__(self, output):
+            self.Outputs = lambda _: output
+
+    def changed(content):
+        file = made(content)
+        output = next(i for i in range(file.graph.TensorsLength()) if file.type(i) == kind)
+        operations = [*file.operations(), ("STRIDED_SLICE", Slice(output))]
+        vars(file).update(operations=lambda: operations)
+        return file
+
+    monkeypatch.setattr(tflite, "_File", changed)
+    if kind == "INT32":
+        assert len(tflite.read(tiny / "float.tflite").parts) == 28
+    else:
+        with pytest.raises(InputError, match="operation STRIDED_SLICE"):
+            tflite.read(tiny / "float.tflite")

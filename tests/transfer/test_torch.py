@@ -88,7 +88,14 @@ def test_a_shortcut_that_hugging_face_leaves_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config", [{"tf_padding": 1}, {"hidden_act": "swish"}, {"layer_norm_eps": "x"}, {"layer_norm_eps": -1.0}]
+    "config",
+    [
+        {"tf_padding": 1},
+        {"output_stride": 16},
+        {"hidden_act": "swish"},
+        {"layer_norm_eps": "x"},
+        {"layer_norm_eps": -1.0},
+    ],
 )
 def test_other_settings_of_hugging_face(config, tmp_path):
     path = saved(tmp_path, "hf_v2_same")
@@ -103,3 +110,26 @@ def test_other_settings_of_timm(config, tmp_path):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(InputError, match=r"config\.json"):
         torch.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "expected"),
+    [
+        ("hf_v1_same", {"image_size": 192}, 192),
+        ("hf_v1_same", {"image_size": [160, 160]}, 160),
+        ("hf_v1_same", {"image_size": "x"}, 0),
+        ("timm_mobilenetv2_035", {"pretrained_cfg": {"input_size": [3, 160, 160]}}, 160),
+        ("timm_mobilenetv2_035", {}, 0),
+    ],
+)
+def test_the_resolution_is_that_of_the_settings(name, config, expected, tmp_path):
+    path = saved(tmp_path, name)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.read(path).resolution == expected
+
+
+def test_a_type_that_numpy_lacks(tmp_path):
+    header = json.dumps({"conv_stem.weight": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(InputError, match="BF16.*float32"):
+        torch.read(tmp_path / "x.safetensors")
