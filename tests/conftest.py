@@ -1,6 +1,7 @@
 """What all tests share: W&B is disabled, JAX is strict, and compiled programs are kept until the session ends."""
 
 import atexit
+import hashlib
 import os
 import pathlib
 import pty
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from mobilenet_jax.data import cifar10
+from mobilenet_jax.data.arrays import Split
 from mobilenet_jax.sweeps import file as sweep_files
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -163,6 +166,32 @@ def on_a_terminal(command: list[str], env: dict[str, str]) -> tuple[int, str]:
         finally:
             os.close(ours)
     return shown.returncode, output.decode()
+
+
+# Three images per file of CIFAR-10.
+@pytest.fixture(scope="session")
+def tiny_splits() -> dict[str, Split]:
+    from helpers import random_splits
+
+    return random_splits(0, {"train": 15, "test": 3}, side=32, channels=3, classes=10)
+
+
+@pytest.fixture
+def tiny_digests(tiny_splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Make the content of `tiny_splits` the published one."""
+    digests = {
+        name: hashlib.sha256(split.images.tobytes() + split.labels.astype("uint8").tobytes()).hexdigest()
+        for name, split in tiny_splits.items()
+    }
+    monkeypatch.setattr(cifar10, "SHA256", digests)
+    return digests
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tiny_splits: dict[str, Split]) -> dict[str, bytes]:
+    from cifar10_archives import archive_files
+
+    return archive_files(tiny_splits)
 
 
 # Sweep files.

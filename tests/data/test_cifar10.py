@@ -1,89 +1,25 @@
-"""CIFAR-10 from small archives, from a local server, and the real set where it is prepared."""
+"""CIFAR-10 from small archives, and the real set where it is prepared."""
 
-import contextlib
 import dataclasses
 import gzip
 import hashlib
-import http.server
-import io
-import json
-import os
 import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tarfile
-import textwrap
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_equal, environment, python, random_splits
+from cifar10_archives import CIFAR10, TINY, altered, archive_files, read_with_plain_tfds, tar_gz, visible
+from helpers import assert_equal, environment, python
 
 from mobilenet_jax.data import arrays, cifar10, datasets
 from mobilenet_jax.data.arrays import Split, load
-from mobilenet_jax.data.datasets import describe
 from mobilenet_jax.errors import InputError
-
-CIFAR10 = describe("cifar10")
-TINY = dataclasses.replace(CIFAR10, train_size=15, test_size=3)  # CIFAR-10 with 3 images per file
-
-
-# Preparing CIFAR-10 from its archive.
-
-
-@pytest.fixture(scope="session")
-def tiny_splits() -> dict[str, Split]:
-    return random_splits(0, {"train": 15, "test": 3}, side=32, channels=3, classes=10)
-
-
-@pytest.fixture
-def tiny_digests(tiny_splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Make the content of `tiny_splits` the published one."""
-    digests = {
-        name: hashlib.sha256(split.images.tobytes() + split.labels.astype(np.uint8).tobytes()).hexdigest()
-        for name, split in tiny_splits.items()
-    }
-    monkeypatch.setattr(cifar10, "SHA256", digests)
-    return digests
-
-
-def archive_files(splits: Mapping[str, Split]) -> dict[str, bytes]:
-    """Return the binary files: for each image its label, then its red, green and blue planes."""
-
-    def file(split: Split) -> bytes:
-        return b"".join(
-            bytes([label]) + image.transpose(2, 0, 1).tobytes()
-            for image, label in zip(split.images, split.labels, strict=True)
-        )
-
-    train, size = splits["train"], len(splits["train"]) // 5
-    parts = [Split(train.images[i * size : (i + 1) * size], train.labels[i * size : (i + 1) * size]) for i in range(5)]
-    return {
-        "batches.meta.txt": b"airplane\n",
-        **{f"data_batch_{i}.bin": file(part) for i, part in enumerate(parts, 1)},
-        "test_batch.bin": file(splits["test"]),
-    }
-
-
-def tar_gz(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=0) as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="session")
-def tiny_files(tiny_splits: dict[str, Split]) -> dict[str, bytes]:
-    return archive_files(tiny_splits)
 
 
 @pytest.fixture
@@ -91,26 +27,6 @@ def tiny_archive(tmp_path: pathlib.Path, tiny_files: dict[str, bytes], tiny_dige
     path = tmp_path / "archive.tar.gz"
     path.write_bytes(tar_gz(tiny_files))
     return str(path)
-
-
-def read_with_plain_tfds(root: str, report: str) -> Any:
-    """Evaluate `report` over `sources`, the splits as TFDS alone reads them, in a process without this project."""
-    code = textwrap.dedent(
-        f"""
-        import json
-        import tensorflow_datasets as tfds
-        sources = tfds.data_source("cifar10", download=False)
-        print(json.dumps({report}))
-        """
-    )
-    env = os.environ | {"TFDS_DATA_DIR": root}
-    command = [sys.executable, "-P", "-c", code]
-    done = subprocess.run(command, env=env, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
-
-
-def visible(root: pathlib.Path) -> list[str]:
-    return [path.name for path in root.iterdir()]
 
 
 def test_an_archive_is_prepared_as_tfds_would(tmp_path: pathlib.Path, tiny_archive: str, tiny_splits: dict[str, Split]):
@@ -144,12 +60,6 @@ def test_a_prepared_set_goes_before_the_archive(
     assert_equal(load(TINY, str(tmp_path), str(tmp_path / "none.tar.gz")), tiny_splits)
     message = capfd.readouterr().err
     assert "none.tar.gz is not read" in message and message.count("\n") == 1
-
-
-def altered(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
-    content = bytearray(files[name])
-    content[len(content) // 2] ^= 1
-    return {**files, name: bytes(content)}
 
 
 @pytest.mark.parametrize(
@@ -273,110 +183,6 @@ def test_a_killed_process_leaves_nothing_that_counts(
     assert datasets.prepared("cifar10", str(root)) is None
     assert_equal(load(TINY, str(root), tiny_archive), tiny_splits)
     assert visible(root) == ["cifar10"]
-
-
-# The download.
-
-
-@contextlib.contextmanager
-def web_server(respond: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            respond(self)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def serve(content: bytes, length: int, pause: threading.Event | None = None) -> Any:
-    def respond(handler: http.server.BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(length))
-        handler.end_headers()
-        handler.wfile.write(content)
-        if pause is not None:
-            pause.wait(60)
-
-    return respond
-
-
-def assert_three_ways_out(tmp_path: pathlib.Path, url: str, reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as error:
-        load(TINY, str(tmp_path / "tfds"))
-    message = str(error.value)
-    for way in (url, "--config.data.archive=", "TFDS_DATA_DIR", "--config.data.dir=", "--config configs/digits_v1.py"):
-        assert way in message
-    assert message.count("\n") == 0
-    assert not visible(tmp_path / "tfds")
-
-
-@pytest.fixture
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar10, "NETWORK_SECONDS", 0.3)
-
-
-def test_download(
-    tmp_path: pathlib.Path,
-    tiny_files: dict[str, bytes],
-    tiny_digests: dict[str, str],
-    tiny_splits: dict[str, Split],
-    monkeypatch: pytest.MonkeyPatch,
-):
-    content = tar_gz(tiny_files)
-    with web_server(serve(content, len(content))) as url:
-        monkeypatch.setattr(cifar10, "URL", url)
-        assert_equal(load(TINY, str(tmp_path / "tfds")), tiny_splits)
-    assert visible(tmp_path / "tfds") == ["cifar10"]
-
-
-def test_downloads_that_are_wrong(
-    tmp_path: pathlib.Path,
-    tiny_files: dict[str, bytes],
-    tiny_digests: dict[str, str],
-    short_patience: None,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    content, pause = tar_gz(tiny_files), threading.Event()
-    half = content[: len(content) // 2]
-    cases = [
-        (serve(half, len(content)), "."),  # truncated: http.client or gzip notices first
-        (serve(half, len(half)), "data_batch_"),
-        (serve(half, len(content), pause), "timed out"),  # stalls
-        (serve(tar_gz(altered(tiny_files, "test_batch.bin")), 10**7), "its test split has other content"),
-        (lambda handler: handler.send_error(404), "404"),
-        (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "nonsense"),
-        (lambda handler: pause.wait(60), "timed out"),
-    ]
-    for respond, reason in cases:
-        with web_server(respond) as url:
-            monkeypatch.setattr(cifar10, "URL", url)
-            assert_three_ways_out(tmp_path, url, reason)
-            pause.set()
-            pause.clear()
-
-
-def test_a_server_that_refuses_and_one_that_never_answers(
-    tmp_path: pathlib.Path, short_patience: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar-10-binary.tar.gz"
-        monkeypatch.setattr(cifar10, "URL", url)
-        assert_three_ways_out(tmp_path, url, "timed out")
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail(capfd.readouterr().err))
-    with pytest.raises(pytest.fail.Exception, match=f"downloading cifar10 from {url}"):  # before the name is looked up
-        load(TINY, str(tmp_path / "tfds"))
-    monkeypatch.undo()
-    monkeypatch.setattr(cifar10, "URL", url)
-    assert_three_ways_out(tmp_path, url, "refused")
 
 
 # The real CIFAR-10.
