@@ -1,180 +1,33 @@
-"""The training step: pinned, and each of its parts computed by hand."""
+"""The training step: each of its parts computed by hand."""
 
 import functools
-import json
-import os
-import pathlib
-import subprocess
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from step_helpers import (
+    CLASSES,
+    HYPER,
+    MODEL,
+    SMALL,
+    STEM,
+    assert_trees_close,
+    batch,
+    flat,
+    hyper,
+    layout_of,
+    make_step,
+    plain_view,
+    random_state,
+    small_step,
+    state_of,
+)
 
-from mobilenet_jax.data import augment
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.networks.arch import Architecture, Layer, mobilenet_v1
-from mobilenet_jax.training.optimizer import optimizer as make_optimizer
-from mobilenet_jax.training.state import Layout, TrainState, init_state
-from mobilenet_jax.training.step import METRICS, Batch, Hyper, eval_step, train_step
-
-CLASSES = 5
-# Every kind of layer, small enough to compile in a second.
-SMALL = Architecture(
-    "v2",
-    (
-        Layer("stem", "conv", 3, 8, 3, 2, "relu6"),
-        Layer("block01_depthwise", "depthwise", 8, 8, 3, 1, "relu6"),
-        Layer("block01_project", "pointwise", 8, 8, shortcut="stem"),
-        Layer("block02_depthwise", "depthwise", 8, 8, 3, 2, "relu6"),
-        Layer("head", "pointwise", 8, 16, activation="relu6"),
-        Layer("pool", "pool", 16, 16),
-        Layer("classifier", "dense", 16, CLASSES),
-    ),
-)
-MODEL: Any = MobileNet(SMALL, bn_decay=0.8)
-# Where the layers do not matter.
-STEM: Any = MobileNet(
-    Architecture("v1", (SMALL.layers[0], Layer("pool", "pool", 8, 8), Layer("classifier", "dense", 8, CLASSES)))
-)
-HYPER = {
-    "learning_rate": 0.1,
-    "momentum": 0.9,
-    "decay": 0.9,
-    "epsilon": 1.0,
-    "weight_decay": 0.0,
-    "depthwise_weight_decay": 0.0,
-    "label_smoothing": 0.0,
-    "clip_norm": 0.0,
-    "ema_decay": 0.0,
-    "total_steps": 100,
-    "rise_steps": 0,
-    "stair_steps": 10,
-    "lr_decay": 0.98,
-}
-
-
-def hyper(seed: int = 0, **changes: float) -> Hyper:
-    return Hyper(key=jax.random.key(seed), **{name: jnp.float32(value) for name, value in (HYPER | changes).items()})
-
-
-def batch(size: int = 8, side: int = 12, classes: int = CLASSES, seed: int = 0) -> Batch:
-    """Return noisy images of a few coloured patches, with the classes in turn."""
-    rng = np.random.default_rng(seed)
-    patches = rng.integers(0, 200, (size, 4, 4, 3)).repeat(side // 4, axis=1).repeat(side // 4, axis=2)
-    images = patches + rng.integers(0, 56, patches.shape)
-    return Batch(jnp.asarray(images, jnp.uint8), jnp.arange(size, dtype=jnp.int32) % classes, jnp.ones(size))
-
-
-def plain_view(images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    return augment.evaluation_view(images, images.shape[1], images.shape[1], (-1.0, 1.0))
-
-
-@functools.cache
-def layout_of(model: Any) -> Layout:
-    return Layout(model)
-
-
-def state_of(model: Any, optimizer: str, with_ema: bool = False, key: Any = None) -> Any:
-    """Return what `init_state` returns; without a key, its shapes and types."""
-    init = functools.partial(init_state, model, layout_of(model), optimizer, with_ema)
-    return init(key) if key is not None else jax.eval_shape(init, jax.random.key(0))
-
-
-def random_state(model: Any, optimizer: str = "sgd", with_ema: bool = False, seed: int = 0) -> TrainState:
-    """Return a state with random kernels from NumPy: they need no compilation and are the same everywhere."""
-    rng, layout = np.random.default_rng(seed), layout_of(model)
-    shapes = jax.eval_shape(layout.variables, state_of(model, optimizer).vectors)
-
-    def draw(path, leaf):
-        if path[-1].key == "kernel":
-            scale = 0.01 if path[0].key == "classifier" else (2 / np.prod(leaf.shape[:-1])) ** 0.5
-            return jnp.asarray(scale * rng.normal(size=leaf.shape), jnp.float32)
-        return jnp.full(leaf.shape, path[-1].key in ("scale", "var"), jnp.float32)
-
-    drawn = {name: jax.tree_util.tree_map_with_path(draw, tree) for name, tree in sorted(shapes.items(), reverse=True)}
-    vectors = {name: layout.vector(name, tree) for name, tree in drawn.items()}
-    opt_state = make_optimizer(optimizer, 0.0, 0.0).init(vectors["params"])
-    average = jax.tree.map(jnp.copy, vectors) if with_ema else None
-    return TrainState(jnp.zeros((), jnp.int32), **vectors, opt_state=opt_state, ema=average)
-
-
-def make_step(
-    model: Any = MODEL, optimizer: str = "sgd", view: Any = plain_view, schedule: str = "constant"
-) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-    """Return `train_step` with its keyword arguments, as `compile.py` does, and with named metrics."""
-    recipe = {"model": model, "layout": layout_of(model), "optimizer": optimizer, "schedule": schedule, "view": view}
-
-    def step(*arguments: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = train_step(*arguments, **recipe)
-        return state, dict(zip(METRICS, metrics, strict=True))
-
-    return step
-
-
-@functools.cache
-def small_step(optimizer: str = "sgd", model: Any = MODEL) -> Any:
-    return jax.jit(make_step(model, optimizer))
-
-
-def flat(tree: Any) -> dict[str, np.ndarray]:
-    leaves = jax.tree.leaves_with_path(tree)
-    return {"/".join(str(getattr(x, "key", x)) for x in path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def distance(a: Any, b: Any) -> float:
-    """Return the Euclidean distance of two trees."""
-    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return float(np.sqrt(sum(np.square(np.float64(x) - np.float64(y)).sum() for x, y in leaves)))
-
-
-def assert_trees_close(found: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, expected)
-
-
-# For each of three steps: the loss, and the distance that the average of parameters and of statistics has moved.
-GOLDEN = {
-    "small": [
-        [1.611912, 0.000341921, 0.0713596],
-        [1.608889, 0.001029122, 0.1419921],
-        [1.614299, 0.00197720, 0.2093651],
-    ],
-    "v1": [[1.623208, 0.000786897, 0.310203], [1.612532, 0.00284297, 0.613614], [1.629134, 0.00610645, 0.914192]],
-}
-# The 27 layers of v1 magnify a rounding difference a thousandfold at each step where a ReLU switches.
-TOLERANCE = {"small": 1e-4, "v1": 5e-3}
-
-
-@pytest.mark.parametrize("name", ["small", pytest.param("v1", marks=pytest.mark.slow)])
-def test_golden_steps(name):
-    """Three steps with every option of the recipe."""
-    network = SMALL if name == "small" else mobilenet_v1(0.25, CLASSES, "cifar")
-    model = MobileNet(network, dropout=0.1)
-    view = functools.partial(
-        augment.training_view, pad=4, crop=28, flip=True, resolution=24, input_range=network.input_range
-    )
-    step = jax.jit(make_step(model, "rmsprop", view, "cosine"))
-    start: Any = random_state(model, "rmsprop", with_ema=True)
-    state = start
-    scalars = hyper(
-        learning_rate=0.01,
-        weight_decay=4e-3,
-        label_smoothing=0.1,
-        clip_norm=0.1,
-        ema_decay=0.99,
-        total_steps=10,
-        rise_steps=2,
-    )
-    found = []
-    for seed in range(3):
-        state, metrics = step(state, batch(16, 32, seed=seed), scalars)
-        moved = [distance(state.ema[part], start.ema[part]) for part in ("params", "batch_stats")]
-        found.append([float(metrics["loss"]), *moved])
-    np.testing.assert_allclose(found, GOLDEN[name], rtol=TOLERANCE[name])
+from mobilenet_jax.training.state import TrainState
+from mobilenet_jax.training.step import Batch, eval_step
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
@@ -389,64 +242,3 @@ def test_states_and_recipes_of_several_runs_can_be_stacked():
         states = [state for state, _ in singly]
         assert_trees_close(both_metrics, stack(*(metrics for _, metrics in singly)), rtol=1e-4, atol=1e-5)
         assert_trees_close(both, stack(*states), rtol=1e-4, atol=1e-5)
-
-
-TWO_DEVICES = """
-import functools, json, sys
-
-import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-
-import test_step as t
-
-def double(tree):
-    return jax.tree.map(lambda leaf: leaf.astype("float64") if leaf.dtype == "float32" else leaf, tree)
-
-
-def train(network, side, rate, devices):
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    everywhere, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    model = t.MobileNet(network, dropout=0.1, dtype="float64")
-    view = functools.partial(
-        t.augment.training_view, pad=2, crop=side, flip=True, resolution=side, input_range=(-1.0, 1.0)
-    )
-    step = jax.jit(t.make_step(model, view=view), donate_argnums=0, out_shardings=everywhere)
-    with jax.enable_x64(False):
-        state, start = t.random_state(model, with_ema=True), t.random_state(model).evaluated
-    state, start = jax.device_put(double(state), everywhere), double(start)
-    hyper = t.hyper(learning_rate=rate, weight_decay=1e-4, ema_decay=0.9, clip_norm=5.0)
-    hyper = jax.device_put(double(hyper), everywhere)
-    losses = []
-    for seed in range(5):
-        batch = jax.device_put(t.batch(16, side, network.num_classes, seed), sharded)
-        assert len(batch.images.sharding.device_set) == len(devices)
-        state, metrics = step(state, batch, hyper)
-        losses.append(float(metrics["loss"]))
-    return losses, t.distance(state.evaluated, start)
-
-
-# In float64, as a random v1 grows rounding errors a hundredfold a step.
-case = {"small": (t.SMALL, 12, 0.1), "v1": (t.mobilenet_v1(0.25, 10, "cifar"), 32, 0.001)}[sys.argv[1]]
-assert len(jax.devices()) == 2
-jax.config.update("jax_enable_x64", True)
-print(json.dumps([train(*case, jax.devices()[:n]) for n in (1, 2)]))
-"""
-
-
-@pytest.mark.slow  # test_compile.py has a shorter one
-@pytest.mark.parametrize("network", ["small", "v1"])
-def test_two_devices_train_as_one(network, tmp_path):
-    path = [pathlib.Path(__file__).parent, ROOT / "tests", ROOT]
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, path)),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_NUMPY_DTYPE_PROMOTION": "standard",  # images and schedule stay float32
-    }
-    command = [sys.executable, "-c", TWO_DEVICES, network]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    (one, moved_by_one), (two, moved_by_two) = json.loads(done.stdout)
-    assert len(one) == 5 and np.ptp(one) > 0.001
-    np.testing.assert_allclose(two, one, rtol=TOLERANCE[network] / 5)
-    assert moved_by_two == pytest.approx(moved_by_one, rel=TOLERANCE[network])
