@@ -20,6 +20,7 @@ import yaml
 
 from mobilenet_jax.data import cifar10
 from mobilenet_jax.data.arrays import Split
+from mobilenet_jax.errors import InputError
 from mobilenet_jax.sweeps import file as sweep_files
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -215,6 +216,20 @@ def read_sweep(tmp_path):
         path = tmp_path / "some.yaml"
         path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
         return sweep_files.read(path)
+
+    return run
+
+
+@pytest.fixture
+def refused(read_sweep, tmp_path):
+    """Read a bad sweep file; return the message without the path."""
+
+    def run(content: Any) -> str:
+        with pytest.raises(InputError) as caught:
+            read_sweep(content)
+        sentence, start = str(caught.value), f"{tmp_path / 'some.yaml'}"
+        assert sentence.startswith(start) and "\n" not in sentence
+        return sentence.removeprefix(start)
 
     return run
 
