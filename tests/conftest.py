@@ -239,6 +239,12 @@ def parameters(**given: Any) -> dict[str, Any]:
     return GRID | {"parameters": {f"config.{key.replace('__', '.')}": value for key, value in given.items()}}
 
 
+@pytest.fixture
+def url(tmp_path) -> str:
+    """Return the address of a database in the test's own directory."""
+    return f"sqlite:///{tmp_path}/sweeps.db"
+
+
 @pytest.fixture(scope="session")
 def wandb_points():
     """Enumerates the points of a file's tree with W&B's `sweeps` package; none of a search."""

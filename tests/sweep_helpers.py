@@ -170,6 +170,10 @@ def claimed(queue: Queue, draws: int = 0) -> Entry:
     return claim
 
 
+def states(queue: Queue) -> dict[str, str]:
+    return {entry.digest: entry.state for entry in queue.entries()}
+
+
 def plan_of(sweep: Sweep, **changes: Any) -> Plan:
     """Return the plan of a grid over the default config, without a database."""
     found = points(sweep, default.get_config(), "x")
