@@ -1,9 +1,10 @@
-"""Run directories with chosen accuracies, and the report on them."""
+"""Run directories with chosen accuracies, the report on them, and random accuracies over seeds."""
 
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from helpers import put
 
 from mobilenet_jax.analysis import tradeoffs
@@ -31,3 +32,17 @@ def report_of(directory: pathlib.Path) -> dict[str, Section]:
 
 def table_of(directory: pathlib.Path, name: str) -> Table:
     return next(table for section in report_of(directory).values() for table in section.tables if table.name == name)
+
+
+# The seeds of each configuration: some are shared.
+RAGGED = {"a": (0, 1, 5), "b": (0, 1, 2), "c": (1, 2, 3), "d": (0, 3), "e": (4,), "f": (3, 4)}
+
+
+def drawn(shape: dict, key: int = 0, seeds: float = 0.01, sd: float = 0.004) -> dict[str, dict[int, float]]:
+    """Return a series of that shape: configurations 0.01 apart, normal effects of seeds, normal noise."""
+    rng = np.random.default_rng(key)
+    effects = (seeds * rng.standard_normal(30)).tolist()
+    return {
+        name: {s: 0.5 + 0.01 * i + effects[s] + e for s, e in zip(row, sd * rng.standard_normal(len(row)), strict=True)}
+        for i, (name, row) in enumerate(shape.items())
+    }
