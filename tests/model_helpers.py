@@ -1,10 +1,14 @@
-"""What the tests of the convolutions share: quick compilation, inputs that are exact, values with their gradients."""
+"""What the tests of the model share: quick compilation, exact inputs, values with gradients, shapes of variables."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.networks.arch import Architecture
 
 # Optimisation by LLVM takes most of the compile time. XLA's own passes still run.
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -30,3 +34,13 @@ def assert_all_equal(found, expected):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def images(resolution: int, batch: int = 1) -> Any:
+    return jax.ShapeDtypeStruct((batch, resolution, resolution, 3), jnp.float32)
+
+
+@functools.cache
+def shapes(network: Architecture, **fields: Any) -> dict[str, Any]:
+    """Return the shapes and types of the variables."""
+    return jax.eval_shape(MobileNet(network, **fields).init, jax.random.key(0), images(8))
