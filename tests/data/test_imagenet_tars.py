@@ -43,6 +43,8 @@ def test_the_set_holds_the_files_in_the_order_of_folders(archives: Archives, tmp
     assert "9 training images; ImageNet has 1,281,167" in capfd.readouterr().err
     assert imagenet_tars.prepare(*archives, root, 0, 2) == directory
     assert "already prepared" in capfd.readouterr().out
+    with pytest.raises(InputError, match="another --resize"):
+        imagenet_tars.prepare(*archives, root, 64, 2)
 
 
 def test_more_shards_than_the_process_may_open(tmp_path: pathlib.Path):
