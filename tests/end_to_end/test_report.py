@@ -163,6 +163,7 @@ def test_a_watched_page_is_renewed_as_runs_finish(tmp_path):
     assert not re.search('"refresh":[1-9]|http-equiv="refresh"', page.read_text())
 
 
+@pytest.mark.slow
 def test_a_page_of_many_runs_is_small(tmp_path, run):
     """And says what it lacks without the extra `page`."""
     status, out, _ = run(RUNS[0].parent, "--out", tmp_path)
