@@ -14,11 +14,14 @@ import sys
 import warnings
 
 from mobilenet_jax import console
-from mobilenet_jax.data import imagenet, views
+from mobilenet_jax.data import datasets, imagenet, views
+from mobilenet_jax.data import images as pictures
 from mobilenet_jax.errors import InputError, first_line, number
 from mobilenet_jax.networks import arch, cost
 from mobilenet_jax.records import weights
 from mobilenet_jax.render.tables import columns, plain
+
+_IMAGENET = "imagenet2012"  # as TFDS names it
 
 
 def main() -> int:
@@ -43,9 +46,8 @@ def _parse() -> argparse.Namespace:
     into.add_argument("--classes", type=pathlib.Path, metavar="FILE", help="class names, one a line, in their order")
     evaluate = commands.add_parser("evaluate", help="top-1 and top-5 on labelled images")
     evaluate.add_argument("weights", type=pathlib.Path, help="a file of weights, or a run directory")
-    evaluate.add_argument(
-        "--data", type=pathlib.Path, required=True, metavar="DIR", help="val/<class>/*.JPEG, or images"
-    )
+    kinds = "val/<class>/*.JPEG, ImageNet as TFDS prepares it, or images"
+    evaluate.add_argument("--data", type=pathlib.Path, required=True, metavar="DIR", help=kinds)
     evaluate.add_argument("--labels", type=pathlib.Path, metavar="FILE", help="CSV with columns file, label")
     predict = commands.add_parser("predict", help="the five most likely classes of images")
     predict.add_argument("weights", type=pathlib.Path, help="a file of weights, or a run directory")
@@ -115,7 +117,7 @@ def _class_names(path: pathlib.Path | None) -> tuple[str, ...]:
 def _evaluate(args: argparse.Namespace) -> None:
     names = tuple(weights.identify(args.weights)[1].class_names)
     own = () if names == imagenet.class_names(len(names)) else names  # whose folders have the names of the classes
-    images = imagenet.in_list(args.data, args.labels) if args.labels else imagenet.in_folders(args.data, own)
+    images = _labelled(args.data, args.labels, own)
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
     viewed = evaluate.of_file(args.weights, args.resolution)
@@ -138,6 +140,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     print("\n".join(columns(rows, 2)))
     if found.label_offset:
         print("The network has 1001 classes: labels are shifted by one, as class 0 is the background.")
+
+
+def _labelled(
+    directory: pathlib.Path, labels: pathlib.Path | None, own: tuple[str, ...]
+) -> imagenet.Labelled | pictures.Pictures:
+    """Return the images that `--data` and `--labels` name. `own`: the network's classes, () if they are ImageNet's."""
+    if labels:
+        return imagenet.in_list(directory, labels)
+    if own not in ((), tuple(imagenet.synsets())) or not datasets.prepared(_IMAGENET, str(directory)):
+        return imagenet.in_folders(directory, own)
+    return pictures.load(datasets.describe(_IMAGENET, str(directory)), str(directory))["test"]
 
 
 def _predict(args: argparse.Namespace) -> None:

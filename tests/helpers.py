@@ -33,6 +33,7 @@ ENV = {"git_commit": "0123", "python": "3.11.7", "packages": {"jax": "0.10.2", "
 
 
 CONFIG = default.get_config().to_dict()
+del CONFIG["model"]["weights"]  # as in the record of a run that starts from random ones
 
 
 KNOBS = {f"model.{key}": key for key in ("version", "variant", "alpha", "rho", "expansion")}

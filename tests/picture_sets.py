@@ -2,10 +2,13 @@
 
 import io
 import pathlib
+import tarfile
 from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
+
+SYNSETS = ("n01440764", "n01443537", "n02119789")
 
 
 def picture(seed: int, height: int = 40, width: int = 52, kind: str = "JPEG", mode: str = "RGB") -> bytes:
@@ -24,3 +27,30 @@ def write(root: pathlib.Path, counts: Mapping[str, int], seed: int = 0) -> pathl
             seed += 1
             (root / folder / f"{i:03}.JPEG").write_bytes(picture(seed, 40 + seed % 9))
     return root
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file to an archive."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def training_archive(path: pathlib.Path, synsets=SYNSETS, pictures: int = 3) -> pathlib.Path:
+    """Write ImageNet's archive of training images."""
+    with tarfile.open(path, "w") as tar:
+        for n, synset in enumerate(synsets):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as of_class:
+                for i in reversed(range(pictures)):  # not in the order of their names
+                    add(of_class, f"{synset}_{i}.JPEG", picture(10 * n + i, 60 + i, 80))
+            add(tar, f"{synset}.tar", inner.getvalue())
+    return path
+
+
+def validation_archive(path: pathlib.Path, numbers=(3, 1, 2)) -> pathlib.Path:
+    """Write ImageNet's archive of validation images, of the classes with the labels 65, 970 and 230."""
+    with tarfile.open(path, "w") as tar:
+        for number in numbers:
+            add(tar, f"ILSVRC2012_val_{number:08}.JPEG", picture(number, 300, 400))
+    return path

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from picture_sets import training_archive, validation_archive
 from PIL import Image
 from safetensors import numpy as safetensors
 from transfer_helpers import images, shared, unpacked
@@ -154,6 +155,26 @@ def test_labels_are_shifted_for_the_background(classes, best, run, tmp_path):
     Image.fromarray(images(1, 20)[0]).save(folder / "x.JPEG")
     found = json.loads(run("evaluate", path, "--data", tmp_path, "--format=json")[1])
     assert (found["n"], found["top1"], found["label_offset"]) == (1, 0, int(classes == 1001))
+
+
+@pytest.mark.parametrize("classes", [1000, 1001])
+def test_a_prepared_set(classes, run, tmp_path, capsys):
+    """The labels of its three validation images are 65, 970 and 230."""
+    from mobilenet_jax.data import imagenet, imagenet_tars
+
+    archives = training_archive(tmp_path / "train.tar"), validation_archive(tmp_path / "val.tar")
+    imagenet_tars.prepare(*archives, tmp_path / "sets", 0, 1)
+    capsys.readouterr()
+    path = always(tmp_path / "w.safetensors", classes, 970 + (classes == 1001), imagenet.class_names(classes))
+    code, text, errors = run("evaluate", path, "--data", tmp_path / "sets", "--format=json")
+    found = json.loads(text)
+    assert (code, found["n"], found["top1"], found["label_offset"]) == (0, 3, 1 / 3, int(classes == 1001))
+    (tmp_path / "sets" / "val").mkdir()
+    code, _, errors = run("evaluate", path, "--data", tmp_path / "sets")
+    assert code == 1 and "5.1.0" in errors and "folders" in errors
+    path = always(tmp_path / "w.safetensors", 1000, 0, tuple(f"class {i}" for i in range(1000)))
+    code, _, errors = run("evaluate", path, "--data", tmp_path / "sets")
+    assert code == 1 and "class 0" in errors
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ _OPTIMIZER = "optim.name"
 _OPTIMIZERS = {"sgd": "SGD", "rmsprop": "RMSprop"}
 _RATES = ("optim.lr", "optim.momentum", "optim.weight_decay", *ONLY_RMSPROP)  # each optimiser has its own
 _HOLDOUT = "data.holdout"
-_IN_LABEL = ("model.version", "model.variant", *KNOBS, _OPTIMIZER, _HOLDOUT)
+_WEIGHTS = "model.weights"  # a digest; a run from random weights lacks it
+_IN_LABEL = ("model.version", "model.variant", *KNOBS, _OPTIMIZER, _HOLDOUT, _WEIGHTS)
 _Family = tuple[Any, Any, Any, Any, Any]  # data set, version, variant, optimiser, 'held out' for trials
 
 
@@ -248,8 +249,7 @@ def _label(identity: Mapping[str, Any], usual: Mapping[_Family, Mapping[str, Any
     others = {o for d, _, v, o, _ in usual if (d, v) == (data, variant)}
     if _OPTIMIZER in identity and len(others - {None}) > 1:
         parts.append(setting_text(_OPTIMIZER, optimizer))
-    if identity.get(_HOLDOUT):
-        parts.append(setting_text(_HOLDOUT, identity[_HOLDOUT]))
+    parts += [setting_text(key, identity[key]) for key in (_HOLDOUT, _WEIGHTS) if identity.get(key)]
     recipe_known = "summary.steps" not in identity
     if not recipe_known:
         parts.append("recipe unknown")
@@ -259,5 +259,5 @@ def _label(identity: Mapping[str, Any], usual: Mapping[_Family, Mapping[str, Any
         if key in identity:
             parts.append(setting_text(key, identity[key]))
         elif recipe_known:  # the config of another version of this program
-            parts.append(f"{key.rpartition('.')[2]} not recorded")
+            parts.append(f"{setting_name(key)} not recorded")
     return line(", ".join(filter(None, parts)))

@@ -1,5 +1,6 @@
 """The points and curves of the interactive figure, as JSON: our configurations, and published networks."""
 
+import collections
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +42,16 @@ def interactive(
     for i, s in enumerate(all_series):
         for c in s.configurations if s.key in KNOBS else ():
             lines.setdefault(c, {})[s.key.removeprefix("model.")] = i
-    points = [*(_configuration(c, lines.get(c, {})) for c in configurations), *official]
+    optimizers = collections.defaultdict[Any, set[str]](set)
+    for c in configurations:
+        optimizers[c.summary.dataset, c.summary.epochs].add(c.optimizer)
+
+    def epochs(c):
+        """Return the number, and the optimiser where others have trained on the same set for as long."""
+        several = len(optimizers[c.summary.dataset, c.summary.epochs]) > 1 and c.optimizer
+        return f"{c.summary.epochs}, {c.optimizer}" if several else c.summary.epochs
+
+    points = [*({**_configuration(c, lines.get(c, {})), "epochs": epochs(c)} for c in configurations), *official]
     points += [other for dataset in dict.fromkeys(point["dataset"] for point in points) for other in published(dataset)]
     times: dict[Any, MeasuredNetwork] = {}
     for n in measured:
@@ -58,7 +68,7 @@ def interactive(
         "costs": costs,
         "points": points,
         "curves": [curves(c.runs) for c in configurations],
-        "first": first and {"dataset": first.summary.dataset, "epochs": first.summary.epochs},
+        "first": first and {"dataset": first.summary.dataset, "epochs": epochs(first)},
     }
 
 
@@ -142,7 +152,7 @@ def _configuration(c: Configuration, lines: Mapping[str, int]) -> dict[str, Any]
     names = [run.directory.name for run in c.runs]
     more = f" and {len(names) - _NAMED} more" if names[_NAMED:] else ""
     return {
-        **{"layer": "runs", "name": c.label, "dataset": c.summary.dataset, "epochs": c.summary.epochs},
+        **{"layer": "runs", "name": c.label, "dataset": c.summary.dataset},
         **{"top1": _percent(c.mean), "sd": _percent(c.sd), "accuracy": f"{c.percent} % (n = {c.n})"},
         **{"mult_adds": c.mult_adds / 1e6, "params": c.summary.params / 1e6},
         **{key.removeprefix("model."): c.identity[key] for key in ("model.version", *KNOBS)},

@@ -77,11 +77,11 @@ def _find(
     digest.update(json.dumps(classes).encode())
     paths, labels = {}, {}
     for split, names in zip(SPLITS, folders, strict=True):
-        found = [(name, *picture) for name in names for picture in _pictures(root / split / name)]
-        for name, file, size in found:
-            digest.update(json.dumps([split, name, file, size]).encode())
-        paths[split] = tuple(f"{split}/{name}/{file}" for name, file, _ in found)
-        labels[split] = tuple(label_of[name] for name, *_ in found)
+        found = [(name, _pictures(root / split / name)) for name in names]
+        for name, pictures in found:
+            digest.update(json.dumps([split, name, pictures]).encode())
+        paths[split] = tuple(f"{split}/{name}/{file}" for name, pictures in found for file, _ in pictures)
+        labels[split] = tuple(label_of[name] for name, pictures in found for _ in pictures)
     return Folders(classes, paths, labels, digest.hexdigest()[:8])
 
 

@@ -44,7 +44,10 @@ def prepare(train: pathlib.Path, val: pathlib.Path, root: pathlib.Path, resize: 
     """
     import tensorflow_datasets as tfds
 
+    source = {path.name: path.stat().st_size for path in (train, val)} | {"resize": resize}
     if found := datasets.prepared(NAME, str(root)):
+        if (found / _SOURCE).exists():
+            _check_source(found, source)
         console.say(f"{NAME} is already prepared in {found}")
         return found
     if folders.are_in(root):
@@ -57,7 +60,7 @@ def prepare(train: pathlib.Path, val: pathlib.Path, root: pathlib.Path, resize: 
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with files.lock(partial.with_name(".lock"), timeout=0):
-            _check_source(partial, {path.name: path.stat().st_size for path in (train, val)} | {"resize": resize})
+            _check_source(partial, source)
             builder: Any = cls(data_dir=root, file_format=datasets.FILE_FORMAT)
             with contextlib.ExitStack() as opened, ThreadPoolExecutor(threads) as pool:
                 write = functools.partial(_write_split, partial, builder, functools.partial(_stored, resize), pool)
@@ -88,7 +91,7 @@ def _check_source(partial: pathlib.Path, source: dict[str, Any]) -> None:
     if not path.exists():
         files.write_atomically(path, json.dumps(source))
     elif json.loads(path.read_text()) != source:
-        raise InputError(f"{partial} was begun from other archives or with another --resize: remove it")
+        raise InputError(f"{partial} is made from other archives or with another --resize: remove it")
 
 
 def _write_split(

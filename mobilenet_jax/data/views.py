@@ -24,6 +24,11 @@ def slim(image: np.ndarray, resolution: int) -> np.ndarray:
     Returns:
       uint8 `[resolution, resolution, 3]`, rounded to nearest.
     """
+    return np.rint(slim_unrounded(image, resolution)).clip(0, 255).astype(np.uint8)
+
+
+def slim_unrounded(image: np.ndarray, resolution: int) -> np.ndarray:
+    """Return the view of `slim` as float32, as TF-slim has it before it normalises."""
     tops = [int((size - size * _CENTRE) / 2) for size in image.shape[:2]]
     x = image[tops[0] : image.shape[0] - tops[0], tops[1] : image.shape[1] - tops[1]]
     for axis in (0, 1):
@@ -33,7 +38,7 @@ def slim(image: np.ndarray, resolution: int) -> np.ndarray:
         shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
         share = (place - low).reshape(shape)
         x = np.take(x, low, axis) * (1 - share) + np.take(x, np.minimum(low + 1, size - 1), axis) * share
-    return np.rint(x).clip(0, 255).astype(np.uint8)
+    return x
 
 
 def torch(image: np.ndarray, resolution: int) -> np.ndarray:

@@ -45,7 +45,7 @@ async function draw() {
   const on = layer => form.elements[layer]?.checked ?? true;
   const inSet = points.filter(p => p.dataset === dataset.value && p[cost.value] != null && on(p.layer));
   const layer = name => inSet.filter(p => p.layer === name);
-  const runs = layer("runs").filter(p => epochs.value === "all" || p.epochs === Number(epochs.value));
+  const runs = layer("runs").filter(p => epochs.value === "all" || String(p.epochs) === epochs.value);
   const shown = runs.filter(p => p[knob.value] != null);
   const spec = structuredClone(specs.tradeoff);
   Object.assign(spec.encoding.x, {field: cost.value, title: costs[cost.value]});

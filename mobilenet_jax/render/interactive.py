@@ -10,7 +10,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-WITHOUT = 'The figure is fixed: an interactive one needs pip install "mobilenet_jax[page]".'
+WITHOUT = "The figure is fixed: an interactive one needs pip install -c constraints.txt -e '.[page]'."
 
 _HERE = pathlib.Path(__file__).parent
 

@@ -99,7 +99,7 @@ class Queue:
         """Return an error of the database as a sentence; `how` describes one that does not answer."""
         then = "once it answers, the same command goes on"
         if isinstance(error, ImportError):
-            then = "its driver is missing: pip install '.[postgres]'"
+            then = "its driver is missing: pip install -c constraints.txt -e '.[postgres]'"
         elif isinstance(error, Damaged):
             rebuilt = "rebuilds it from the run directories" if self.sweep.method == "grid" else "restarts the search"
             how, then = "is damaged", f"move it away, and the same command {rebuilt}"

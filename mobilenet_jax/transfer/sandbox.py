@@ -21,7 +21,7 @@ _BYTES = 4 * 2**30  # of address space
 
 
 def read(path: pathlib.Path, variables: str = "auto") -> Source:
-    """Return the network in a file (`formats.read`), or raise InputError, whatever the file holds."""
+    """Return the network in a file (`formats.read`); raises InputError over anything else that it holds."""
     command = [sys.executable, "-m", "mobilenet_jax.transfer.sandbox", os.path.abspath(path), variables]
     env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PATH": os.devnull, "PYTHONPATH": _import_path()}
     try:

@@ -106,6 +106,15 @@ def test_a_setting_that_an_older_config_lacks_is_not_recorded(tmp_path):
     assert [(c.label, c.n) for c in grouped(tmp_path)] == [("v1 α 0.25", 2), ("v1 α 0.25, clip_norm not recorded", 1)]
 
 
+@pytest.mark.parametrize("trained", [1, 3])
+def test_networks_to_start_from_are_named(tmp_path, trained):
+    """A record has their digest, and no such key if the weights were random."""
+    for i in range(4):
+        put(tmp_path / str(i), {"seed": i} | ({"model.weights": "d8c3f2e8"} if i < trained else {}))
+    found = {c.label: c.n for c in grouped(tmp_path)}
+    assert found == {"v1 α 0.25": 4 - trained, "v1 α 0.25, weights d8c3f2e8": trained}
+
+
 def test_a_setting_may_be_a_list(tmp_path):
     for seed, value in ((0, [1, 2]), (1, [1, 2]), (2, [])):
         put(tmp_path / str(seed), {"augment.sizes": value, "seed": seed})

@@ -37,6 +37,16 @@ def test_runs_curves_and_lines(tmp_path):
     assert [*found["costs"]] == ["mult_adds", "params"] and found["first"] == {"dataset": "cifar10", "epochs": 3}
 
 
+def test_optimisers_are_filtered_apart(tmp_path):
+    """Only where others have trained on the same set for as long."""
+    trained(tmp_path, {}, (0.7,))
+    trained(tmp_path, {"optim.name": "rmsprop", "optim.lr": 0.02}, (0.71,))
+    trained(tmp_path, {"train.epochs": 5}, (0.7,))
+    found = interactive(tmp_path)
+    assert {point["epochs"] for point in found["points"] if point["layer"] == "runs"} == {"3, SGD", "3, RMSprop", 5}
+    assert found["first"]["epochs"] in ("3, SGD", "3, RMSprop", 5)
+
+
 def test_many_epochs_and_many_runs_are_thinned():
     rows = tuple({"epoch": float(i), "test_accuracy": i / 1000} for i in range(1, 951))
     run = types.SimpleNamespace(epochs=rows, summary=types.SimpleNamespace(seed=0))

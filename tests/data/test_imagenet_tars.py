@@ -8,43 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from picture_sets import picture
+from picture_sets import SYNSETS, picture, training_archive, validation_archive
 from PIL import Image
 
 from mobilenet_jax.data import datasets, decoding, imagenet, imagenet_tars, images
 from mobilenet_jax.errors import InputError
 
 Archives = tuple[pathlib.Path, pathlib.Path]
-SYNSETS = ("n01440764", "n01443537", "n02119789")
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def training_archive(path: pathlib.Path, synsets=SYNSETS, pictures: int = 3) -> pathlib.Path:
-    with tarfile.open(path, "w") as tar:
-        for n, synset in enumerate(synsets):
-            inner = io.BytesIO()
-            with tarfile.open(fileobj=inner, mode="w") as of_class:
-                for i in reversed(range(pictures)):  # not in the order of their names
-                    add(of_class, f"{synset}_{i}.JPEG", picture(10 * n + i, 60 + i, 80))
-            add(tar, f"{synset}.tar", inner.getvalue())
-    return path
-
-
-def validation_archive(path: pathlib.Path, numbers=(3, 1, 2)) -> pathlib.Path:
-    with tarfile.open(path, "w") as tar:
-        for number in numbers:
-            add(tar, f"ILSVRC2012_val_{number:08}.JPEG", picture(number, 300, 400))
-    return path
 
 
 @pytest.fixture
@@ -69,6 +43,8 @@ def test_the_set_holds_the_files_in_the_order_of_folders(archives: Archives, tmp
     assert "9 training images; ImageNet has 1,281,167" in capfd.readouterr().err
     assert imagenet_tars.prepare(*archives, root, 0, 2) == directory
     assert "already prepared" in capfd.readouterr().out
+    with pytest.raises(InputError, match="another --resize"):
+        imagenet_tars.prepare(*archives, root, 64, 2)
 
 
 def test_more_shards_than_the_process_may_open(tmp_path: pathlib.Path):

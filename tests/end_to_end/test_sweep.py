@@ -78,6 +78,7 @@ def test_the_rerun_trains_failed_points_only(first, rerun):
     assert trial_states(database(directory)) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED", "PRUNED"]
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_trains_nothing(rerun, finished):
     done = run(finished)
     assert (done.returncode, done.stderr, trained(done)) == (0, "", [])
@@ -159,7 +160,10 @@ def test_a_full_disk_stops_the_sweep_and_fails_no_point(tmp_path):
     ("error", "line", "message", "patience"),
     [
         ("Unavailable", "does not answer", "has not answered for 0 minutes (why); once it answers, the same", 1),
-        ("Unwritable", "cannot be written", "cannot be written (why); once it can, the same command resumes", 600),
+        pytest.param(
+            *("Unwritable", "cannot be written", "cannot be written (why); once it can, the same command resumes", 600),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_database_that_stays_away(error, line, message, patience, tmp_path):
@@ -298,6 +302,7 @@ def test_the_table_on_a_terminal(tmp_path):
     assert digest in shown and not any(digest in " ".join(words) for words in rows)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_changes_while_it_is_trained(tmp_path):
     """Its command and a restarted worker would train different points."""
     write(tmp_path, TINY | {"seed": [0, 1]})

@@ -94,6 +94,7 @@ def loading(directory: pathlib.Path, ignored: str = "") -> Iterator[tuple[subpro
         yield process, workers(process.pid)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_worker_that_does_not_train_at_once(tmp_path):
     """Its point waits again, and this counts as no death."""
     with loading(tmp_path) as (process, (pid,)):
@@ -235,7 +236,7 @@ queue.Queue.{method} = once(queue.Queue.{method})
 @pytest.mark.parametrize(
     ("method", "after"),
     [
-        pytest.param("claim", True, id="between claim and start"),
+        pytest.param("claim", True, id="between claim and start", marks=pytest.mark.slow),
         pytest.param("finish", False, id="between finish and record", marks=pytest.mark.slow),
         pytest.param("finish", True, id="after the record", marks=pytest.mark.slow),
     ],
