@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from test_config import resolve
+from config_helpers import resolve
 
 from mobilenet_jax import config
 from mobilenet_jax.errors import InputError
