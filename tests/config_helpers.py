@@ -9,8 +9,6 @@ from mobilenet_jax import config
 from mobilenet_jax.config import RunSpec
 
 V2 = {"model.version": "v2"}
-
-
 STREAMED = {"data.name": "imagenet2012", "augment.pad": 0}
 
 
