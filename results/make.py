@@ -182,12 +182,24 @@ def _input() -> str:
     rows = []
     for name, contender, threads in found:
         if threads == 1:
-            one, all_cores = found[name, contender, 1], found[name, contender, record["cores"]]
-            ratio = found[name, "ours", 1]["images_per_cpu_second"] / one["images_per_cpu_second"]
-            rates = one["images_per_cpu_second"], all_cores["images_per_second"]
-            rows.append((name, contender.replace("_", ", "), *(f"{rate:,.0f}" for rate in rates), f"{ratio:.2f}"))
-    header = ("files", "loader", "images per CPU second, one thread", "images/s, all cores", "ours / it")
+            rates, ratios = [], []
+            for count, rate in ((1, "images_per_cpu_second"), (1, "images_per_second"), (2, "images_per_second")):
+                rates.append(found[name, contender, count][rate])
+                ratios.append(found[name, "ours", count][rate] / rates[-1])
+            texts = (f"{rate:,.0f} ({ratio:.2f})" for rate, ratio in zip(rates, ratios, strict=True))
+            rows.append((name, contender.replace("_", ", "), *texts))
+    header = ("files", "loader", "images per CPU second, 1 thread", "images/s, 1 thread", "images/s, 2 threads")
     return Table("input", "", header, tuple(rows)).markdown()
+
+
+def _streamed() -> str:
+    record = json.loads((HERE / "bench" / "cpu_streamed.json").read_text(encoding="utf-8"))
+    rounds = ", ".join(f"{each['share']:.2f}" for each in record["rounds"])
+    return (
+        f"Reading alone makes {record['reading']:,.0f} images/s, training alone takes {record['training']:,.0f}, and a "
+        f"run trains on {record['run']:,.0f} ({record['cores']} cores, medians). The share of 1 / (1 / training + 1 / "
+        f"reading) that a run reaches was {rounds} in {len(record['rounds'])} rounds."
+    )
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -213,6 +225,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "h200_operations": _h200_operations,
     "h200_steps": _h200_steps,
     "input": _input,
+    "streamed": _streamed,
     "faults": lambda: _show("faults").splitlines()[2],
     "long_runs": lambda: _show("long_runs").strip(),
 }
