@@ -314,7 +314,8 @@ def test_the_server_dies_while_a_machine_holds_the_lock(queue, database, server)
     assert claimed(queue).digest == "aa"
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_four_processes_claim_every_point_once(kind, request, tmp_path):
     """They also create the tables and enqueue the points at the same time."""
     url = f"sqlite:///{tmp_path / 'sweeps.db'}" if kind == "sqlite" else request.getfixturevalue("database")

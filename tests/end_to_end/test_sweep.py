@@ -69,6 +69,7 @@ def test_one_point_that_fails_stops_no_other(first):
     assert states == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
 
 
+@pytest.mark.slow
 def test_the_rerun_trains_failed_points_only(first, rerun):
     directory, done = rerun
     assert (done.returncode, done.stderr) == (0, "")

@@ -237,10 +237,11 @@ def test_a_live_page_keeps_its_choices(browser, report, tmp_path):
     shown.close()
 
 
+@pytest.mark.slow
 def test_colours_can_be_told_apart(browser, path):
     """By readers with each of the common kinds of colour blindness, and on white."""
     shown, _ = opened(browser, path)
-    for knob, epochs in (("version", "5"), ("alpha", "10"), ("rho", "10"), ("expansion", "4")):
+    for knob, epochs in (("version", "5, SGD"), ("alpha", "10"), ("rho", "10"), ("expansion", "4")):
         choose(shown, knob=knob, epochs=epochs)
         colours = shown.locator("#chart .role-legend .mark-symbol path").evaluate_all(
             "found => found.map(mark => getComputedStyle(mark).fill)"

@@ -45,6 +45,7 @@ def test_a_worker_that_ends_without_a_result_is_given_up(code, worker):
     assert [line.startswith("died") for line in lines].count(True) == (3 if code == 1 else 0)
 
 
+@pytest.mark.slow
 def test_a_result_starts_the_count_again(worker):
     starts, _, error = worker("print('finished  a point' if n in (2, 4) else 'x'); sys.exit(1)")
     assert starts == 6 and "without a result" in error

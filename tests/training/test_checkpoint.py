@@ -231,6 +231,7 @@ def test_directories_of_earlier_versions_are_left_alone(copy):
     assert steps(directory) == {"1", "2", "3"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc's")
 def test_saving_holds_no_memory(tmp_path):
     checkpoints = Checkpoints(tmp_path)

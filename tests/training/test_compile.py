@@ -110,7 +110,7 @@ compile_runs([spec], loop.prepare(spec))
 @pytest.mark.parametrize(
     ("implementation", "devices", "steps", "gathers"),
     [
-        ("taps", 2, 4, False),
+        pytest.param("taps", 2, 4, False, marks=pytest.mark.slow),
         pytest.param("shift", 2, 1, True, marks=pytest.mark.slow),  # so the test would see them
         *(
             pytest.param(*case, False, marks=pytest.mark.slow)

@@ -21,7 +21,7 @@ from mobilenet_jax.training.wandb_logger import WandbLogger
 pytestmark = pytest.mark.usefixtures("small_networks")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])  # the second is SLURM's warning
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])  # SLURM's warning
 def test_a_signal_ends_the_process_and_the_same_command_resumes(name, finished, start, tmp_path):
     command = f"--workdir={tmp_path}", TINY
     directory = tmp_path / spec_of(TINY).run_name

@@ -161,6 +161,7 @@ def test_another_set_of_the_same_name_is_another_run(finished, pictures, tmp_pat
         loop.run(other, finished)
 
 
+@pytest.mark.slow
 def test_undecodable_pictures_are_counted_over_resumptions(tmp_path: pathlib.Path, capfd):
     root = write(tmp_path / "set", {"train/a": 600, "train/b": 600, "val/a": 1001})
     for name in ("train/b/005.JPEG", "val/a/1000.JPEG"):
