@@ -92,6 +92,7 @@ def test_optimisers_are_told_apart(tmp_path):
     doubling, _, budgets = found[""].text
     assert re.search("by width \\(v[12](?:, t 6)?, (?:SGD|RMSprop), ", doubling)
     assert "batch 128, RMSprop)" in budgets and "SGD" not in budgets  # the largest group
+    assert budgets.count("RMSprop") == 1
 
 
 def test_the_fit(widths):
