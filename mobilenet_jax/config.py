@@ -137,6 +137,7 @@ class RunSpec:
     identity: dict[str, Any]  # dotted keys: all that change the result
     digest: str  # eight hex digits of `identity`, the end of `run_name`
     weights: str = ""  # path of the network to start from; `identity` has its digest
+    same_classes: bool = False  # whether that network has the classes of the set, so that its classifier is taken over
 
     @property
     def program_key(self) -> tuple[tuple[str, Any], ...]:
@@ -192,7 +193,7 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
 
     dataset = datasets.describe(flat["data.name"], flat["data.dir"])
     path = flat.pop(_WEIGHTS)
-    network = _trained(path, flat, dataset.num_classes) if path else _architecture(flat, dataset.num_classes)
+    network, same = _trained(path, flat, dataset) if path else (_architecture(flat, dataset.num_classes), False)
     flat, image_size = _views(flat, dataset)
     resolution = round(flat["model.rho"] * image_size)
     if resolution < 1:
@@ -205,7 +206,8 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
         train_size -= datasets.holdout_size(train_size, flat["data.holdout"])
     steps_per_epoch = train_size // batch
     if not steps_per_epoch:
-        raise InputError(f"config.train.batch_size={batch}: {dataset.name} has {train_size} training images")
+        have = f"{dataset.name} has {train_size} training images"
+        raise InputError(f"config.train.batch_size={batch}: {have}; allowed is at most {train_size}")
     epochs, warmup = flat["train.epochs"], flat["optim.warmup_epochs"]
     if warmup >= epochs:
         raise InputError(f"config.optim.warmup_epochs={warmup:g}: must be below config.train.epochs={epochs}")
@@ -227,6 +229,7 @@ def resolve(config: ConfigDict, name: str = "default") -> RunSpec:
         identity=identity,
         digest=identities.digest(identity | pictures),
         weights=path,
+        same_classes=same,
     )
 
 
@@ -261,25 +264,30 @@ def finished(spec: RunSpec, directory: pathlib.Path) -> "Summary | None":
 _build = functools.lru_cache(maxsize=1024)(arch.mobilenet)  # the points of a sweep share their networks
 
 
-def _trained(path: str, flat: dict[str, Any], num_classes: int) -> arch.Architecture:
-    """Return the network with the padding and the input of weights to start from; note their digest in `flat`."""
+def _trained(path: str, flat: dict[str, Any], dataset: datasets.Dataset) -> tuple[arch.Architecture, bool]:
+    """Return the network with the padding and the input of weights to start from, and whether the classes are the same.
+
+    Their digest is noted in `flat`.
+    """
     from mobilenet_jax.records import weights  # late: most runs start from random weights
 
     flat[_WEIGHTS], there = weights.identify(pathlib.Path(console.expand_home(path, f"config.{_WEIGHTS}=")))
     if there.source == "TensorFlow Lite":
         raise InputError(f"config.{_WEIGHTS}={path!r}: is of TensorFlow Lite, whose batch norm is folded")
-    found = {**there.architecture, "num_classes": num_classes}
-    here = _architecture(flat, num_classes, padding=found.get("padding", "same"))
+    found = {**there.architecture, "num_classes": dataset.num_classes}
     try:
-        theirs = _build(**found)
+        theirs, usual = _build(**found), _build(**{**found, "activation": "auto"})
     except (InputError, TypeError) as e:  # the latter of unknown options
         raise InputError(f"config.{_WEIGHTS}={path!r}: no network has its architecture ({e})") from None
-    if theirs != here:
-        alike = ["activation"] if theirs.layers[0].activation == here.layers[0].activation else []  # of 'auto'
-        pairs = ((key, value, flat.get(f"model.{key}", value)) for key, value in found.items() if key not in alike)
-        others = [f"{key} {value!r} there and {ours!r} here" for key, value, ours in pairs if value != ours]
-        raise InputError(f"config.{_WEIGHTS}={path!r}: is of another network ({', '.join(others)})")
-    return dataclasses.replace(here, input_range=there.input_range, mean=there.mean, std=there.std)
+    if theirs == usual:
+        found["activation"] = "auto"
+    if theirs != _architecture(flat, dataset.num_classes, padding=found.get("padding", "same")):
+        others = {f"model.{key}": value for key, value in found.items() if flat.get(f"model.{key}", value) != value}
+        flags = " ".join(f"--config.{key}={value}" for key, value in others.items())
+        raise InputError(f"config.{_WEIGHTS}={path!r}: is of another network; allowed is it with {flags}")
+    names = datasets.class_names(dataset, flat["data.dir"])
+    network = dataclasses.replace(theirs, input_range=there.input_range, mean=there.mean, std=there.std)
+    return network, bool(names) and tuple(there.class_names) == names
 
 
 def _architecture(flat: dict[str, Any], num_classes: int, padding: str = "same") -> arch.Architecture:

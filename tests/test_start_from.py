@@ -55,10 +55,10 @@ def test_the_input_and_the_padding_are_those_of_the_weights(tmp_path: pathlib.Pa
 @pytest.mark.parametrize(
     ("architecture", "overrides", "words"),
     [
-        ({}, {"model.alpha": 1.0}, ["(alpha 0.5 there and 1.0 here)"]),
-        ({"activation": "relu6"}, {}, ["activation 'relu6' there and 'auto' here"]),
-        ({"bn_epsilon": 1e-5}, {}, ["bn_epsilon 1e-05 there and 0.001 here"]),
-        ({}, {"model.version": "v2"}, ["version 'v1' there and 'v2' here"]),
+        ({}, {"model.alpha": 1.0}, ["with --config.model.alpha=0.5"]),
+        ({"activation": "relu6"}, {}, ["with --config.model.activation=relu6"]),
+        ({"bn_epsilon": 1e-5}, {}, ["with --config.model.bn_epsilon=1e-05"]),
+        ({"activation": "relu6"}, {"model.version": "v2"}, ["model.version=v1 --config.model.activation=relu6"]),
         ({"size": 3}, {}, ["no network has its architecture", "size"]),
         ({"strides": ["cifar"]}, {}, ["no network has its architecture"]),
         ({"strides": "mnist"}, {}, ["no network has its architecture", "mnist"]),

@@ -231,9 +231,10 @@ def test_weights_with_other_tensors_are_refused(finished, pictures, tmp_path: pa
         first_state(pictures | {"model.weights": str(tmp_path / "w.safetensors")})
 
 
-def test_the_record_names_the_weights_by_their_digest(finished, pictures, tmp_path: pathlib.Path):
+def test_the_record_names_the_weights_by_their_digest(finished, pictures, tmp_path: pathlib.Path, capsys):
     spec = spec_of(pictures | {"model.weights": str(finished), "train.epochs": 1})
     assert loop.run(spec, tmp_path / "run") == 0
+    assert f"starts from    {finished}, with its classifier\n" in capsys.readouterr().out
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["model"]["weights"] == weights.identify(finished)[0]
     assert "weights" not in json.loads((finished / "config.json").read_text())["model"]
