@@ -120,13 +120,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     images = _labelled(args.data, args.labels, own)
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
-    viewed = evaluate.of_file(args.weights, args.resolution)
-    network = viewed.network
+    network = evaluate.of_file(args.weights, args.resolution)
     classes = network.module.arch.num_classes
     if not (args.labels or own) and classes - imagenet.label_offset(network.class_names) != 1000:
         allowed = f"ImageNet's are 1000, or 1001 of which the first is named {imagenet.BACKGROUND!r}"
         raise InputError(f"{args.weights}: has {classes} classes, and {allowed}: give --labels")
-    found, _ = evaluate.evaluate(viewed, images, args.protocol)
+    found, _ = evaluate.evaluate(network, images, args.protocol)
     if args.format == "json":
         print(json.dumps(dataclasses.asdict(found)))
         return
@@ -158,10 +157,9 @@ def _predict(args: argparse.Namespace) -> None:
         raise InputError(f"{missing[0]}: no such file")
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
-    viewed = evaluate.of_file(args.weights, args.resolution)
-    network = viewed.network
+    network = evaluate.of_file(args.weights, args.resolution)
     names = network.class_names or [str(i) for i in range(network.module.arch.num_classes)]
-    found = evaluate.predict(viewed, args.images, args.protocol)
+    found = evaluate.predict(network, args.images, args.protocol)
     if args.format == "json":
         rows = [
             {"file": str(path), "top5": [{"class": i, "name": names[i], "probability": p} for i, p in best]}

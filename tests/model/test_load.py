@@ -35,7 +35,7 @@ def stored(directory: pathlib.Path, version: str) -> tuple[pathlib.Path, MobileN
 def test_a_network_loads_as_it_was_written(version, tmp_path):
     path, module, variables = stored(tmp_path, version)
     loaded = mobilenet_jax.load(path)
-    assert loaded.module.arch == module.arch and tuple(loaded.class_names) == ("a", "b", "c")
+    assert (loaded.module.arch, loaded.resolution) == (module.arch, 8) and tuple(loaded.class_names) == ("a", "b", "c")
     assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (loaded.variables, variables)), strict=True))
     images = np.random.default_rng(1).integers(0, 256, (2, 20, 16, 3), np.uint8)
@@ -69,6 +69,17 @@ def test_images_that_do_not_fit(images, tmp_path):
     path, *_ = stored(tmp_path, "v1")
     with pytest.raises(InputError, match=r"uint8 \[B, H, W, 3\].*16 pixels"):
         mobilenet_jax.load(path).preprocess(images)
+
+
+def test_an_imported_network_takes_views_of_its_resolution_only(tmp_path):
+    """Larger ones would lose their borders."""
+    path, _, variables = stored(tmp_path, "v1")
+    weights.write(path, variables, weights.Network(ARCHITECTURES["v1"], (0.0, 1.0), 8, 8, source="Keras"))
+    loaded = mobilenet_jax.load(path)
+    views = np.zeros((1, 8, 8, 3), np.uint8)
+    assert loaded.preprocess(views).shape == views.shape
+    with pytest.raises(InputError, match=r"\[B, H, W, 3\].*of 8 pixels"):
+        loaded.preprocess(np.zeros((1, 8, 9, 3), np.uint8))
 
 
 def forward(tensors: dict[str, np.ndarray], images: np.ndarray, network: arch.Architecture) -> np.ndarray:
