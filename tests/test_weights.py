@@ -137,6 +137,16 @@ def test_evaluate(run, tmp_path):
     assert code == 0 and "25.00%" in text and "75.00%" in text and "torch, 18 pixels" in text
 
 
+def test_the_protocol_is_that_of_the_training(run, tmp_path):
+    path = always(tmp_path / "w.safetensors", 10, 2)
+    where = [*labelled(tmp_path, [2]), "--format=json"]
+    assert json.loads(run("evaluate", path, *where)[1])["protocol"] == "slim"
+    variables, network = weights.read(path)
+    weights.write(path, variables, dataclasses.replace(network, protocol="torch"))
+    assert json.loads(run("evaluate", path, *where)[1])["protocol"] == "torch"
+    assert json.loads(run("evaluate", path, *where, "--protocol=slim")[1])["protocol"] == "slim"
+
+
 def test_more_images_than_a_batch(run, tmp_path):
     path = always(tmp_path / "w.safetensors", 10, 2)
     found = json.loads(run("evaluate", path, *labelled(tmp_path, [2] * 33 + [1]), "--format=json")[1])

@@ -42,6 +42,7 @@ class Network:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     source: str = ""  # format of the file that it was imported from; "" if it was trained here
+    protocol: str = ""  # "slim" or "torch": how its training cut files for evaluation; "" if unknown, or without files
 
 
 def write(path: pathlib.Path, variables: Mapping[str, Any], network: Network) -> None:
@@ -94,7 +95,9 @@ def identify(path: pathlib.Path) -> tuple[str, Network]:
 @functools.lru_cache  # the points of a sweep share their weights
 def _identify(path: pathlib.Path, size: int, changed: int) -> tuple[str, Network]:
     variables, network = read(path)
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(network), sort_keys=True).encode())
+    description = dataclasses.asdict(network)
+    del description["protocol"]  # what is trained from them does not depend on it, and earlier files lack it
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(flat(variables), key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.shape} ".encode() + tensor.tobytes())
     return digest.hexdigest()[:8], network
@@ -125,6 +128,7 @@ def odd_field(network: Network) -> str:
         "image_size": side(network.image_size),
         "resolution": side(network.resolution),
         "class_names": all(isinstance(name, str) for name in network.class_names),
+        "protocol": network.protocol in ("", "slim", "torch"),
     }
     return next((name for name, right in fine.items() if not right), "")
 

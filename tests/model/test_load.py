@@ -71,10 +71,11 @@ def test_images_that_do_not_fit(images, tmp_path):
         mobilenet_jax.load(path).preprocess(images)
 
 
-def test_an_imported_network_takes_views_of_its_resolution_only(tmp_path):
+@pytest.mark.parametrize("made", [{"source": "Keras"}, {"protocol": "torch"}])
+def test_views_of_files_have_the_resolution_of_the_network(made, tmp_path):
     """Larger ones would lose their borders."""
     path, _, variables = stored(tmp_path, "v1")
-    weights.write(path, variables, weights.Network(ARCHITECTURES["v1"], (0.0, 1.0), 8, 8, source="Keras"))
+    weights.write(path, variables, weights.Network(ARCHITECTURES["v1"], (0.0, 1.0), 8, 8, **made))
     loaded = mobilenet_jax.load(path)
     views = np.zeros((1, 8, 8, 3), np.uint8)
     assert loaded.preprocess(views).shape == views.shape
@@ -155,6 +156,7 @@ def test_files_that_hold_no_network(content, reason, tmp_path):
         {"std": (1.0, 0.0, 1.0)},
         {"std": (1.0, True, 1.0)},
         {"class_names": (1, 2)},
+        {"protocol": "square"},
         {"architecture": ["v1"]},
     ],
 )

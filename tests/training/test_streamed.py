@@ -69,7 +69,7 @@ def test_the_record(finished, pictures):
     assert stored["dataset"]["fingerprint"]
     assert stored["augment"] == {"pad": 0, "crop": 32, "scale": 0.08, "ratio": 4 / 3, "resize": 0, "flip": True}
     _, network = weights.read(finished / "weights.safetensors")
-    assert network.class_names == tuple(CLASSES)
+    assert (network.class_names, network.protocol) == (tuple(CLASSES), "slim")
 
 
 def test_the_figures_are_those_of_each_picture_once(finished, pictures):
