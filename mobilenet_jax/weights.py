@@ -155,7 +155,9 @@ def _labelled(
 
 def _predict(args: argparse.Namespace) -> None:
     if missing := [path for path in args.images if not path.is_file()]:
-        raise InputError(f"{missing[0]}: no such file")
+        raise InputError(
+            f"{missing[0]}: {'is a directory' if missing[0].is_dir() else 'no such file'}: must be an image"
+        )
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
     network = evaluate.of_file(args.weights, args.resolution)

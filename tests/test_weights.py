@@ -235,6 +235,16 @@ def test_predict(run, tmp_path):
     np.testing.assert_allclose([each["probability"] for each in found[0]["top5"]], odds[:5], rtol=1e-5)
 
 
+def test_what_cannot_be_predicted(tiny, run, tmp_path):
+    path = always(tmp_path / "w.safetensors", 10, 2)
+    assert "is a directory" in run("predict", path, tmp_path)[2]
+    assert "no such file" in run("predict", path, tmp_path / "no.png")[2]
+    labelled(tmp_path, [0])
+    for name in ("whole.h5", "float.tflite"):
+        code, text, errors = run("predict", tiny / name, tmp_path / "0.png")
+        assert (code, text) == (1, "") and all(word in errors for word in (name, "mobilenet_jax.weights import"))
+
+
 def torch_file(path: pathlib.Path) -> None:
     path.write_bytes(safetensors.save({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}))
 
@@ -244,7 +254,8 @@ BAD = {
     "empty": (lambda path: path.write_bytes(b""), "no known format"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps({"x": [1]})), "pickle"),
     "another network": (torch_file, "none of the tensors"),
-    "directory": (lambda path: path.mkdir(), "No such file"),
+    "directory": (lambda path: path.mkdir(), "finished run"),
+    "ours": (lambda path: always(path, 3, 0), "already a file of this package"),
     "nothing": (lambda path: None, "No such file"),
 }
 

@@ -122,18 +122,25 @@ def test_the_file_alone_gives_the_logits(version, tmp_path):
     np.testing.assert_allclose(forward(tensors, images, module.arch), expected, rtol=1e-4)
 
 
+OURS = {"architecture": "{}"}  # which no other metadata has
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (None, "No such file"),
         (b"", "no weights can be read"),
-        (b"x" * 100, "no weights can be read"),
-        (safetensors.save({"x": np.zeros(2)}), "lacks 'format'"),
-        (safetensors.save({}, {"format": "2"}), "another version"),
-        (safetensors.save({}, {"format": "1"}), "lacks 'input_range'"),
-        (safetensors.save({}, {"format": "pt"}), "no weights can be read"),
-        (safetensors.save({}, {"format": "[" * 100_000}), "no weights can be read"),
-        (safetensors.save({}, {"format": "1", "input_range": "[0, 1]", "class_names": "[]"}), "no weights can be read"),
+        (b"x" * 100, "no file of this package.*import"),
+        (safetensors.save({"x": np.zeros(2)}), "no file of this package.*import"),
+        (safetensors.save({"x": np.zeros(2)}, {"format": "pt"}), "no file of this package.*import"),
+        (safetensors.save({}, {"format": "2", **OURS}), "another version"),
+        (safetensors.save({}, {"format": "1", **OURS}), "lacks 'input_range'"),
+        (safetensors.save({}, {"format": "1", **OURS})[:-3], "no weights can be read"),
+        (safetensors.save({}, {"format": "[" * 100_000, **OURS}), "no weights can be read"),
+        (
+            safetensors.save({}, {"format": "1", "input_range": "[0, 1]", "class_names": "[]", **OURS}),
+            "no weights can be read",
+        ),
     ],
 )
 def test_files_that_hold_no_network(content, reason, tmp_path):
@@ -143,6 +150,12 @@ def test_files_that_hold_no_network(content, reason, tmp_path):
     with pytest.raises(InputError, match=reason) as e:
         weights.read(path)
     assert str(path) in str(e.value)
+
+
+def test_a_directory_without_weights(tmp_path):
+    for read in (weights.read, weights.identify):
+        with pytest.raises(InputError, match=f"{tmp_path.name}: .*finished run.*{weights.FILE}"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize(
