@@ -132,7 +132,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     rows = [
         ("top-1", f"{found.top1:.2%}"),
-        ("top-5", f"{found.top5:.2%}"),
+        *([] if found.top5 is None else [("top-5", f"{found.top5:.2%}")]),
         ("images", f"{found.n:,}"),
         ("protocol", f"{found.protocol}, {found.resolution} pixels"),
         ("images/s", f"{found.images_per_second:.1f}"),

@@ -218,7 +218,9 @@ def test_folders_of_the_classes_of_the_network(run, tmp_path):
         for i in range(count):
             Image.fromarray(images(1, 20)[0]).save(tmp_path / "val" / name / f"{i}.webp")
     found = json.loads(run("evaluate", path, "--data", tmp_path, "--format=json")[1])
-    assert (found["n"], found["top1"]) == (3, 2 / 3)
+    assert (found["n"], found["top1"], found["top5"]) == (3, 2 / 3, None)
+    text = run("evaluate", path, "--data", tmp_path)[1]
+    assert "66.67%" in text and "top-5" not in text
     (tmp_path / "val" / "dog").mkdir()
     code, _, errors = run("evaluate", path, "--data", tmp_path)
     assert code == 1 and "'dog' is no class of the network, such as ant" in errors

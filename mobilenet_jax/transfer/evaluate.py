@@ -28,7 +28,7 @@ class Evaluation:
     """How a network does on labelled images."""
 
     top1: float  # fractions
-    top5: float
+    top5: float | None  # None of five classes or fewer, where it is always 1
     n: int  # images
     resolution: int
     protocol: str
@@ -79,7 +79,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     order = np.concatenate(found)
     hits = order == np.concatenate(labels)[:, None] + offset
-    top1, top5, n = float(hits[:, 0].mean()), float(hits.any(1).mean()), len(hits)
+    top1, top5, n = float(hits[:, 0].mean()), float(hits.any(1).mean()) if classes > 5 else None, len(hits)
     return Evaluation(top1, top5, n, network.resolution, protocol, offset, n / seconds), order
 
 

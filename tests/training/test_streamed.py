@@ -153,6 +153,14 @@ def test_held_out_pictures_are_evaluated(pictures, tmp_path: pathlib.Path):
     assert summary["val_accuracy"] is not None and summary["test_accuracy"] is not None
 
 
+def test_no_top5_of_five_classes(pictures, tmp_path: pathlib.Path):
+    root = write(tmp_path / "set", {f"{split}/{name}": 2 for split in ("train", "val") for name in "abcde"})
+    assert loop.run(spec_of(pictures | {"data.dir": str(root), "train.epochs": 1}), tmp_path / "run") == 0
+    row = rows_of(tmp_path / "run")[-1]
+    assert row["test_accuracy"] is not None and "test_top5" not in row
+    assert summary_of(tmp_path / "run")["test_top5"] is None
+
+
 def test_another_set_of_the_same_name_is_another_run(finished, pictures, tmp_path: pathlib.Path):
     counts = {"train/a": 20, "train/b": 20, "val/a": 1}
     other = spec_of(pictures | {"data.dir": str(write(tmp_path, counts, 99))})
