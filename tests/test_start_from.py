@@ -6,6 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 from config_helpers import resolve
+from safetensors import numpy as safetensors
+from safetensors import safe_open
 
 from mobilenet_jax import config
 from mobilenet_jax.errors import InputError
@@ -41,6 +43,19 @@ def test_the_content_identifies_them(tmp_path: pathlib.Path):
     assert spec.identity["model.weights"] == weights.identify(pathlib.Path(path))[0]
     written(tmp_path / "a.st", 2)
     assert start(path).digest not in (spec.digest, start(other).digest)
+
+
+def test_a_protocol_does_not_change_the_digest(tmp_path: pathlib.Path):
+    """Files of earlier versions lack it."""
+    path = pathlib.Path(written(tmp_path / "a.st", protocol="torch"))
+    digest, network = weights.identify(path)
+    assert (digest, network.protocol) == ("4c997ab7", "torch")
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    del metadata["protocol"]
+    safetensors.save_file(safetensors.load_file(path), path, metadata)
+    digest, network = weights.identify(path)
+    assert (digest, network.protocol) == ("4c997ab7", "")
 
 
 def test_the_input_and_the_padding_are_those_of_the_weights(tmp_path: pathlib.Path):

@@ -225,7 +225,7 @@ def _functions(spec: RunSpec, platform: str) -> tuple[Layout, *tuple[Callable[..
 
     def evaluate_pictures(vectors, pictures, labels, mask):
         batch = Batch(pictures, labels, mask)
-        return eval_step(vectors, batch, model=model, layout=layout, view=eval_view, top5=True)
+        return eval_step(vectors, batch, model=model, layout=layout, view=eval_view, top5=spec.dataset.num_classes > 5)
 
     if streamed:
         return layout, first_state, train_on_pictures, evaluate_pictures

@@ -69,7 +69,7 @@ def test_the_record(finished, pictures):
     assert stored["dataset"]["fingerprint"]
     assert stored["augment"] == {"pad": 0, "crop": 32, "scale": 0.08, "ratio": 4 / 3, "resize": 0, "flip": True}
     _, network = weights.read(finished / "weights.safetensors")
-    assert network.class_names == tuple(CLASSES)
+    assert (network.class_names, network.protocol) == (tuple(CLASSES), "slim")
 
 
 def test_the_figures_are_those_of_each_picture_once(finished, pictures):
@@ -151,6 +151,14 @@ def test_held_out_pictures_are_evaluated(pictures, tmp_path: pathlib.Path):
     assert summary["steps"] == 8  # 34 of 42 pictures
     assert summary["protocol"] == "torch"
     assert summary["val_accuracy"] is not None and summary["test_accuracy"] is not None
+
+
+def test_no_top5_of_five_classes(pictures, tmp_path: pathlib.Path):
+    root = write(tmp_path / "set", {f"{split}/{name}": 2 for split in ("train", "val") for name in "abcde"})
+    assert loop.run(spec_of(pictures | {"data.dir": str(root), "train.epochs": 1}), tmp_path / "run") == 0
+    row = rows_of(tmp_path / "run")[-1]
+    assert row["test_accuracy"] is not None and "test_top5" not in row
+    assert summary_of(tmp_path / "run")["test_top5"] is None
 
 
 def test_another_set_of_the_same_name_is_another_run(finished, pictures, tmp_path: pathlib.Path):
