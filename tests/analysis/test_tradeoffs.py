@@ -206,6 +206,20 @@ def test_trials_on_held_out_images_have_a_table_of_their_own(tmp_path):
     assert [row[1:] for row in table.rows] == [("0.2", "75.00", "1"), ("0.3", "72.00", "1"), ("0.1", "69.00", "2")]
 
 
+def test_trials_name_random_weights(tmp_path):
+    for weights, val in (({}, 0.7), ({"model.weights": "c7884024"}, 0.8)):
+        put(tmp_path / f"{val}", {"data.holdout": 0.1} | weights, val_accuracy=val)
+    (table,) = report_of(tmp_path)["Trials on held-out images"].tables
+    assert [row[1] for row in table.rows] == ["c7884024", "random"]
+
+
+def test_titles_name_random_weights(tmp_path):
+    for i, (alpha, weights) in enumerate(itertools.product((0.25, 0.5), ({}, {"model.weights": "c7884024"}))):
+        put(tmp_path / f"{i}", {"model.alpha": alpha} | weights, mult_adds=COST[alpha])
+    titles = {title.rpartition(", ")[2] for title in report_of(tmp_path) if title.startswith("Accuracy")}
+    assert titles == {"weights random", "weights c7884024"}
+
+
 def test_problems_have_their_section(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "summary.json").write_text("{")
