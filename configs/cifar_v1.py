@@ -4,7 +4,7 @@
     python launch.py --config configs/cifar_v1.py --config.model.alpha=0.25 --config.optim.name=sgd
 
 RMSprop as in the papers, with TF-slim's decay (0.9) and epsilon (1). So large an epsilon makes its steps nearly those
-of momentum SGD, which is why the same rate suits both. Test accuracy over three seeds: @R@ (RMSprop) and
+of momentum SGD, which is why the same rate suits both. Test accuracy over three seeds: 0.796 ± 0.005 (RMSprop) and
 0.790 ± 0.004 (SGD), docs/results.md. Time: 3 minutes each on two cores.
 
 The recipe was chosen on 5,000 held-out training images at alpha = 0.25 and 10 epochs, one seed per recipe. The trials
