@@ -57,7 +57,7 @@ def test_what_is_missing_is_said(tmp_path):
 
 
 def test_without_comparable_networks_the_longest_runs_lead(tmp_path):
-    """And the best of these, whatever their order by data set and cost."""
+    """And the best of these, which is neither the cheapest nor the first."""
     for i, (epochs, top1) in enumerate(((3, 0.999), (30, 0.95), (30, 0.99), (30, 0.97), (3, 0.998))):
         settings = {"model.alpha": 0.25 + i / 100, "train.epochs": epochs, "optim.lr": 0.1 + i / 100}
         trained(tmp_path, settings, (top1,), mult_adds=COST[0.25] + i)
