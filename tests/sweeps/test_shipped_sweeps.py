@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from mobilenet_jax import config
+from mobilenet_jax import config_keys
 from mobilenet_jax.papers import printed
 from mobilenet_jax.sweeps import file, tables
 from mobilenet_jax.sweeps.points import WORK_TO_START, Budget, Plan, Point, check_search, points
@@ -44,7 +44,7 @@ def points_of(name: str) -> list[Point]:
     (path,) = [ROOT / a.removeprefix("--config=") for a in sweep.arguments if a.startswith("--config=")]
     base = runpy.run_path(str(path))["get_config"]()
     overridden = dict(a.removeprefix("--config.").split("=") for a in sweep.arguments if a.startswith("--config."))
-    base.update_from_flattened_dict({key: config.RULES[key].kind(text) for key, text in overridden.items()})
+    base.update_from_flattened_dict({key: config_keys.RULES[key].kind(text) for key, text in overridden.items()})
     return (points if sweep.method == "grid" else check_search)(sweep, base, path.stem, overridden)
 
 
