@@ -18,7 +18,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mobilenet_jax import config, console
+from mobilenet_jax import config, config_keys, console
 from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import Busy, InputError
 from mobilenet_jax.networks import cost
@@ -139,7 +139,7 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
     """Return the config's name, the config with its overrides, and the keys that were overridden."""
     app.define_help_flags()
     argv = [*map(find_config, argv)]
-    config.check_keys(match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg)))
+    config_keys.check_keys(match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.([^=]*)", arg)))
     default = str(ROOT / "configs" / "digits_v1.py")
     try:  # defining the flag runs the config file already
         config_flags.DEFINE_config_file(
@@ -153,7 +153,7 @@ def parse(argv: list[str]) -> tuple[str, ConfigDict, Collection[str]]:
     except flags.Error as e:
         reason = str(e).strip().splitlines()[-1]
         key = re.match(r"flag --(?:no)?config\.([\w.]+)=", reason)
-        allowed = f" (allowed is {config.RULES[key[1]].allowed})" if key else ""
+        allowed = f" (allowed is {config_keys.RULES[key[1]].allowed})" if key else ""
         raise (ImpossiblePoint if key else InputError)(reason + allowed) from None
     except Exception as e:  # a config file is a program: it may raise anything
         reason = ([line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__])[-1]

@@ -30,7 +30,7 @@ def main(folder: str, images: str, labels: str, out: str) -> None:
         )
         networks[path.stem] = {
             **{key: network.architecture[key] for key in ("version", "alpha", "num_classes")},
-            **{"resolution": network.resolution, "top1": float(found.top1), "top5": float(found.top5), "n": found.n},
+            **{"resolution": network.resolution, "top1": found.top1, "top5": found.top5, "n": found.n},
             "classes": classes[:, 0].tolist(),
             "right": f"{int(right, 2):0{-(-len(right) // 4)}x}",  # one bit for each image, the first one highest
         }

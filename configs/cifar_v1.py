@@ -1,10 +1,14 @@
 """MobileNet v1 on CIFAR-10, for small widths and few epochs.
 
-    python launch.py --config configs/cifar_v1.py --config.model.alpha=0.25 --config.train.epochs=10
+    python launch.py --config configs/cifar_v1.py --config.model.alpha=0.25
+    python launch.py --config configs/cifar_v1.py --config.model.alpha=0.25 --config.optim.name=sgd
 
-Test accuracy: 0.790 ± 0.004 over three seeds (results/cifar10). Time: 5 minutes each on two cores.
+RMSprop as in the papers, with TF-slim's decay (0.9) and epsilon (1). So large an epsilon makes its steps nearly those
+of momentum SGD, which is why the same rate suits both. Test accuracy over three seeds: 0.796 ± 0.005 (RMSprop) and
+0.790 ± 0.004 (SGD), docs/results.md. Time: 3 minutes each on two cores.
 
-The recipe was chosen on 5,000 held-out training images at alpha = 0.25 and 10 epochs, one seed per recipe:
+The recipe was chosen on 5,000 held-out training images at alpha = 0.25 and 10 epochs, one seed per recipe. The trials
+of RMSprop's rate and epsilon are in docs/results.md. The rest was chosen with SGD:
 
     this recipe                                              0.779
     crops padded by 4, batches of 64, weight decay 1e-3      0.769
@@ -23,6 +27,7 @@ def get_config() -> ConfigDict:
     c = default.get_config()
     c.model.bn_epsilon = 1e-5
     c.augment.pad = 1
+    c.optim.name = "rmsprop"
     c.optim.lr = 0.4
     c.optim.warmup_epochs = 0.5
     c.optim.weight_decay = 5e-4

@@ -55,7 +55,8 @@ def _parse() -> argparse.Namespace:
     for each in (into, evaluate, predict):
         each.add_argument("--resolution", type=int, default=0, help="side of the input in pixels, if not the network's")
     for each in (evaluate, predict):
-        each.add_argument("--protocol", choices=tuple(views.PROTOCOLS), default="slim", help="how an image is cut")
+        how = "how an image is cut (default: as in the network's training, slim if it does not say)"
+        each.add_argument("--protocol", choices=tuple(views.PROTOCOLS), help=how)
         each.add_argument("--format", choices=("text", "json"), default="text")
     args = parser.parse_args()
     if args.resolution != 0:
@@ -120,19 +121,18 @@ def _evaluate(args: argparse.Namespace) -> None:
     images = _labelled(args.data, args.labels, own)
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
-    viewed = evaluate.of_file(args.weights, args.resolution)
-    network = viewed.network
+    network = evaluate.of_file(args.weights, args.resolution)
     classes = network.module.arch.num_classes
     if not (args.labels or own) and classes - imagenet.label_offset(network.class_names) != 1000:
         allowed = f"ImageNet's are 1000, or 1001 of which the first is named {imagenet.BACKGROUND!r}"
         raise InputError(f"{args.weights}: has {classes} classes, and {allowed}: give --labels")
-    found, _ = evaluate.evaluate(viewed, images, args.protocol)
+    found, _ = evaluate.evaluate(network, images, args.protocol or network.protocol)
     if args.format == "json":
         print(json.dumps(dataclasses.asdict(found)))
         return
     rows = [
         ("top-1", f"{found.top1:.2%}"),
-        ("top-5", f"{found.top5:.2%}"),
+        *([] if found.top5 is None else [("top-5", f"{found.top5:.2%}")]),
         ("images", f"{found.n:,}"),
         ("protocol", f"{found.protocol}, {found.resolution} pixels"),
         ("images/s", f"{found.images_per_second:.1f}"),
@@ -155,13 +155,14 @@ def _labelled(
 
 def _predict(args: argparse.Namespace) -> None:
     if missing := [path for path in args.images if not path.is_file()]:
-        raise InputError(f"{missing[0]}: no such file")
+        raise InputError(
+            f"{missing[0]}: {'is a directory' if missing[0].is_dir() else 'no such file'}: must be an image"
+        )
     from mobilenet_jax.transfer import evaluate  # late: imports JAX
 
-    viewed = evaluate.of_file(args.weights, args.resolution)
-    network = viewed.network
+    network = evaluate.of_file(args.weights, args.resolution)
     names = network.class_names or [str(i) for i in range(network.module.arch.num_classes)]
-    found = evaluate.predict(viewed, args.images, args.protocol)
+    found = evaluate.predict(network, args.images, args.protocol or network.protocol)
     if args.format == "json":
         rows = [
             {"file": str(path), "top5": [{"class": i, "name": names[i], "probability": p} for i, p in best]}

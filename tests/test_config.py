@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from picture_sets import write
 
 from mobilenet_jax import config
-from mobilenet_jax.config import RULES
+from mobilenet_jax.config_keys import RULES, check_keys
 from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import InputError
 
@@ -150,7 +150,7 @@ def test_a_wrong_type_is_named(key, value, kind):
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest(key, hint):
-    for refuse in (lambda: resolve(**{key: 1}), lambda: config.check_keys(["model.alpha", key])):
+    for refuse in (lambda: resolve(**{key: 1}), lambda: check_keys(["model.alpha", key])):
         with pytest.raises(InputError) as e:
             refuse()
         assert f"unknown key config.{key}" in str(e.value) and hint in str(e.value)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from picture_sets import write
 
 from mobilenet_jax import config
-from mobilenet_jax.config import RULES
+from mobilenet_jax.config_keys import RULES
 
 # Another allowed value of every key. Keys of v2 alone are tried on a v2 network.
 OTHER = {

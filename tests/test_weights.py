@@ -137,6 +137,16 @@ def test_evaluate(run, tmp_path):
     assert code == 0 and "25.00%" in text and "75.00%" in text and "torch, 18 pixels" in text
 
 
+def test_the_protocol_is_that_of_the_training(run, tmp_path):
+    path = always(tmp_path / "w.safetensors", 10, 2)
+    where = [*labelled(tmp_path, [2]), "--format=json"]
+    assert json.loads(run("evaluate", path, *where)[1])["protocol"] == "slim"
+    variables, network = weights.read(path)
+    weights.write(path, variables, dataclasses.replace(network, protocol="torch"))
+    assert json.loads(run("evaluate", path, *where)[1])["protocol"] == "torch"
+    assert json.loads(run("evaluate", path, *where, "--protocol=slim")[1])["protocol"] == "slim"
+
+
 def test_more_images_than_a_batch(run, tmp_path):
     path = always(tmp_path / "w.safetensors", 10, 2)
     found = json.loads(run("evaluate", path, *labelled(tmp_path, [2] * 33 + [1]), "--format=json")[1])
@@ -208,7 +218,9 @@ def test_folders_of_the_classes_of_the_network(run, tmp_path):
         for i in range(count):
             Image.fromarray(images(1, 20)[0]).save(tmp_path / "val" / name / f"{i}.webp")
     found = json.loads(run("evaluate", path, "--data", tmp_path, "--format=json")[1])
-    assert (found["n"], found["top1"]) == (3, 2 / 3)
+    assert (found["n"], found["top1"], found["top5"]) == (3, 2 / 3, None)
+    text = run("evaluate", path, "--data", tmp_path)[1]
+    assert "66.67%" in text and "top-5" not in text
     (tmp_path / "val" / "dog").mkdir()
     code, _, errors = run("evaluate", path, "--data", tmp_path)
     assert code == 1 and "'dog' is no class of the network, such as ant" in errors
@@ -225,6 +237,16 @@ def test_predict(run, tmp_path):
     np.testing.assert_allclose([each["probability"] for each in found[0]["top5"]], odds[:5], rtol=1e-5)
 
 
+def test_what_cannot_be_predicted(tiny, run, tmp_path):
+    path = always(tmp_path / "w.safetensors", 10, 2)
+    assert "is a directory" in run("predict", path, tmp_path)[2]
+    assert "no such file" in run("predict", path, tmp_path / "no.png")[2]
+    labelled(tmp_path, [0])
+    for name in ("whole.h5", "float.tflite"):
+        code, text, errors = run("predict", tiny / name, tmp_path / "0.png")
+        assert (code, text) == (1, "") and all(word in errors for word in (name, "mobilenet_jax.weights import"))
+
+
 def torch_file(path: pathlib.Path) -> None:
     path.write_bytes(safetensors.save({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}))
 
@@ -234,7 +256,8 @@ BAD = {
     "empty": (lambda path: path.write_bytes(b""), "no known format"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps({"x": [1]})), "pickle"),
     "another network": (torch_file, "none of the tensors"),
-    "directory": (lambda path: path.mkdir(), "No such file"),
+    "directory": (lambda path: path.mkdir(), "finished run"),
+    "ours": (lambda path: always(path, 3, 0), "already a file of this package"),
     "nothing": (lambda path: None, "No such file"),
 }
 

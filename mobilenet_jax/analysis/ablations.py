@@ -12,7 +12,7 @@ from mobilenet_jax.render import charts
 from mobilenet_jax.render.tables import Picture, Section, Table
 
 _LINES = 6  # in a figure: more are hard to distinguish
-_PAPERS = {**PAPER_CHOICES, "optim.name": "rmsprop"}
+_PAPERS = {**PAPER_CHOICES, "optim.name": "rmsprop", "model.weights": "random"}
 _RESOLVE = 0.002  # the difference, a fraction, for which the seeds needed are given
 
 

@@ -108,8 +108,9 @@ def _budgets(title: str, main: Sequence[Configuration]) -> str:
     kept = list(found.items())
     step = -(-len(kept) // _BUDGETS)
     kept = kept[::-1][::step][::-1]  # the largest budget stays
+    said = f", {main[0].optimizer}"  # by the title, as labels do it where a data set has several optimisers
     parts = [
-        f"{100 * c.mean:.1f} % up to {budget:g} M{'' if i else ' mult-adds'} ({c.label})"
+        f"{100 * c.mean:.1f} % up to {budget:g} M{'' if i else ' mult-adds'} ({c.label.replace(said, '', 1)})"
         for i, (budget, c) in enumerate(kept)
     ]
     return f"Best per budget ({title}): {', '.join(parts)}."

@@ -9,11 +9,14 @@ from typing import Any
 from mobilenet_jax.analysis.statistics import difference
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.records.collect import Run, hashable, read
+from mobilenet_jax.records.directory import CONFIG, ENV
 from mobilenet_jax.records.identity import flatten
 from mobilenet_jax.render import charts
 from mobilenet_jax.render.tables import Page, Picture, Section, Table
 
 _NAMED = 5  # settings in the sentence: the table has all
+_FIRST = ("data.name", "model.version", "model.weights")  # named before all others
+_LONG = 60  # characters of a value
 
 
 def one_run(directory: pathlib.Path) -> Run:
@@ -28,10 +31,13 @@ def one_run(directory: pathlib.Path) -> Run:
 def page(a: Run, b: Run) -> Page:
     """Return the difference of two runs with its interval, their curves on one axis, and all that differs."""
     table = compare(a, b)
-    curves = {name: run.epochs for name, run in zip(table.header[1:3], (a, b), strict=True) if len(run.epochs) > 1}
+    curves = {name: run.epochs for name, run in zip(table.header[1:], (a, b), strict=True) if len(run.epochs) > 1}
     caption = f"Accuracy and loss over the epochs: {' and '.join(curves)}"
     pictures = (Picture("curves", caption, functools.partial(charts.curves, curves)),) if curves else ()
-    settings = [row[0].removeprefix("config.") for row in table.rows if row[0].startswith("config.")]
+    settings = sorted(
+        (key for key, *_ in table.rows if key in {**a.config, **b.config} and not key.startswith("dataset.")),
+        key=lambda key: (key not in _FIRST, not key.startswith(("data.", "model."))),
+    )
     named = ", ".join(settings[:_NAMED]) + (f" and {len(settings) - _NAMED} more" if settings[_NAMED:] else "")
     costs = [run.summary.mult_adds / 1e6 for run in (a, b)]
     text = (
@@ -44,6 +50,9 @@ def page(a: Run, b: Run) -> Page:
 
 def _difference(a: Run, b: Run) -> str:
     """Return a sentence on the difference of b to a, over the seeds that lie in the same directories."""
+    if not _same_images(a, b):
+        names = f"{a.summary.dataset} and {b.summary.dataset}"
+        return f"The data sets differ, {names}: accuracies on different test images do not compare."
     first, second = _seeds(a), _seeds(b)
     if hashable(a.identity) == hashable(b.identity):
         both = {**first, **second}
@@ -60,6 +69,11 @@ def _difference(a: Run, b: Run) -> str:
     return f"{what} has {100 * found.mean:+.2f} points of top-1 [{low_high}]. {over}"
 
 
+def _same_images(a: Run, b: Run) -> bool:
+    """Return whether both data sets have the same name, version and fingerprint."""
+    return a.summary.dataset == b.summary.dataset
+
+
 def _seeds(run: Run) -> dict[int, float]:
     """Return seed -> accuracy of the runs of the same configuration in the same parent directory."""
     prefix = run.directory.name.partition(f"-s{run.summary.seed}-")[0]
@@ -74,22 +88,24 @@ def compare(a: Run, b: Run) -> Table:
     for split in ("test", "val", "train"):
         x, y = (getattr(run.summary, f"{split}_accuracy") for run in (a, b))
         if x is not None and y is not None:
-            rows.append((f"{split} top-1, %", f"{100 * x:.2f}", f"{100 * y:.2f}", f"{100 * (y - x):+.2f}"))
+            change = f" ({100 * (y - x):+.2f})" if _same_images(a, b) else ""
+            rows.append((f"{split} top-1, %", f"{100 * x:.2f}", f"{100 * y:.2f}{change}"))
     rows += _differences("", *(run.summary.model_dump(include={"mult_adds", "params", "device"}) for run in (a, b)))
-    for part, of_a, of_b in (("config", a.config, b.config), ("env", a.env, b.env)):
+    before = len(rows)
+    for prefix, file, of_a, of_b in (("", CONFIG, a.config, b.config), ("env.", ENV, a.env, b.env)):
         if of_a and of_b:
-            rows += _differences(f"{part}.", of_a, of_b)
+            rows += _differences(prefix, of_a, of_b)
         else:
-            notes.append(f"Not compared: {part}.json, which one of the runs lacks.")
+            notes.append(f"Not compared: {file}, which one of the runs lacks.")
     alike = a.directory.name == b.directory.name
     names = [str(run.directory) if alike else run.directory.name for run in (a, b)]
-    if not any(name.startswith(("config.", "env.")) for name, *_ in rows):
+    if len(rows) == before:
         notes.append("Everything that is compared is the same in both runs.")
     notes.append("The difference between two runs includes what the seed alone changes.")
-    return Table("compare", " and ".join(names), ("", *names, "difference"), tuple(rows), " ".join(notes))
+    return Table("compare", " and ".join(names), ("", *names), tuple(rows), " ".join(notes))
 
 
-def _differences(prefix: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def _differences(prefix: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return one row for each key whose values differ."""
 
     # The W&B settings change no result. `earlier` lists the other processes of a resumed run.
@@ -100,4 +116,11 @@ def _differences(prefix: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> lis
 
     x, y = texts(a), texts(b)
     pairs = ((key, x.get(key, "absent"), y.get(key, "absent")) for key in sorted({*x, *y}))
-    return [(f"{prefix}{key}", of_a, of_b, "") for key, of_a, of_b in pairs if of_a != of_b]
+    return [(f"{prefix}{key}", _short(of_a, of_b), _short(of_b, of_a)) for key, of_a, of_b in pairs if of_a != of_b]
+
+
+def _short(text: str, other: str) -> str:
+    """Return a long text, such as a command, as the words that the other lacks, cut at `_LONG` characters."""
+    if len(text) > _LONG:
+        text = " ".join(word for word in text.split() if word not in other.split()) or text
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"

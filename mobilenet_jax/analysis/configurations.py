@@ -17,7 +17,7 @@ _OPTIMIZER = "optim.name"
 _OPTIMIZERS = {"sgd": "SGD", "rmsprop": "RMSprop"}
 _RATES = ("optim.lr", "optim.momentum", "optim.weight_decay", *ONLY_RMSPROP)  # each optimiser has its own
 _HOLDOUT = "data.holdout"
-_WEIGHTS = "model.weights"  # a digest; a run from random weights lacks it
+_WEIGHTS = "model.weights"  # a digest; the record of a run from random weights lacks it, a configuration has ''
 _IN_LABEL = ("model.version", "model.variant", *KNOBS, _OPTIMIZER, _HOLDOUT, _WEIGHTS)
 _Family = tuple[Any, Any, Any, Any, Any]  # data set, version, variant, optimiser, 'held out' for trials
 
@@ -27,7 +27,7 @@ class Configuration:
     """Runs that differ only in the seed."""
 
     label: str  # 'v1 α 0.25', followed by the settings that are unusual on its data set
-    identity: dict[str, Any]  # see `Run.identity`
+    identity: dict[str, Any]  # see `Run.identity`; `model.weights` is '' if they were random
     runs: tuple[Run, ...]  # by seed
     accuracies: dict[int, float]  # seed -> test top-1, a fraction
     mean: float  # of the accuracies
@@ -80,7 +80,7 @@ class Series:
     @property
     def by_value(self) -> dict[str, Configuration]:
         """The configurations by the value of the key, as text."""
-        return {str(c.identity[self.key]): c for c in self.configurations}
+        return {str(_named(self.key, c.identity[self.key])): c for c in self.configurations}
 
     @property
     def accuracies(self) -> dict[str, dict[int, float]]:
@@ -100,7 +100,8 @@ def group_runs(runs: Iterable[Run]) -> list[Configuration]:
         groups.setdefault(hashable(run.identity), []).append(run)
     usual, found = _usual_values(group[0].identity for group in groups.values()), []
     for group in groups.values():
-        identity, accuracies = group[0].identity, {run.summary.seed: run.accuracy for run in group}
+        identity = {_WEIGHTS: "", **group[0].identity}
+        accuracies = {run.summary.seed: run.accuracy for run in group}
         mean = statistics.mean(accuracies.values())
         sd = statistics.stdev(accuracies.values()) if len(group) > 1 else None
         found.append(Configuration(_label(identity, usual), identity, tuple(group), accuracies, mean, sd))
@@ -172,10 +173,11 @@ def recipes_table(configurations: Sequence[Configuration]) -> Table:
 def trials_table(trials: Sequence[Configuration]) -> Table:
     """Return the validation accuracy of configurations with held-out images, and what they vary; the best first."""
     ranked = sorted(trials, key=lambda c: (c.identity["data.name"], -c.val_mean))
-    varied = [key for key in trials[0].identity if len({cell(c.identity.get(key)) for c in trials}) > 1]
+    settings = [key for key in trials[0].identity if key not in KNOBS]
+    varied = [key for key in settings if len({cell(c.identity.get(key)) for c in trials}) > 1]
     columns = {
         "network": lambda c: " ".join(c.label.partition(",")[0].split()),
-        **{setting_name(key): lambda c, key=key: cell(c.identity.get(key, "")) for key in varied if key not in KNOBS},
+        **{setting_name(key): lambda c, key=key: cell(_named(key, c.identity.get(key, ""))) for key in varied},
         "validation top-1, %": lambda c: f"{100 * c.val_mean:.2f}",
         "n": lambda c: str(c.n),
     }
@@ -194,7 +196,13 @@ def setting_text(key: str, value: Any) -> str:
     """Return a setting as labels spell it: 'decay_depthwise', 'no flip', 'RMSprop', 'bottleneck relu6'."""
     if isinstance(value, bool):
         return setting_name(key) if value else f"no {setting_name(key)}"
-    return _OPTIMIZERS.get(value, str(value)) if key == _OPTIMIZER else f"{setting_name(key)} {cell(value)}"
+    text = cell(_named(key, value))
+    return _OPTIMIZERS.get(text, text) if key == _OPTIMIZER else f"{setting_name(key)} {text}"
+
+
+def _named(key: str, value: Any) -> Any:
+    """Return the value of a setting, with a name for random weights."""
+    return value or "random" if key == _WEIGHTS else value
 
 
 def _source(run: Run) -> tuple[str, ...]:

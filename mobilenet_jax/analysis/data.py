@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mobilenet_jax.analysis.configurations import Configuration, setting_name
-from mobilenet_jax.config import RULES
+from mobilenet_jax.config_keys import RULES
 from mobilenet_jax.records.collect import Run
 from mobilenet_jax.records.identity import NOT_CONFIGURATION
 from mobilenet_jax.render.tables import Table

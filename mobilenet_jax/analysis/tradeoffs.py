@@ -53,7 +53,8 @@ def page(
     trials = [c for c in configurations if c.identity.get("data.holdout")]
     configurations = [c for c in configurations if not c.identity.get("data.holdout")] or trials
     all_series, groups = find_series(configurations), comparable(configurations)
-    main = max(groups, key=lambda pair: len(pair[1]), default=(_title(*configurations[:1]), configurations[:1]))
+    longest = sorted(configurations, key=lambda c: (c.summary.epochs, c.mean))[-1:]
+    main = max(groups, key=lambda pair: len(pair[1]), default=(_title(*longest), longest))
     groups.sort(key=lambda pair: pair[1] is not main[1])  # the main group first
     rivals = [_rivals(group) for _, group in groups]
     text = answer.sentences(configurations, *main, all_series, [found for of_group in rivals for found in of_group])

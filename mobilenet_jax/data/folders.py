@@ -50,7 +50,11 @@ def find(root: pathlib.Path, classes: Sequence[str] = ()) -> Folders:
             raise InputError(f"{root / 'train'} has the folder of one class, {''.join(known)!r}: at least 2 are needed")
         for split, names in folders.items():
             if others := sorted({*names} - {*known}):
-                allowed = "one with pictures in train/" if not classes else f"{len(known):,} such as {known[0]!r}"
+                allowed = (
+                    "one with pictures in train/"
+                    if not classes
+                    else f"{len(known):,} such as {known[0]!r} (classes of your own: data.name='folder')"
+                )
                 raise InputError(f"{root / split / others[0]} is of no class of the set: allowed is {allowed}")
         # A file that is added, removed or renamed changes the time of its folder.
         times = tuple((root / split / name).stat().st_mtime_ns for split in SPLITS for name in folders[split])

@@ -53,7 +53,7 @@ class Undecodable:
             if len(self.names) > self._most:
                 raise InputError(
                     f"{name} cannot be decoded ({reason}), and is number {len(self.names):,} of the {self._split} "
-                    f"split: at most {self._most:,} are left out, 0.1 % of the split"
+                    f"split: at most {self._most:,} are left out, 0.1 % of the split; repair it or remove it"
                 )
         console.warn(f"{name} cannot be decoded and is left out: {reason}")
 

@@ -106,6 +106,8 @@ class Loaded(NamedTuple):
     variables: dict[str, Any]
     class_names: Sequence[str]  # in the order of the logits; () if unknown
     preprocess: Callable[[Any], jax.Array]  # of images, uint8 [B, H, W, 3], as in the run's evaluation
+    resolution: int  # side of the module's input in pixels, and of the views of images from files
+    protocol: str  # of such views, see `data.views`: that of the training, 'slim' if it is unknown
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:
@@ -130,13 +132,16 @@ def assemble(variables: dict[str, Any], network: weights.Network, where: str) ->
 
     def preprocess(images: jax.Array) -> jax.Array:
         size = network.image_size
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < size:
-            allowed = f"must be uint8 [B, H, W, 3] with sides of at least {size} pixels"
+        exact = bool(network.source or network.protocol)  # a view of a file is not cut, as stored images may be
+        sides = images.shape[1:3]
+        odd = images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3
+        if odd or min(sides) < size or (exact and max(sides) > size):
+            allowed = f"must be uint8 [B, H, W, 3] with sides of {'' if exact else 'at least '}{size} pixels"
             raise InputError(f"images of {images.dtype} {images.shape}: {allowed}")
         view = (size, network.resolution, network.input_range, network.mean, network.std)
         return augment.evaluation_view(images, *view)
 
-    return Loaded(module, variables, network.class_names, preprocess)
+    return Loaded(module, variables, network.class_names, preprocess, network.resolution, network.protocol or "slim")
 
 
 def _misfit(network: Architecture, variables: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from mobilenet_jax import files
 from mobilenet_jax.errors import InputError, first_line
 
 FILE = "weights.safetensors"  # in a run directory
+_FOREIGN = "is no file of this package: `python -m mobilenet_jax.weights import` makes one"
 _FORMAT = 1  # raise it when an old reader would misread the file
 _LARGEST = 1e30  # of the numbers that pixels are scaled with: float32 holds their products
 
@@ -42,6 +43,7 @@ class Network:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     source: str = ""  # format of the file that it was imported from; "" if it was trained here
+    protocol: str = ""  # "slim" or "torch": how its training cut files for evaluation; "" if unknown, or without files
 
 
 def write(path: pathlib.Path, variables: Mapping[str, Any], network: Network) -> None:
@@ -58,10 +60,15 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Network]:
     Raises:
       InputError: the file cannot be read, is no safetensors file, or was not written by `write`.
     """
-    path = path / FILE if path.is_dir() else path
+    path = _file(path)
     try:
+        with path.open("rb") as file:
+            if file.read(9)[8:] != b"{":  # which follows the length of the header in all safetensors
+                raise ValueError(_FOREIGN)
         with safe_open(path, "numpy") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            if "architecture" not in (texts := file.metadata() or {}):
+                raise ValueError(_FOREIGN)
+            metadata = {key: json.loads(value) for key, value in texts.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
         if metadata.pop("format") != _FORMAT:
             raise ValueError("another version of this program wrote it")
@@ -73,9 +80,18 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Network]:
             raise ValueError(f"its description is damaged: {field}")
         return _nested(tensors), network
     except KeyError as e:
-        raise InputError(f"{path}: its metadata lacks {e}: it was not written by mobilenet_jax") from None
-    except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as e:
+        raise InputError(f"{path}: no weights can be read (its description lacks {e})") from None
+    except OSError as e:
+        raise InputError(f"{path}: no weights can be read ({e.strerror or e})") from None
+    except (SafetensorError, ValueError, TypeError, RecursionError) as e:
         raise InputError(f"{path}: no weights can be read ({first_line(e)})") from None
+
+
+def _file(path: pathlib.Path) -> pathlib.Path:
+    """Return the file that a path means, or raise InputError if it is a directory without one."""
+    if path.is_dir() and not (path / FILE).is_file():
+        raise InputError(f"{path}: is no directory of a finished run: it has no {FILE}")
+    return path / FILE if path.is_dir() else path
 
 
 def identify(path: pathlib.Path) -> tuple[str, Network]:
@@ -83,7 +99,7 @@ def identify(path: pathlib.Path) -> tuple[str, Network]:
 
     They are the same for each file with that content, whose bytes are not: safetensors orders no metadata.
     """
-    path = path / FILE if path.is_dir() else path
+    path = _file(path)
     try:
         found = path.stat()
     except OSError as e:
@@ -94,7 +110,9 @@ def identify(path: pathlib.Path) -> tuple[str, Network]:
 @functools.lru_cache  # the points of a sweep share their weights
 def _identify(path: pathlib.Path, size: int, changed: int) -> tuple[str, Network]:
     variables, network = read(path)
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(network), sort_keys=True).encode())
+    description = dataclasses.asdict(network)
+    del description["protocol"]  # what is trained from them does not depend on it, and earlier files lack it
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(flat(variables), key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.shape} ".encode() + tensor.tobytes())
     return digest.hexdigest()[:8], network
@@ -125,6 +143,7 @@ def odd_field(network: Network) -> str:
         "image_size": side(network.image_size),
         "resolution": side(network.resolution),
         "class_names": all(isinstance(name, str) for name in network.class_names),
+        "protocol": network.protocol in ("", "slim", "torch"),
     }
     return next((name for name, right in fine.items() if not right), "")
 

@@ -178,6 +178,8 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, float | None]]]) -> "Figure"
         left.plot(run["epoch"], run["test_accuracy"], "-", color=colour, lw=1.6, label=name)
         right.plot(run["epoch"], run["train_loss"], "--", color=colour, lw=1.1)
         right.plot(run["epoch"], run["test_loss"], "-", color=colour, lw=1.6)
+    for ax in (left, right):
+        ax.locator_params(axis="x", integer=True)
     left.set(xlabel="epoch", ylabel="accuracy (%)")
     right.set(xlabel="epoch", ylabel="loss (nats)")
     axes.legend_above(figure, "solid: test images; dashed: training images, during the epoch")

@@ -10,6 +10,8 @@ const KNOBS = {
   rho: "resolution multiplier ρ",
   expansion: "expansion ratio t",
 };
+const LEAST_RANGE = 2;  // points of top-1, as in the fixed figure
+const VERSIONS = {v1: ["#0072B2", "circle"], v2: ["#D55E00", "square"]};
 const LAYERS = {published: "◇ published", official: "+ official weights"};
 const distinct = (items, key) => [...new Set(items.map(item => item[key]))];
 points.forEach((point, i) => { point.i = i; });
@@ -34,10 +36,15 @@ function fillEpochs(chosen) {
 
 function colour(shown) {
   const field = knob.value, values = distinct(shown, field), title = KNOBS[field];
-  if (field === "version")
-    return {field, title: null, type: "nominal", scale: {domain: ["v1", "v2"], range: ["#0072B2", "#D55E00"]}};
+  if (field === "version") return {field, title: null, type: "nominal", scale: versions(shown, 0)};
   const type = values.length > 8 ? "quantitative" : "ordinal";
   return {field, title, type, scale: {scheme: {name: "viridis", extent: [0, 0.9]}}};
+}
+
+// Return the scale of the versions that occur: to their colours (look 0), or to their shapes (look 1).
+function versions(shown, look) {
+  const domain = distinct(shown, "version").sort();
+  return {domain, range: domain.map(version => VERSIONS[version][look])};
 }
 
 async function draw() {
@@ -52,6 +59,7 @@ async function draw() {
   if (window.innerWidth < 700) spec.height = 250;
   for (const {mark} of spec.layer) if (runs.length > 100 && mark.filled) mark.size = 36;
   Object.assign(spec.layer.at(-1).encoding.color, colour(shown));
+  spec.layer.at(-1).encoding.shape.scale = versions(shown, 1);
   let best = -1;  // the Pareto front: no cheaper network is as good
   const front = runs
     .toSorted((a, b) => a[cost.value] - b[cost.value] || b.top1 - a.top1)
@@ -65,6 +73,10 @@ async function draw() {
     others: runs.filter(p => p[knob.value] == null),
     coloured: shown,
   };
+  const heights = Object.values(datasets).flat().flatMap(p => [p.top1, p.low ?? p.top1, p.high ?? p.top1]);
+  const low = Math.min(...heights), high = Math.max(...heights);
+  if (high - low < LEAST_RANGE)
+    spec.encoding.y.scale.domain = [-1, 1].map(side => (low + high + side * LEAST_RANGE) / 2);
   spec.layer = spec.layer.filter(({data}) => datasets[data.name].length);
   if (!spec.layer.length) spec.layer = [specs.tradeoff.layer[0]];
   if (!("ms" in costs)) spec.encoding.tooltip = spec.encoding.tooltip.filter(({field}) => field !== "time");
@@ -83,6 +95,7 @@ async function draw() {
   if (drawn.length) await drawCurves(network.value);
 }
 
+// NOTE: the least step between ticks of epochs is 1.01 in interactive.json, because Vega allows one tick more than fit.
 function drawCurves(i) {
   const rows = curves[i].flatMap(({run, epoch, ...images}) =>
     Object.entries(images).flatMap(([name, values]) =>

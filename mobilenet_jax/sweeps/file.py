@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from mobilenet_jax import config
+from mobilenet_jax import config_keys
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.sweeps import parameters
 from mobilenet_jax.sweeps.parameters import LARGEST_GRID, Parameter, brief
@@ -23,7 +23,7 @@ METRICS = {
 }
 # The keys of a file. Only W&B's pages show the last four.
 KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "description", "project", "entity")
-_RULES = dict.fromkeys(KEYS[-4:], config.RULES["wandb.project"]) | {"run_cap": config.RULES["train.epochs"]}
+_RULES = dict.fromkeys(KEYS[-4:], config_keys.RULES["wandb.project"]) | {"run_cap": config_keys.RULES["train.epochs"]}
 _START = ["${env}", "${interpreter}", "${program}"]  # of a command
 
 _FLAG = re.compile(r"--?(?P<no>no)?config(\.(?P<key>[^=]*))?(=(?P<value>.*))?", re.DOTALL)
@@ -179,8 +179,8 @@ def _argument(word: str, following: Iterable[str]) -> str:
         refuse("is not allowed; allowed are --config=FILE and --config.KEY=VALUE (pass other flags to launch.py)")
     key, value = match["key"], match["value"]
     if key is not None:
-        config.check_keys([key])
-    switch = key is not None and config.RULES[key].kind is bool
+        config_keys.check_keys([key])
+    switch = key is not None and config_keys.RULES[key].kind is bool
     if match["no"]:
         if not switch or value is not None:
             refuse("does not switch off a key that is True or False")

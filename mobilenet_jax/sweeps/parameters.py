@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mobilenet_jax import config
+from mobilenet_jax import config_keys
 from mobilenet_jax.errors import InputError
 
 LARGEST_GRID = 10_000  # points
@@ -60,7 +60,7 @@ def brief(value: Any) -> str:
     return _brief.repr(value)
 
 
-def check_reading(value: Any, written: Any, rule: config.Rule, where: str = "") -> None:
+def check_reading(value: Any, written: Any, rule: config_keys.Rule, where: str = "") -> None:
     """Raise InputError for a value of another type than the rule's, or a number that is not the one that is `written`.
 
     YAML reads 010 as 8, 1:30 as 90, no as False, 08 and 1e1 as text. The message proposes values that the rule allows.
@@ -72,7 +72,7 @@ def check_reading(value: Any, written: Any, rule: config.Rule, where: str = "") 
     types = (int, float) if rule.kind is float else (rule.kind,)
     if type(value) in types and (rule.kind in (str, bool) or value == number):
         return
-    numbers = [n for n in (number, value) if type(n) in (int, float) and config.finite(n)]
+    numbers = [n for n in (number, value) if type(n) in (int, float) and config_keys.finite(n)]
     meant = [rule.kind(n) for n in ([written] if rule.kind is str else numbers) if rule.kind(n) == n]
     spelled = [yaml.safe_dump(each, width=math.inf).partition("\n")[0] for each in dict.fromkeys(meant)]
     tried = [text for text in spelled if type(again := yaml.safe_load(text)) is rule.kind and rule.test(again)]
@@ -92,7 +92,7 @@ def parse(name: Any, given: Any, written: Any, method: str) -> Parameter:
     if not isinstance(name, str) or not name.startswith("config."):
         raise InputError(f"parameter {brief(name)}: must be named config.KEY, with a key of configs/default.py")
     key = name.removeprefix("config.")
-    config.check_keys([key])
+    config_keys.check_keys([key])
     try:
         return _parameter(key, given, written, method)
     except InputError as e:  # the messages below do not name the parameter
@@ -102,8 +102,8 @@ def parse(name: Any, given: Any, written: Any, method: str) -> Parameter:
 def _parameter(key: str, given: Any, written: Any, method: str) -> Parameter:
     if not isinstance(given, dict):
         raise InputError(f"{brief(given)} must be a mapping, such as {{values: [...]}} or {{value: ...}}")
-    rule, whole = config.RULES[key], config.RULES[key].kind is int
-    bound = config.Rule(int if whole else float, f"a {'whole ' * whole}number", lambda v: True)
+    rule, whole = config_keys.RULES[key], config_keys.RULES[key].kind is int
+    bound = config_keys.Rule(int if whole else float, f"a {'whole ' * whole}number", lambda v: True)
     free = rule.kind not in (int, float) or given.get("distribution") == "log_uniform"  # whose bounds are exponents
     for name in [name for name in ("min", "max", "q") if name in given]:
         check_reading(given[name], written[name], bound if free or name == "q" else rule, f"{name}: ")

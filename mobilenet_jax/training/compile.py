@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mobilenet_jax import console
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays, augment, datasets, images
+from mobilenet_jax.data import arrays, augment, images
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import depthwise
 from mobilenet_jax.model.mobilenet import MobileNet
@@ -225,7 +225,7 @@ def _functions(spec: RunSpec, platform: str) -> tuple[Layout, *tuple[Callable[..
 
     def evaluate_pictures(vectors, pictures, labels, mask):
         batch = Batch(pictures, labels, mask)
-        return eval_step(vectors, batch, model=model, layout=layout, view=eval_view, top5=True)
+        return eval_step(vectors, batch, model=model, layout=layout, view=eval_view, top5=spec.dataset.num_classes > 5)
 
     if streamed:
         return layout, first_state, train_on_pictures, evaluate_pictures
@@ -243,9 +243,7 @@ def _trained(spec: RunSpec, layout: Layout, state: TrainState) -> TrainState:
     path = pathlib.Path(console.expand_home(spec.weights))
     if weights.identify(path)[0] != spec.identity["model.weights"]:
         raise InputError(f"{path} has changed since this process started: start again")
-    variables, network = weights.read(path)
-    names = datasets.class_names(spec.dataset, spec.config.data.dir)
-    return start_from(state, layout, variables, body_only=not names or tuple(network.class_names) != names)
+    return start_from(state, layout, weights.read(path)[0], body_only=not spec.same_classes)
 
 
 def _picture_shapes(size: int, side: int, sharding: NamedSharding) -> tuple[jax.ShapeDtypeStruct, ...]:

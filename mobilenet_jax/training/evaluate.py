@@ -16,7 +16,7 @@ def evaluate(
 ) -> list[dict[str, float]]:
     """Return the figures of each run of `program` on a split: loss (mean cross-entropy), accuracy (top-1).
 
-    Of a streamed set, `top5` is among them, and pictures that cannot be decoded are left out.
+    Of a streamed set of more than five classes, `top5` is among them. Pictures that cannot be decoded are left out.
 
     Args:
       vectors: what `TrainState.evaluated` returns, of all runs.

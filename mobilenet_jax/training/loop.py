@@ -63,6 +63,9 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
         if not host.compiled_before():  # else this process printed these lines before it restarted
             sums = cost.totals(spec.arch, spec.resolution)
             console.say(f"{spec.title}\nmult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}")
+            if spec.weights:
+                classifier = "its" if spec.same_classes else "a new"
+                console.say(f"starts from    {spec.weights}, with {classifier} classifier")
             console.say(f"run            {directory}")
         try:
             program, runs = compile_all([Start(spec, record, Display(), host.process_seconds)], inputs, asked)

@@ -209,6 +209,7 @@ class TrainingRun:
             class_names=datasets.class_names(spec.dataset, spec.config.data.dir),
             dataset=spec.dataset.name,
             test_accuracy=summary.test_accuracy,
+            protocol=spec.config.data.protocol if spec.dataset.streamed else "",
         )
 
     def _all_seconds(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class Evaluation:
     """How a network does on labelled images."""
 
     top1: float  # fractions
-    top5: float
+    top5: float | None  # None of five classes or fewer, where it is always 1
     n: int  # images
     resolution: int
     protocol: str
@@ -36,14 +36,7 @@ class Evaluation:
     images_per_second: float  # decoding included, compiling not
 
 
-class Viewed(NamedTuple):
-    """A network, and the side in pixels of the views that it takes."""
-
-    network: mobilenet.Loaded
-    resolution: int
-
-
-def of_file(path: pathlib.Path, resolution: int = 0) -> Viewed:
+def of_file(path: pathlib.Path, resolution: int = 0) -> mobilenet.Loaded:
     """Return the network in a file, for views of `resolution` pixels, by default those that it was made for.
 
     Raises:
@@ -52,14 +45,16 @@ def of_file(path: pathlib.Path, resolution: int = 0) -> Viewed:
     return of_variables(*weights.read(path), str(path), resolution)
 
 
-def of_variables(variables: Any, network: weights.Network, where: str, resolution: int = 0) -> Viewed:
+def of_variables(variables: Any, network: weights.Network, where: str, resolution: int = 0) -> mobilenet.Loaded:
     """Return the network of these variables; the other arguments are those of `mobilenet.assemble` and `of_file`."""
     side = resolution or network.resolution
     square = dataclasses.replace(network, image_size=side, resolution=side)
-    return Viewed(mobilenet.assemble(variables, square, where), side)
+    return mobilenet.assemble(variables, square, where)
 
 
-def evaluate(viewed: Viewed, images: imagenet.Labelled | Pictures, protocol: str) -> tuple[Evaluation, np.ndarray]:
+def evaluate(
+    network: mobilenet.Loaded, images: imagenet.Labelled | Pictures, protocol: str
+) -> tuple[Evaluation, np.ndarray]:
     """Return the accuracy on labelled images, and the classes found, best first, int32 `[N, 5]`.
 
     A network with a class for the background counts an image as wrong where the background is its best class. Of a
@@ -68,7 +63,6 @@ def evaluate(viewed: Viewed, images: imagenet.Labelled | Pictures, protocol: str
     Raises:
       InputError: a label is no class of the network, or an image cannot be read.
     """
-    network, resolution = viewed
     classes, offset = network.module.arch.num_classes, imagenet.label_offset(network.class_names)
     for path, label in [] if isinstance(images, Pictures) else images:
         if label + offset >= classes:
@@ -76,25 +70,25 @@ def evaluate(viewed: Viewed, images: imagenet.Labelled | Pictures, protocol: str
             allowed = f"the network has {classes - offset} classes{background}: allowed are 0 to {classes - offset - 1}"
             raise InputError(f"label {label} of {path}: {allowed}")
     batch = min(_BATCH, len(images))
-    program = _program(viewed, batch)
+    program = _program(network, batch)
     start = time.perf_counter()  # after compiling
     found, labels = [], []
-    for views_of, wanted, mask in _batches(images, protocol, resolution, batch):
+    for views_of, wanted, mask in _batches(images, protocol, network.resolution, batch):
         found.append(_order(np.asarray(program(views_of))[mask]))
         labels.append(wanted[mask])
     seconds = time.perf_counter() - start
     order = np.concatenate(found)
     hits = order == np.concatenate(labels)[:, None] + offset
-    top1, top5, n = float(hits[:, 0].mean()), float(hits.any(1).mean()), len(hits)
-    return Evaluation(top1, top5, n, resolution, protocol, offset, n / seconds), order
+    top1, top5, n = float(hits[:, 0].mean()), float(hits.any(1).mean()) if classes > 5 else None, len(hits)
+    return Evaluation(top1, top5, n, network.resolution, protocol, offset, n / seconds), order
 
 
-def predict(viewed: Viewed, paths: Sequence[pathlib.Path], protocol: str) -> list[list[tuple[int, float]]]:
+def predict(network: mobilenet.Loaded, paths: Sequence[pathlib.Path], protocol: str) -> list[list[tuple[int, float]]]:
     """Return the five best classes of each image with their probabilities, best first."""
     found = []
     batch = min(_BATCH, len(paths))
-    program = _program(viewed, batch)
-    for images, _, mask in _batches([(path, 0) for path in paths], protocol, viewed.resolution, batch):
+    program = _program(network, batch)
+    for images, _, mask in _batches([(path, 0) for path in paths], protocol, network.resolution, batch):
         logits = np.asarray(program(images))[mask]
         odds = np.exp(logits - logits.max(1, keepdims=True))
         odds /= odds.sum(1, keepdims=True)
@@ -128,9 +122,9 @@ def _batches(
             yield padded, labels[indices], mask
 
 
-def _program(viewed: Viewed, batch: int) -> Callable[[np.ndarray], jax.Array]:
+def _program(network: mobilenet.Loaded, batch: int) -> Callable[[np.ndarray], jax.Array]:
     """Return the compiled network, for views, uint8 `[batch, R, R, 3]`."""
-    network, resolution = viewed
+    resolution = network.resolution
     apply = jax.jit(network.module.apply)
     program: Any = lambda images: apply(network.variables, network.preprocess(jnp.asarray(images)))  # noqa: E731
     jax.block_until_ready(program(np.zeros((batch, resolution, resolution, 3), np.uint8)))

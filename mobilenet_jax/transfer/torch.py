@@ -35,6 +35,8 @@ def read(path: pathlib.Path) -> Source:
     for marker, mapping in _MAPPINGS.items():
         if marker in found:
             return mapping(Tensors(found), config)
+    if any(name.startswith("params/") for name in found):  # `records.weights`
+        raise InputError("is already a file of this package")
     raise InputError(f"has none of the tensors {', '.join(_MAPPINGS)}: it is no MobileNet of {_FROM}")
 
 

@@ -36,6 +36,18 @@ def test_a_switch_is_compared_with_the_papers_choice(tmp_path):
     assert [row[4] for row in series.rows] == ["", "-5.00 [-5.00, -5.00]", "-10.00 [-10.00, -10.00]"]
 
 
+@pytest.mark.parametrize("digests", [("c7884024",), ("c7884024", "cae78daf")])
+def test_weights_are_compared_with_random_ones(tmp_path, digests):
+    """Whose record has no such key."""
+    trained(tmp_path, {"train.epochs": 3}, (0.5,))
+    for i, digest in enumerate(digests):
+        trained(tmp_path, {"model.weights": digest}, (0.7 + i / 10,))
+    found = [(row[0], row[3][:3]) for row in table_of(tmp_path, "changes").rows]
+    assert found == [(f"weights: random → {digest}", f"+{20 + 10 * i}") for i, digest in enumerate(digests)]
+    series = table_of(tmp_path, "over_weights_1")
+    assert [row[0] for row in series.rows] == ["random", *digests] and "random" in series.header[4]
+
+
 def test_an_optimiser_is_compared_with_the_papers(tmp_path):
     trained(tmp_path, {"optim.name": "sgd"}, (0.8, 0.82, 0.81))
     trained(tmp_path, {"optim.name": "rmsprop", "optim.lr": 0.01}, (0.82,))

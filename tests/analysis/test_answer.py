@@ -56,6 +56,15 @@ def test_what_is_missing_is_said(tmp_path):
     assert len(answer(tmp_path / "none")) == 1
 
 
+def test_without_comparable_networks_the_longest_runs_lead(tmp_path):
+    """And the best of these, which is neither the cheapest nor the first."""
+    for i, (epochs, top1) in enumerate(((3, 0.999), (30, 0.95), (30, 0.99), (30, 0.97), (3, 0.998))):
+        settings = {"model.alpha": 0.25 + i / 100, "train.epochs": epochs, "optim.lr": 0.1 + i / 100}
+        trained(tmp_path, settings, (top1,), mult_adds=COST[0.25] + i)
+    budgets = answer(tmp_path)[2]
+    assert "30 epochs" in budgets and "99.0 % up to 5 M" in budgets and budgets.count("up to") == 1
+
+
 def test_the_best_per_budget_are_few(tmp_path):
     """Four at most, the largest among them."""
     for i in range(1, 13):

@@ -8,7 +8,7 @@ from helpers import put
 
 from mobilenet_jax.analysis import data
 from mobilenet_jax.analysis.configurations import group_runs
-from mobilenet_jax.config import RULES
+from mobilenet_jax.config_keys import RULES
 from mobilenet_jax.records.collect import read
 from mobilenet_jax.records.identity import NOT_CONFIGURATION
 

@@ -92,6 +92,7 @@ def test_optimisers_are_told_apart(tmp_path):
     doubling, _, budgets = found[""].text
     assert re.search("by width \\(v[12](?:, t 6)?, (?:SGD|RMSprop), ", doubling)
     assert "batch 128, RMSprop)" in budgets and "SGD" not in budgets  # the largest group
+    assert budgets.count("RMSprop") == 1
 
 
 def test_the_fit(widths):
@@ -203,6 +204,20 @@ def test_trials_on_held_out_images_have_a_table_of_their_own(tmp_path):
     (table,) = found["Trials on held-out images"].tables
     assert table.header == ("network", "lr", "validation top-1, %", "n")
     assert [row[1:] for row in table.rows] == [("0.2", "75.00", "1"), ("0.3", "72.00", "1"), ("0.1", "69.00", "2")]
+
+
+def test_trials_name_random_weights(tmp_path):
+    for weights, val in (({}, 0.7), ({"model.weights": "c7884024"}, 0.8)):
+        put(tmp_path / f"{val}", {"data.holdout": 0.1} | weights, val_accuracy=val)
+    (table,) = report_of(tmp_path)["Trials on held-out images"].tables
+    assert [row[1] for row in table.rows] == ["c7884024", "random"]
+
+
+def test_titles_name_random_weights(tmp_path):
+    for i, (alpha, weights) in enumerate(itertools.product((0.25, 0.5), ({}, {"model.weights": "c7884024"}))):
+        put(tmp_path / f"{i}", {"model.alpha": alpha} | weights, mult_adds=COST[alpha])
+    titles = {title.rpartition(", ")[2] for title in report_of(tmp_path) if title.startswith("Accuracy")}
+    assert titles == {"weights random", "weights c7884024"}
 
 
 def test_problems_have_their_section(tmp_path):

@@ -22,7 +22,7 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mobilenet_jax import config
+from mobilenet_jax import config_keys
 
 SETTINGS = settings(
     max_examples=int(os.environ.get("FUZZ", "5")),
@@ -78,7 +78,7 @@ odd = st.sampled_from([
 text = st.text(st.characters(exclude_characters="\0"), max_size=30)
 value = st.one_of(odd, text, st.integers().map(str), st.floats().map(str), st.sampled_from(["A" * 3000]))
 key = st.one_of(
-    st.sampled_from(sorted(config.RULES)), st.sampled_from(["", "model", "model.", "point", "x.y", "seed.a"]), text
+    st.sampled_from(sorted(config_keys.RULES)), st.sampled_from(["", "model", "model.", "point", "x.y", "seed.a"]), text
 )
 argument = st.one_of(
     st.tuples(key, value).map(lambda kv: f"--config.{kv[0]}={kv[1]}"),

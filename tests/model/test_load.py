@@ -35,7 +35,7 @@ def stored(directory: pathlib.Path, version: str) -> tuple[pathlib.Path, MobileN
 def test_a_network_loads_as_it_was_written(version, tmp_path):
     path, module, variables = stored(tmp_path, version)
     loaded = mobilenet_jax.load(path)
-    assert loaded.module.arch == module.arch and tuple(loaded.class_names) == ("a", "b", "c")
+    assert (loaded.module.arch, loaded.resolution) == (module.arch, 8) and tuple(loaded.class_names) == ("a", "b", "c")
     assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (loaded.variables, variables)), strict=True))
     images = np.random.default_rng(1).integers(0, 256, (2, 20, 16, 3), np.uint8)
@@ -69,6 +69,18 @@ def test_images_that_do_not_fit(images, tmp_path):
     path, *_ = stored(tmp_path, "v1")
     with pytest.raises(InputError, match=r"uint8 \[B, H, W, 3\].*16 pixels"):
         mobilenet_jax.load(path).preprocess(images)
+
+
+@pytest.mark.parametrize("made", [{"source": "Keras"}, {"protocol": "torch"}])
+def test_views_of_files_have_the_resolution_of_the_network(made, tmp_path):
+    """Larger ones would lose their borders."""
+    path, _, variables = stored(tmp_path, "v1")
+    weights.write(path, variables, weights.Network(ARCHITECTURES["v1"], (0.0, 1.0), 8, 8, **made))
+    loaded = mobilenet_jax.load(path)
+    views = np.zeros((1, 8, 8, 3), np.uint8)
+    assert loaded.preprocess(views).shape == views.shape
+    with pytest.raises(InputError, match=r"\[B, H, W, 3\].*of 8 pixels"):
+        loaded.preprocess(np.zeros((1, 8, 9, 3), np.uint8))
 
 
 def forward(tensors: dict[str, np.ndarray], images: np.ndarray, network: arch.Architecture) -> np.ndarray:
@@ -110,18 +122,25 @@ def test_the_file_alone_gives_the_logits(version, tmp_path):
     np.testing.assert_allclose(forward(tensors, images, module.arch), expected, rtol=1e-4)
 
 
+OURS = {"architecture": "{}"}  # which no other metadata has
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (None, "No such file"),
         (b"", "no weights can be read"),
-        (b"x" * 100, "no weights can be read"),
-        (safetensors.save({"x": np.zeros(2)}), "lacks 'format'"),
-        (safetensors.save({}, {"format": "2"}), "another version"),
-        (safetensors.save({}, {"format": "1"}), "lacks 'input_range'"),
-        (safetensors.save({}, {"format": "pt"}), "no weights can be read"),
-        (safetensors.save({}, {"format": "[" * 100_000}), "no weights can be read"),
-        (safetensors.save({}, {"format": "1", "input_range": "[0, 1]", "class_names": "[]"}), "no weights can be read"),
+        (b"x" * 100, "no file of this package.*import"),
+        (safetensors.save({"x": np.zeros(2)}), "no file of this package.*import"),
+        (safetensors.save({"x": np.zeros(2)}, {"format": "pt"}), "no file of this package.*import"),
+        (safetensors.save({}, {"format": "2", **OURS}), "another version"),
+        (safetensors.save({}, {"format": "1", **OURS}), "lacks 'input_range'"),
+        (safetensors.save({}, {"format": "1", **OURS})[:-3], "no weights can be read"),
+        (safetensors.save({}, {"format": "[" * 100_000, **OURS}), "no weights can be read"),
+        (
+            safetensors.save({}, {"format": "1", "input_range": "[0, 1]", "class_names": "[]", **OURS}),
+            "no weights can be read",
+        ),
     ],
 )
 def test_files_that_hold_no_network(content, reason, tmp_path):
@@ -131,6 +150,12 @@ def test_files_that_hold_no_network(content, reason, tmp_path):
     with pytest.raises(InputError, match=reason) as e:
         weights.read(path)
     assert str(path) in str(e.value)
+
+
+def test_a_directory_without_weights(tmp_path):
+    for read in (weights.read, weights.identify):
+        with pytest.raises(InputError, match=f"{tmp_path.name}: .*finished run.*{weights.FILE}"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +169,7 @@ def test_files_that_hold_no_network(content, reason, tmp_path):
         {"std": (1.0, 0.0, 1.0)},
         {"std": (1.0, True, 1.0)},
         {"class_names": (1, 2)},
+        {"protocol": "square"},
         {"architecture": ["v1"]},
     ],
 )

@@ -210,6 +210,14 @@ def test_long_names_of_runs_have_room(extra):
         assert not any(legend.overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
+@pytest.mark.parametrize("epochs", [2, 3, 5, 30])
+def test_ticks_of_epochs_are_whole(epochs):
+    for axes in drawn(
+        charts.curves({"a": [{"epoch": e, "test_accuracy": 0.5, "test_loss": e} for e in range(1, epochs + 1)]})
+    ):
+        assert len(axes.get_xticks()) > 1 and all(tick % 1 == 0 for tick in axes.get_xticks())
+
+
 def test_differences_of_single_runs_look_small():
     (axes,) = drawn(charts.over_knob({"a": [(0.75, 83.4, 0), (1, 83.7, 0)]}, "x"))
     low, high = axes.get_ylim()

@@ -143,6 +143,28 @@ def test_epochs_are_those_of_the_data_set(browser, tmp_path):
     shown.close()
 
 
+def test_one_network(browser, tmp_path):
+    """The page of a first run: two points of top-1, rounded costs, whole epochs, and the one version."""
+    point = {"layer": "runs", "version": "v1", "alpha": 1, "rho": 1, "expansion": None, "mult_adds": 3.331072}
+    point |= {"accuracy": "", "runs": "", "lines": {}, "time": "", "sd": None, "name": "a", "top1": 99.44, "params": 1}
+    data = {"points": [{**point, "dataset": "d", "epochs": 3}], "costs": {"mult_adds": "M"}, "first": None}
+    data["curves"] = [[{"run": "seed 0", "epoch": [1, 2, 3], "test": [50, 70, 99], "train": [60, 70, 80]}]]
+    path = tmp_path / "one.html"
+    path.write_text(page.to_html("# A title\n\nAn answer.\n", {}, data), encoding="utf-8")
+    shown, faults = opened(browser, path)
+    shown.wait_for_selector("#curves svg")
+    (cost,), accuracies = (sorted({*map(float, ticks(shown, "#chart", axis))}) for axis in "xy")
+    assert cost == 3.33 and 1 < accuracies[-1] - accuracies[0] <= 2.2
+    assert ticks(shown, "#curves", "x") == ["1", "2", "3"]
+    assert shown.locator("#chart .role-legend-label text").all_text_contents() == ["v1"] and faults == []
+    shown.close()
+
+
+def ticks(shown: Page, figure: str, axis: str) -> list[str]:
+    """Return the labels of an axis."""
+    return shown.locator(f"{figure} [aria-label^='{axis.upper()}-axis'] .role-axis-label text").all_text_contents()
+
+
 def test_a_layer_can_be_switched_off(browser, path):
     shown, faults = opened(browser, path)
     hollow = shown.locator("#chart .mark-symbol.role-mark path[fill=transparent]")

