@@ -58,6 +58,15 @@ while claim := queue.claim():
 print(json.dumps(claimed))
 """
 
+# Takes the lock and pauses itself.
+HOLDER = """
+import os, signal, sys
+from mobilenet_jax.sweeps import database
+database._LOCK_SECONDS = 1
+with database.lock(sys.argv[1]):
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
@@ -250,7 +259,7 @@ def test_three_machines_of_which_one_is_killed_and_one_is_paused(machine, databa
     lost = {path.name for path in wait(caught, unharmed.process, seconds=300)}
     killed.kill()
     time.sleep(90)
-    wait(lambda: unharmed.out.count("requeued") == 2, unharmed.process)  # after the point that it trains
+    wait(lambda: unharmed.out.count("requeued") == 2, unharmed.process, seconds=240)  # after the point that it trains
     paused.send(signal.SIGCONT)
     outputs = [each.ended() for each in (paused, unharmed)]
     assert "taken over by another machine" in outputs[0]
@@ -301,6 +310,23 @@ def test_the_lock_is_given_up_after_a_while(queue, database, monkeypatch):
         assert 1 <= time.monotonic() - start < 3
         assert queue.entries()[0].state == "waiting"  # reading needs no lock
     assert queue.claim() is not None
+
+
+def test_a_process_that_was_paused_loses_the_lock(queue, database, monkeypatch):
+    monkeypatch.setattr(databases, "_LOCK_SECONDS", 1)
+    env = environment(PYTHONPATH=str(ROOT))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, database], env=env, stderr=subprocess.PIPE, text=True
+    ) as holder:
+        try:
+            assert os.WIFSTOPPED(os.waitpid(holder.pid, os.WUNTRACED)[1])
+            with pytest.raises(databases.Unavailable, match="lock timeout"):
+                queue.claim()
+            time.sleep(1.5)
+            assert queue.claim() is not None
+        finally:
+            holder.send_signal(signal.SIGCONT)
+        assert "idle-in-transaction timeout" in holder.communicate()[1]  # it learns that it had lost the lock
 
 
 def test_the_server_dies_while_a_machine_holds_the_lock(queue, database, server):
