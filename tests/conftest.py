@@ -1,6 +1,7 @@
 """What all tests share: W&B is disabled, JAX is strict, and compiled programs are kept until the session ends."""
 
 import atexit
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import postgres_server
 import pytest
 import yaml
 
@@ -136,6 +138,22 @@ def launch(tmp_path):
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[postgres_server.Server]:
+    with contextlib.ExitStack() as held:
+        try:
+            found = held.enter_context(postgres_server.running())
+        except NotImplementedError as e:
+            pytest.skip(str(e))
+        yield found
+
+
+@pytest.fixture
+def database(postgres) -> str:
+    """Return the URL of an empty database on a server."""
+    return postgres.empty_database()
 
 
 @pytest.fixture

@@ -11,8 +11,11 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
+
+import sqlalchemy
 
 PASSWORD = "s3cr3t-of-the-tests"
 
@@ -61,6 +64,14 @@ class Server:
 
     def url(self, database: str, password: str = PASSWORD) -> str:
         return f"postgresql+psycopg://tester:{password}@127.0.0.1:{self.port}/{database}"
+
+    def empty_database(self) -> str:
+        """Create a database; return its URL."""
+        url, name = self.url("postgres"), f"sweeps_{uuid.uuid4().hex[:8]}"
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+        return self.url(name)
 
 
 def free_port() -> int:

@@ -1,29 +1,21 @@
 """Sweeps whose machines share a PostgreSQL database. The server is the distribution's, started for these tests."""
 
-import contextlib
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import sqlalchemy
-from conftest import ROOT
 from helpers import TINY, environment
-from postgres_server import PASSWORD, Server, free_port, running
+from postgres_server import PASSWORD, free_port
 from sweep_helpers import (
-    claimed,
     command,
     gone,
-    open_queue,
     patched,
     results,
     run,
@@ -36,58 +28,8 @@ from sweep_helpers import (
     write,
 )
 
-from mobilenet_jax.sweeps import database as databases
-from mobilenet_jax.sweeps.queue import Queue
-
 HEARTBEAT, GRACE = 1, 5  # seconds, in machines started with `hasty`
 HASTY = f"worker.HEARTBEAT, queue.GRACE = {HEARTBEAT}, {GRACE}"
-
-# Claims points until none is left, and prints what it got; starts at a line on stdin.
-CLAIMER = """
-import json, sys
-from sweep_helpers import FINISHED, open_queue
-print("ready", flush=True)
-sys.stdin.readline()
-points = {f"{i:08x}": {"x": i % 3 + 1} for i in range(20)}
-queue = open_queue(sys.argv[1], **points)
-claimed = []
-while claim := queue.claim():
-    assert claim.values == points[claim.digest]
-    claimed.append(claim.digest)
-    queue.finish(claim, FINISHED)
-print(json.dumps(claimed))
-"""
-
-# Takes the lock and pauses itself.
-HOLDER = """
-import os, signal, sys
-from mobilenet_jax.sweeps import database
-database._LOCK_SECONDS = 1
-with database.lock(sys.argv[1]):
-    os.kill(os.getpid(), signal.SIGSTOP)
-"""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with contextlib.ExitStack() as held:
-        try:
-            found = held.enter_context(running())
-        except NotImplementedError as e:
-            pytest.skip(str(e))
-        yield found
-
-
-@pytest.fixture
-def database(server) -> str:
-    """Create an empty database; return its URL."""
-    name = f"sweeps_{uuid.uuid4().hex[:8]}"
-    engine = sqlalchemy.create_engine(
-        server.url("postgres"), poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT"
-    )
-    with engine.connect() as connection:
-        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
-    return server.url(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,17 +139,17 @@ def test_a_machine_loses_its_power(machine, database):
 
 
 @pytest.mark.slow
-def test_the_database_goes_away_for_some_seconds(machine, database, server):
+def test_the_database_goes_away_for_some_seconds(machine, database, postgres):
     away = machine(TINY | {"train.epochs": 20, "seed": [0, 1, 2]})
     wait(lambda: training(away.process.pid), away.process)
     finished = len(results(away.directory))
-    server.stop()
+    postgres.stop()
     try:
         wait(lambda: "the database does not answer, training goes on" in away.out, away.process)
         wait(lambda: len(results(away.directory)) > finished, away.process)
         time.sleep(3)  # with an unrecorded result, and no point to train
     finally:
-        server.start()
+        postgres.start()
     assert trial_states(database) != ["COMPLETE"] * 3
     out = away.ended()
     assert [row[-1] for row in table(out)] == ["finished"] * 3
@@ -217,17 +159,17 @@ def test_the_database_goes_away_for_some_seconds(machine, database, server):
 
 
 @pytest.mark.slow
-def test_the_database_goes_away_for_longer_than_the_grace_period(machine, database, server):
+def test_the_database_goes_away_for_longer_than_the_grace_period(machine, database, postgres):
     """No machine could send heartbeats: one that waits for a point must not take those of the others."""
     parameters = TINY | {"train.epochs": 60, "seed": [0, 1]}
     machines = [machine(parameters, hasty=True) for _ in range(3)]
     pids = [each.process.pid for each in machines]
     wait(lambda: sum(len(training(pid)) for pid in pids) == 2, machines[0].process)
-    server.stop()
+    postgres.stop()
     try:
         time.sleep(GRACE + 2)
     finally:
-        server.start()
+        postgres.start()
     time.sleep(6 * HEARTBEAT)  # the waiting machine looks for dead ones after 4
     assert trial_states(database) == ["RUNNING"] * 2
     for out in [each.ended() for each in machines]:
@@ -276,11 +218,11 @@ def test_three_machines_of_which_one_is_killed_and_one_is_paused(machine, databa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["port", "password", "database", "driver", "dialect", "path"])
-def test_a_database_that_cannot_be_opened(wrong, server, database, tmp_path):
+def test_a_database_that_cannot_be_opened(wrong, postgres, database, tmp_path):
     url = {
-        "port": database.replace(f":{server.port}/", f":{free_port()}/"),
-        "password": server.url("postgres", PASSWORD + "x"),
-        "database": server.url("absent"),
+        "port": database.replace(f":{postgres.port}/", f":{free_port()}/"),
+        "password": postgres.url("postgres", PASSWORD + "x"),
+        "database": postgres.url("absent"),
         "driver": database.replace("+psycopg:", "+absent:"),
         "dialect": database.replace("postgresql+psycopg:", "oracle:"),
         "path": "sweeps.db",
@@ -292,76 +234,3 @@ def test_a_database_that_cannot_be_opened(wrong, server, database, tmp_path):
     assert all(form in done.stderr for form in ("sqlite:///PATH", "postgresql+psycopg://USER@HOST/DATABASE"))
     assert PASSWORD not in done.stderr
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.fixture
-def queue(database) -> Iterator[Queue]:
-    opened = open_queue(database)
-    yield opened
-    opened._storage._backend.engine.dispose()  # its connections
-
-
-def test_the_lock_is_given_up_after_a_while(queue, database, monkeypatch):
-    monkeypatch.setattr(databases, "_LOCK_SECONDS", 1)
-    with databases.lock(database):
-        start = time.monotonic()
-        with pytest.raises(databases.Unavailable, match="lock timeout"):
-            queue.claim()
-        assert 1 <= time.monotonic() - start < 3
-        assert queue.entries()[0].state == "waiting"  # reading needs no lock
-    assert queue.claim() is not None
-
-
-def test_a_process_that_was_paused_loses_the_lock(queue, database, monkeypatch):
-    monkeypatch.setattr(databases, "_LOCK_SECONDS", 1)
-    env = environment(PYTHONPATH=str(ROOT))
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, database], env=env, stderr=subprocess.PIPE, text=True
-    ) as holder:
-        try:
-            assert os.WIFSTOPPED(os.waitpid(holder.pid, os.WUNTRACED)[1])
-            with pytest.raises(databases.Unavailable, match="lock timeout"):
-                queue.claim()
-            time.sleep(1.5)
-            assert queue.claim() is not None
-        finally:
-            holder.send_signal(signal.SIGCONT)
-        assert "idle-in-transaction timeout" in holder.communicate()[1]  # it learns that it had lost the lock
-
-
-def test_the_server_dies_while_a_machine_holds_the_lock(queue, database, server):
-    with pytest.raises(databases.Unavailable), queue._locked():
-        server.stop()
-        server.start()
-        with databases.lock(database):  # the new server knows nothing of the lock
-            pass
-    with pytest.raises(databases.Unavailable):  # by the connection that the queue has kept
-        queue.claim()
-    assert claimed(queue).digest == "aa"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_four_processes_claim_every_point_once(kind, request, tmp_path):
-    """They also create the tables and enqueue the points at the same time."""
-    url = f"sqlite:///{tmp_path / 'sweeps.db'}" if kind == "sqlite" else request.getfixturevalue("database")
-    line = [sys.executable, "-c", CLAIMER, url]
-    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    digests = [f"{seed:08x}" for seed in range(20)]
-    with contextlib.ExitStack() as held:
-        processes = [
-            held.enter_context(
-                subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-            )
-            for _ in range(4)
-        ]
-        assert [process.stdout and process.stdout.readline() for process in processes] == ["ready\n"] * 4
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        found = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4
-    assert sorted(digest for each in found for digest in each) == digests
-    assert trial_states(url) == ["COMPLETE"] * 20
-    assert sorted(trial.user_attrs["digest"] for trial in trials(url)) == digests

@@ -1,4 +1,4 @@
-"""The queue of a sweep: each point is claimed once and never lost. Queues on PostgreSQL: test_postgres.py."""
+"""The queue of a sweep: each point is claimed once and never lost. Queues on PostgreSQL: test_postgres_lock.py."""
 
 import contextlib
 import sqlite3
