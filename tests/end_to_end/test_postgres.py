@@ -200,8 +200,7 @@ def test_three_machines_of_which_one_is_killed_and_one_is_paused(machine, databa
 
     lost = {path.name for path in wait(caught, unharmed.process, seconds=300)}
     killed.kill()
-    time.sleep(90)
-    wait(lambda: unharmed.out.count("requeued") == 2, unharmed.process, seconds=240)  # after the point that it trains
+    wait(lambda: unharmed.out.count("requeued") == 2, unharmed.process, seconds=330)  # after the point that it trains
     paused.send(signal.SIGCONT)
     outputs = [each.ended() for each in (paused, unharmed)]
     assert "taken over by another machine" in outputs[0]

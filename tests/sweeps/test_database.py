@@ -141,6 +141,7 @@ def test_a_path_is_no_address(name, tmp_path):
 WORKDIRS = ("exp?lr=1", "exp?lr=2", "a#b", "50%41/{x}")
 
 
+@pytest.mark.slow
 def test_each_workdir_has_its_own_database(tmp_path):
     """The whole command, up to the start of its workers."""
     program = patched(

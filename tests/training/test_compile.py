@@ -77,7 +77,8 @@ print(json.dumps([five_steps(specs, Inputs(splits, jax.devices()[:n])) for n in 
 """
 
 
-@pytest.mark.parametrize("runs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [1, 2])
 def test_two_devices_train_and_evaluate_as_one(runs, settings):
     env = os.environ | settings | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
     env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"

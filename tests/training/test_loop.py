@@ -247,7 +247,9 @@ def test_a_run_that_diverges(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"train.batch_size": 1024}, {"train.batch_size": 128, "data.holdout": 0.9}], ids=["batch", "holdout"]
+    "changes",
+    [{"train.batch_size": 1024}, pytest.param({"train.batch_size": 128, "data.holdout": 0.9}, marks=pytest.mark.slow)],
+    ids=["batch", "holdout"],
 )
 def test_an_epoch_of_one_step(changes, tmp_path):
     """No time has passed when the first metrics arrive."""

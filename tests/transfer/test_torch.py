@@ -26,7 +26,10 @@ def saved(directory: pathlib.Path, name: str, **changes: Any) -> pathlib.Path:
     return directory / "model.safetensors"
 
 
-@pytest.mark.parametrize("name", RECORDED)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in RECORDED if name.endswith("symmetric")]
+
+
+@pytest.mark.parametrize("name", [*(name for name in RECORDED if not name.endswith("symmetric")), *SLOW])
 def test_logits_are_pytorch_s(name, tmp_path):
     source = sandbox.read(saved(tmp_path, name))
     assert source.padding == ("same" if name.endswith("same") else "symmetric")
