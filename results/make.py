@@ -6,6 +6,7 @@ The tables come out byte for byte. The figures depend on the versions of matplot
 generated part with `<!-- NAME -->` and `<!-- /NAME -->`. The HTML pages are written, too, and not committed.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -37,7 +38,7 @@ import pathlib
 import statistics
 
 lines = pathlib.Path("results/tradeoffs/runs.csv").read_text("utf-8-sig").splitlines()
-same = {"version": "v1", "rho": "1.0", "epochs": "10", "optimizer": "sgd", "decay_depthwise": "False"}
+same = {"version": "v1", "rho": "1.0", "epochs": "10", "optimizer": "rmsprop", "decay_depthwise": "False"}
 runs = [run for run in csv.DictReader(lines) if same.items() <= run.items()]
 x, y = [math.log2(int(run["mult_adds"])) for run in runs], [100 * float(run["test_accuracy"]) for run in runs]
 print(f"{statistics.linear_regression(x, y).slope:.2f} points of top-1 per doubling, over {len(runs)} runs")
@@ -119,6 +120,12 @@ def _columns() -> str:
         where = " and ".join(name for name, columns in files.items() if column in columns)
         rows.append((f"`{column}`", where, f"{meaning}: {comment}" if comment else meaning))
     return Table("columns", "", ("column", "in", "meaning"), tuple(rows)).markdown()
+
+
+def _changes() -> str:
+    """Return the changes with an interval from two seeds or more on both sides."""
+    table = _tables()["changes"]
+    return dataclasses.replace(table, rows=tuple(row for row in table.rows if int(row[2]) > 1)).markdown()
 
 
 def _equal_cost() -> str:
@@ -205,10 +212,11 @@ def _streamed() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "results": lambda: _tables()["configurations"].markdown(),
     "doublings": lambda: _tables()["doublings"].markdown(),
-    "changes": lambda: _tables()["changes"].markdown(),
+    "changes": _changes,
     "equal_cost": _equal_cost,
-    "alpha_rho": lambda: _shown("alpha_rho"),
-    "halvings": lambda: _shown("halvings"),
+    "alpha_rho": lambda: _shown("alpha_rho_1"),
+    "halvings": lambda: _shown("halvings_1"),
+    "published": lambda: _shown("published_cifar10"),
     "trials": lambda: _shown("trials"),
     "findings": lambda: _shown("v2_findings"),
     "example": _example,

@@ -33,7 +33,7 @@ def sentences(
     """
     if not configurations:
         return ("No run has finished.",)
-    return _doubling(series, main[0]), _equal_cost(rivals), _budgets(title, main)
+    return _doubling(series, main), _equal_cost(rivals), _budgets(title, main)
 
 
 def cut(c: Configuration) -> str:
@@ -44,20 +44,23 @@ def cut(c: Configuration) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _doubling(series: Sequence[Series], main: Configuration) -> str:
-    """Return the slope of each knob's longest series, with data set and epochs where they are not those of `main`."""
+def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
+    """Return the slope of each knob's longest series, of `main` where several are as long.
+
+    Data set and epochs are named where they are not those of `main`.
+    """
     parts = []
     for key in KNOB_NAMES:
         fitted = [(s, line) for s in series if s.key == key and (line := _fit(s.configurations))]
         if not fitted:
             continue
-        s, line = max(fitted, key=lambda pair: (len(pair[0].configurations), _runs(pair[0]), -len(pair[0].label)))
+        s, line = max(fitted, key=lambda pair: _weight(pair[0], main))
         level = "" if parts else "95 %: "
         interval = f" [{level}{100 * line.interval[0]:.1f}, {100 * line.interval[1]:.1f}]" if line.interval else ""
         unit = "" if parts else " points of top-1"
         here = s.configurations[0].summary
-        where = [s.label] + [here.dataset] * (here.dataset != main.summary.dataset)
-        where += [f"{here.epochs} epochs"] * (here.epochs != main.summary.epochs) + [_span(s.configurations)]
+        where = [s.label + s.epochs * (here.epochs != main[0].summary.epochs)]
+        where += [here.dataset] * (here.dataset != main[0].summary.dataset) + [_span(s.configurations)]
         parts.append(f"{100 * line.slope:.1f}{unit}{interval} by {_SHORT[key]} ({', '.join(where)})")
     if not parts:
         return "What a doubling of the mult-adds buys is open: it takes three networks that differ in one knob."
@@ -69,8 +72,10 @@ def _fit(networks: Sequence[Configuration]) -> Fit | None:
     return fit([(c.mult_adds, c.accuracies) for c in networks])
 
 
-def _runs(series: Series) -> int:
-    return sum(c.n for c in series.configurations)
+def _weight(series: Series, main: Sequence[Configuration]) -> tuple[int, bool, int, int]:
+    """Return what makes a series the one to quote: networks, then `main`, then runs, then few other settings."""
+    networks = series.configurations
+    return len(networks), networks[0] in main, sum(c.n for c in networks), -len(series.label)
 
 
 def _equal_cost(rivals: Sequence[Rivals]) -> str:

@@ -74,8 +74,13 @@ class Series:
     @property
     def title(self) -> str:
         """The label with data set and epochs: 'v1 ρ 0.714, cifar10, 10 epochs'."""
-        shared = self.configurations[0].summary
-        return f"{self.label}, {shared.dataset}" + ("" if self.key == "train.epochs" else f", {shared.epochs} epochs")
+        return f"{self.label}, {self.configurations[0].summary.dataset}" + self.epochs
+
+    @property
+    def epochs(self) -> str:
+        """', 10 epochs', or '' where they differ or are in the label."""
+        said = self.key == "train.epochs" or ", epochs " in self.label
+        return "" if said else f", {self.configurations[0].summary.epochs} epochs"
 
     @property
     def by_value(self) -> dict[str, Configuration]:

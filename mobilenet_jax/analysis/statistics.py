@@ -153,12 +153,16 @@ class Fit:
 
 
 def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
-    """Return the least-squares line over pairs (mult-adds, results); None with fewer than three different log2.
+    """Return the least-squares line over pairs (mult-adds, results).
+
+    None with fewer than three different log2, or if the largest cost is below 1.5 times the smallest: over so short a
+    range a slope is noise.
 
     The standard error of the slope is s / √(Σ n_i (x_i - x̄)²), where x_i = log2(mult_adds) and s is the `pooled_sd`.
     MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4 the same way: "log linear".
     """
-    if len({math.log2(mult_adds) for mult_adds, _ in points}) < 3:
+    costs = {math.log2(mult_adds) for mult_adds, _ in points}
+    if len(costs) < 3 or max(costs) - min(costs) < math.log2(1.5):
         return None
     means = [(math.log2(mult_adds), statistics.mean(results.values())) for mult_adds, results in points]
     runs = [mean for mean, (_, results) in zip(means, points, strict=True) for _ in results]

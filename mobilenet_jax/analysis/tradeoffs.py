@@ -206,11 +206,11 @@ def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list
             (c.label, f"{c.mult_adds / 1e6:.2f}", c.percent, f"{100 * (c.mean - r):.2f}", f"{100 * r:+.2f}")
             for c, r in zip(fitted, line.residuals, strict=True)
         )
+        interval = ", 95 % interval over seeds" if line.interval else ""
         note = (
             f"Top-1 grows by {_slope(line)} points per doubling of the mult-adds (least squares, R² "
-            f"{line.r_squared:.3f}, 95 % interval over seeds). The networks lie {100 * line.residual_sd:.2f} points "
-            "off the line (standard deviation). Residuals of one sign at an end mean that the relation is not "
-            "log-linear there."
+            f"{line.r_squared:.3f}{interval}). The networks lie {100 * line.residual_sd:.2f} points off the line "
+            "(standard deviation). Residuals of one sign at an end mean that the relation is not log-linear there."
         )
         found.append(Table(f"fit_{version}_{number}", f"Log-linear fit, {version}: {title}", header, rows, note))
     return found

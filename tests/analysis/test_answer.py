@@ -39,6 +39,21 @@ def test_all_three(tmp_path):
     assert "cifar10, 3 epochs" in budgets
 
 
+def test_series_of_the_largest_group_are_quoted(tmp_path):
+    """Unless another one has more networks; the number of seeds counts less."""
+    rhos = {0.5: 0.6, 0.75: 0.7, 1.0: 0.8}
+    for alpha, epochs in {0.25: 3, 0.5: 9}.items():
+        for rho, top1 in rhos.items():
+            accuracies = (top1, top1 + 0.01) if epochs == 9 else (top1,)
+            settings = {"model.alpha": alpha, "model.rho": rho, "train.epochs": epochs}
+            trained(tmp_path, settings, accuracies, mult_adds=int(COST[alpha] * rho**2), epochs=epochs)
+    trained(tmp_path, {"model.alpha": 1.0}, (0.9,), mult_adds=COST[1.0])
+    assert "by resolution (v1 α 0.25, " in answer(tmp_path)[0]
+    trained(tmp_path, {"model.alpha": 0.5, "model.rho": 0.25, "train.epochs": 9}, (0.5,), mult_adds=10**6, epochs=9)
+    trained(tmp_path, {"model.alpha": 0.75}, (0.85,), mult_adds=2 * COST[0.5])
+    assert "by resolution (v1 α 0.5" in answer(tmp_path)[0]
+
+
 def test_several_groups_of_equal_cost(tmp_path):
     for cost, full in ((10**7, 0.9), (3 * 10**7, 0.7)):
         trained(tmp_path, {"model.alpha": cost / 1e8}, (0.8, 0.801), mult_adds=cost)

@@ -65,6 +65,7 @@ def test_fit_needs_three_costs():
     assert fit(single((1e6, 0.5), (2e6, 0.6))) is None
     assert fit(single((1e6, 0.5), (2e6, 0.6), (2e6, 0.7), (1e6, 0.6))) is None
     assert fit(single(*((2**53 + i, 0.5) for i in (0, 2, 4)))) is None  # their logarithms are equal
+    assert fit(single((1e6, 0.5), (1.2e6, 0.6), (1.4e6, 0.7))) is None  # too short a range
     flat = fit(single((1e6, 0.1), (2e6, 0.1), (4e6, 0.1)))
     assert flat is not None
     assert (flat.slope, flat.r_squared, flat.residual_sd) == pytest.approx((0, 0, 0), abs=1e-12)

@@ -154,10 +154,15 @@ def test_no_findings_without_such_runs(tmp_path):
 
 
 def test_published_accuracies_of_the_same_network(tmp_path):
-    """Another width or another data set is no match."""
+    """Another width or another data set is no match, unless the run is long."""
     same = {"model.alpha": 1.0, "model.strides": "cifar"}
     trained(tmp_path, same, (0.9,), mult_adds=COST[1.0], test_loss=0.345)
     trained(tmp_path, same | {"data.name": "cifar100"}, (0.6,), mult_adds=COST[1.0])
     trained(tmp_path, {"model.alpha": 0.25}, (0.79,), mult_adds=COST[0.25])
+    theirs = ("v1 α 1, 46.4 M", "92.35", "", "best epoch", "350", "wurongyuan")
     (row,) = table_of(tmp_path, "published_cifar10").rows
-    assert row == ("v1 α 1", "90.00", "0.34", "1", "3", "92.35", "", "best epoch", "350", "wurongyuan")
+    assert row == ("v1 α 1, 46.4 M", "90.00", "0.34", "1", "3", *theirs)
+    long = {"model.alpha": 0.5, "model.strides": "cifar", "train.epochs": 60}
+    trained(tmp_path, long, (0.91,), mult_adds=COST[0.5], epochs=60)
+    rows = {row[0]: row[1:] for row in table_of(tmp_path, "published_cifar10").rows}
+    assert rows["v1 α 0.5, epochs 60, 12.2 M"][4:] == theirs and len(rows) == 2
