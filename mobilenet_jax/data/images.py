@@ -14,6 +14,7 @@ import numpy as np
 from mobilenet_jax import console
 from mobilenet_jax.data import arrays, crops, datasets, decoding, folders, views
 from mobilenet_jax.data.datasets import Dataset
+from mobilenet_jax.data.imagenet import Labelled
 from mobilenet_jax.errors import InputError, first_line
 
 _MOST_UNDECODABLE = 1e-3  # share of a split
@@ -246,11 +247,19 @@ class Loader:
 
         return Stream(self._pool, self._threads, rows(), fill, crop.side)
 
-    def evaluation(self, split: Pictures, protocol: str, side: int, batch_size: int) -> Stream:
-        """Return batches that hold each picture of a split once. Their masks leave out what cannot be decoded."""
+    def evaluation(self, split: Pictures | Labelled, protocol: str, side: int, batch_size: int) -> Stream:
+        """Return batches that hold each picture once. Their masks leave out what pads the last one.
+
+        They also leave out what a split has that cannot be decoded. Of files with labels, each must be readable.
+        """
 
         def fill(position: int | None) -> tuple[np.ndarray, int] | None:
-            found = None if position is None else split.decoded(position)
+            if position is None:
+                return None
+            if not isinstance(split, Pictures):
+                path, label = split[position]
+                return views.read(path, protocol, side), label
+            found = split.decoded(position)
             return found and (views.PROTOCOLS[protocol](found[0], side), found[1])
 
         padded = (

@@ -1,20 +1,17 @@
 """Apply a trained network to image files: accuracy on labelled ones, classes of others."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mobilenet_jax.data import imagenet, views
-from mobilenet_jax.data.arrays import eval_batches
+from mobilenet_jax.data import imagenet
 from mobilenet_jax.data.images import Loader, Pictures
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import mobilenet
@@ -105,21 +102,12 @@ def _batches(
     images: imagenet.Labelled | Pictures, protocol: str, resolution: int, batch: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield views, uint8 `[batch, R, R, 3]`, labels, and a mask, bool `[batch]`, that leaves out what fills a batch."""
-    if isinstance(images, Pictures):
-        loader = Loader(os.cpu_count() or 1)
-        try:
-            for each in loader.evaluation(images, protocol, resolution, batch):
-                yield each.images, each.labels, each.mask > 0
-        finally:
-            loader.close()
-        return
-    view = functools.partial(views.read, protocol=protocol, resolution=resolution)
-    labels = np.array([label for _, label in images])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the lock of the interpreter
-        for indices, mask in eval_batches(len(images), batch):
-            padded = np.zeros((batch, resolution, resolution, 3), np.uint8)
-            padded[mask] = list(pool.map(view, [images[i][0] for i in indices[mask]]))
-            yield padded, labels[indices], mask
+    loader = Loader(os.cpu_count() or 1)
+    try:
+        for each in loader.evaluation(images, protocol, resolution, batch):
+            yield each.images, each.labels, each.mask > 0
+    finally:
+        loader.close()
 
 
 def _program(network: mobilenet.Loaded, batch: int) -> Callable[[np.ndarray], jax.Array]:
