@@ -2,8 +2,7 @@
 
     python benchmarks/fused.py --out results/bench/cpu_fused.json
 
-Both train on CIFAR-10, in turns within one process. A ratio above 1 is a gain from `--fuse`. On a CPU, a sweep fuses
-only where this gains.
+Both train on CIFAR-10, in turns within one process. A ratio above 1 is a gain from `--fuse`.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from mobilenet_jax import config_keys, console
 from mobilenet_jax.config_keys import RULES, WEIGHTS
 from mobilenet_jax.data import datasets
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.networks import arch
+from mobilenet_jax.networks import arch, cost
 from mobilenet_jax.records import identity as identities
 
 if TYPE_CHECKING:
@@ -39,9 +39,14 @@ class RunSpec:
     weights: str = ""  # path of the network to start from; `identity` has its digest
     same_classes: bool = False  # whether that network has the classes of the set, so that its classifier is taken over
 
+    @functools.cached_property
+    def totals(self) -> cost.Totals:
+        """Mult-adds of one image, and trainable parameters."""
+        return cost.totals(self.arch, self.resolution)
+
     @property
     def program_key(self) -> tuple[tuple[str, Any], ...]:
-        """A key that is equal for runs that share a compiled program."""
+        """A key that is equal for runs that one program can train at the same time."""
         ema = ("ema", self.identity["train.ema_decay"] > 0)  # the decay is traced, but not whether there is an average
         if self.dataset.streamed:  # each run has batches of its own
             return (("digest", self.digest),)

@@ -52,7 +52,7 @@ def put(directory, settings=None, **summary):
     tree = copy.deepcopy(CONFIG)
     for key, value in settings.items():
         group, _, leaf = key.rpartition(".")
-        (tree[group] if group else tree)[leaf] = value
+        (tree.setdefault(group, {}) if group else tree)[leaf] = value
     knobs = {KNOBS[key]: value for key, value in settings.items() if key in KNOBS}
     if knobs.get("version") == "v2":
         knobs = {"expansion": 6.0} | knobs

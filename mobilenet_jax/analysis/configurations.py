@@ -178,8 +178,8 @@ def recipes_table(configurations: Sequence[Configuration]) -> Table:
 def trials_table(trials: Sequence[Configuration]) -> Table:
     """Return the validation accuracy of configurations with held-out images, and what they vary; the best first."""
     ranked = sorted(trials, key=lambda c: (c.identity["data.name"], -c.val_mean))
-    settings = [key for key in trials[0].identity if key not in KNOBS]
-    varied = [key for key in settings if len({cell(c.identity.get(key)) for c in trials}) > 1]
+    settings = dict.fromkeys(key for c in trials for key in c.identity if key not in (*KNOBS, "model.version"))
+    varied = [key for key in settings if len({cell(c.identity[key]) for c in trials if key in c.identity}) > 1]
     columns = {
         "network": lambda c: " ".join(c.label.partition(",")[0].split()),
         **{setting_name(key): lambda c, key=key: cell(_named(key, c.identity.get(key, ""))) for key in varied},

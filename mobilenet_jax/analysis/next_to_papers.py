@@ -185,15 +185,16 @@ def _cifar10(configurations: Sequence[Configuration]) -> tuple[Table, ...]:
     for c in configurations:
         if c.summary.dataset != "cifar10" or c.identity.get("model.strides") != "cifar":
             continue
-        kind = [(row, cost) for row, cost in known if _matches(c.identity, row)]
-        found = [row for row, cost in kind if float(row["alpha"]) == c.identity["model.alpha"] and cost == c.mult_adds]
-        if kind and not found and c.summary.epochs >= _LONG:
-            nearest = min((cost for _, cost in kind), key=lambda cost: abs(math.log(cost / c.mult_adds)))
-            found = [row for row, cost in kind if cost == nearest]
+        alike = [(row, cost) for row, cost in known if _matches(c.identity, row)]
+        found = [row for row, cost in alike if float(row["alpha"]) == c.identity["model.alpha"] and cost == c.mult_adds]
+        if alike and not found and c.summary.epochs >= _LONG:
+            nearest = min((cost for _, cost in alike), key=lambda cost: abs(math.log(cost / c.mult_adds)))
+            found = [row for row, cost in alike if cost == nearest]
         losses = [run.summary.test_loss for run in c.runs if run.summary.test_loss is not None]
         loss = f"{statistics.mean(losses):.2f}" if len(losses) == c.n else ""
         for row in found:
-            network = f"{row['version']} α {float(row['alpha']):g}, {_published_cost(row) / 1e6:.1f} M"
+            kind = f"{row['version']} α {float(row['alpha']):g}{', cifar28' * (row['variant'] == 'cifar28')}"
+            network = f"{kind}, {_published_cost(row) / 1e6:.1f} M"
             theirs = (network, row["top1"], row["loss"], row["which"], row["epochs"], row["source"])
             ours = (f"{c.label}, {c.mult_adds / 1e6:.1f} M", c.percent, loss, str(c.n), str(c.summary.epochs))
             rows.append((*ours, *theirs))

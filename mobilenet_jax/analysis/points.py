@@ -51,7 +51,9 @@ def interactive(
         several = len(optimizers[c.summary.dataset, c.summary.epochs]) > 1 and c.optimizer
         return f"{c.summary.epochs}, {c.optimizer}" if several else c.summary.epochs
 
-    points = [*({**_configuration(c, lines.get(c, {})), "epochs": epochs(c)} for c in configurations), *official]
+    points = [{**_configuration(c, lines.get(c, {})), "epochs": epochs(c)} for c in configurations]
+    ours = {_set_name(point["dataset"]): point["dataset"] for point in points}  # the latter may have a version
+    points += [{**point, "dataset": ours.get(point["dataset"], point["dataset"])} for point in official]
     points += [other for dataset in dict.fromkeys(point["dataset"] for point in points) for other in published(dataset)]
     times: dict[Any, MeasuredNetwork] = {}
     for n in measured:
@@ -72,28 +74,34 @@ def interactive(
     }
 
 
-def curves(runs: Iterable[Run], names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return the accuracies (%) over the epochs of each run, named by seed or by `names`; [] without two epochs."""
+def _set_name(dataset: str) -> str:
+    """Return the name of a data set without its version and fingerprint."""
+    return dataset.partition(" (")[0]
+
+
+def curves(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Return the accuracies (%) over the epochs of each run, named by its seed; [] without two epochs."""
     found = []
-    for i, run in enumerate(runs):
+    for run in runs:
         rows = run.epochs[:: -(-len(run.epochs) // _EPOCHS) or 1]
         rows += run.epochs[-1:] if rows[-1:] != run.epochs[-1:] else ()
         if len(rows) > 1:
             percent = {key: [_percent(row.get(f"{key}_accuracy")) for row in rows] for key in ("test", "train")}
             epochs = [_rounded(row["epoch"] or 0) for row in rows]
-            found.append({"run": names[i] if names else f"seed {run.summary.seed}", "epoch": epochs, **percent})
+            found.append({"run": f"seed {run.summary.seed}", "epoch": epochs, **percent})
     return found
 
 
 def published(dataset: str) -> list[dict[str, Any]]:
     """Return published accuracies on a data set, of networks whose layers are ours, as points of a layer."""
-    if dataset == "imagenet2012":
+    data = _set_name(dataset)
+    if data == "imagenet2012":
         rows = [{**row, "version": v, "source": "TF-slim"} for v in ("v1", "v2") for row in printed.rows(f"slim_{v}")]
     else:
-        rows = printed.rows(dataset) if dataset == "cifar10" else []
+        rows = printed.rows(data) if data == "cifar10" else []
     found = []
     for row in rows:
-        kind = {"num_classes": 10, "strides": "cifar"} if dataset == "cifar10" else {}
+        kind = {"num_classes": 10, "strides": "cifar"} if data == "cifar10" else {}
         if row["version"] == "v1" and "variant" in row:
             kind["variant"] = row["variant"]
         alpha, resolution = float(row["alpha"]), int(row["resolution"])

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from mobilenet_jax import console, files
-from mobilenet_jax.data import crops, datasets, decoding, folders, imagenet
+from mobilenet_jax.data import datasets, decoding, folders, imagenet
 from mobilenet_jax.data.progress import progress
 from mobilenet_jax.errors import InputError, first_line
 
@@ -52,8 +52,6 @@ def prepare(train: pathlib.Path, val: pathlib.Path, root: pathlib.Path, resize: 
         return found
     if folders.are_in(root):
         raise InputError(f"{root} holds folders of pictures (train/ or val/): name another directory")
-    if resize:
-        crops.check_installed()
     cls: Any = tfds.builder_cls(NAME)
     target = pathlib.Path(cls(data_dir=root, file_format=datasets.FILE_FORMAT).data_dir)
     partial = target.with_name(f".{target.name}.partial")

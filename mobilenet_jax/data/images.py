@@ -89,7 +89,6 @@ def load(dataset: Dataset, data_dir: str = "") -> dict[str, Pictures]:
     Raises:
       InputError: it is not there, cannot be read, or is not the one that `dataset` describes.
     """
-    crops.check_installed()
     found = datasets.find_streamed(dataset.name, data_dir)
     if datasets.describe(dataset.name, data_dir) != dataset:
         where = datasets.data_root(data_dir)

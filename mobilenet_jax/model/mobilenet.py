@@ -1,4 +1,4 @@
-"""Define MobileNet as Flax modules that walk the same `Architecture` as `networks/cost.py`."""
+"""Define MobileNet as Flax modules, built from the `Architecture` that `networks/cost.py` counts."""
 
 import dataclasses
 import os
@@ -123,7 +123,7 @@ def assemble(variables: dict[str, Any], network: weights.Network, where: str) ->
     """
     try:
         built = arch.mobilenet(**dict(network.architecture))  # type: ignore[arg-type]
-    except TypeError as e:
+    except (InputError, TypeError) as e:
         raise InputError(f"{where}: no network has this architecture ({e})") from None
     if found := _misfit(built, variables):
         raise InputError(f"{where}: the tensors are not those of its architecture: {found}")

@@ -14,6 +14,7 @@ from mobilenet_jax import files
 from mobilenet_jax.errors import InputError, first_line, is_unwritable
 
 _LOCK_SECONDS = 20  # that a process waits for the lock; one that has stopped loses it after twice as long
+_PASSING = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InternalError)  # the latter of a process that had stopped
 _DAMAGE = ("malformed", "not a database", "no such table")  # in SQLite's messages
 FORMS = "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE, such as sqlite:///runs/sweeps.db"
 
@@ -92,7 +93,7 @@ def translated() -> Iterator[None]:
         problem = reason(e)
         if any(words in problem for words in _DAMAGE):
             raise Damaged(problem) from e
-        if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
+        if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, _PASSING):
             raise
         raise (Unwritable if is_unwritable(e) else Unavailable)(problem) from e
     except (LookupError, ValueError, RuntimeError) as e:  # Optuna cannot interpret the stored values

@@ -48,15 +48,10 @@ class Point:
     assignment: dict[str, Any]
     spec: RunSpec
 
-    @functools.cached_property
-    def totals(self) -> cost.Totals:
-        """Mult-adds of one image, and trainable parameters."""
-        return cost.totals(self.spec.arch, self.spec.resolution)
-
     @property
     def mult_adds(self) -> int:
         """Mult-adds of one image."""
-        return self.totals.mult_adds
+        return self.spec.totals.mult_adds
 
     @functools.cached_property
     def work(self) -> float:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from mobilenet_jax import console
+from mobilenet_jax.records.identity import KNOBS
 from mobilenet_jax.render.tables import cell
 from mobilenet_jax.sweeps.points import Plan
 from mobilenet_jax.sweeps.queue import Entry
@@ -20,7 +21,6 @@ from mobilenet_jax.sweeps.tables import millions
 
 _LINE_SECONDS = 30.0  # between two plain lines of progress
 _ORDER = ("running", "waiting", "failed", "diverged", "finished")
-_SYMBOLS = {"model.alpha": "α", "model.rho": "ρ", "model.expansion": "t"}
 
 
 def seconds_left(plan: Plan, entries: Sequence[Entry]) -> float | None:
@@ -52,7 +52,7 @@ class Screen:
 
     def __init__(self, plan: Plan):
         self._plan = plan
-        self._names = {p.key: _SYMBOLS.get(p.key, p.key.rpartition(".")[2]) for p in plan.sweep.parameters if p.varies}
+        self._names = {p.key: KNOBS.get(p.key, p.key.rpartition(".")[2]) for p in plan.sweep.parameters if p.varies}
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._last, self._line = time.monotonic(), ""

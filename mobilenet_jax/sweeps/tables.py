@@ -68,7 +68,7 @@ def assignment(values: Mapping[str, Any]) -> str:
 
 def _record(point: Point) -> dict[str, Any]:
     named = {"run": point.spec.run_name, "digest": point.spec.digest, "assignment": point.assignment}
-    costs = {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.totals.params}
+    costs = {"resolution": point.spec.resolution, "mult_adds": point.mult_adds, "params": point.spec.totals.params}
     return named | costs | (_published(point) or {})
 
 
@@ -80,7 +80,7 @@ def _table_of_points(sweep: Sweep, points: Sequence[Point]) -> list[tuple[str, .
     for p, figures in zip(points, published, strict=True):
         values = (cell(p.assignment[key]) for key in keys)
         shown = (f"{figures['published_mult_adds_m']} M", f"{figures['published_top1']} %") if figures else ("", "")
-        costs = millions(p.mult_adds), millions(p.totals.params)
+        costs = millions(p.mult_adds), millions(p.spec.totals.params)
         rows.append((*values, str(p.spec.resolution), *costs, *shown[: len(heads)]))
     return rows
 

@@ -19,7 +19,6 @@ from mobilenet_jax.data import arrays, augment, images
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import depthwise
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.networks import cost
 from mobilenet_jax.records import weights
 from mobilenet_jax.training import schedules
 from mobilenet_jax.training.state import Layout, TrainState, init_state, start_from
@@ -154,9 +153,9 @@ def compile_runs(specs: Sequence[RunSpec], inputs: Inputs) -> Program:
         jitted = jax.jit(train, donate_argnums=0, out_shardings=everywhere)
         return jitted.lower(state, *resident.get("train", ()), *trained_on, hyper)
 
-    one_image = cost.totals(spec.arch, spec.resolution).mult_adds
-    per_call = steps_per_call(platform, spec.steps_per_epoch, batch * runs, one_image * batch * runs)
-    per_call = 1 if streamed else per_call  # the host has one batch at a time
+    work = spec.totals.mult_adds * batch * runs
+    # The host has one batch of a streamed set at a time.
+    per_call = 1 if streamed else steps_per_call(platform, spec.steps_per_epoch, batch * runs, work)
     lengths = sorted({per_call, spec.steps_per_epoch % per_call} - {0})
     with ThreadPoolExecutor(1) as pool:  # compiles one step while the next one is traced
         trained = {steps: pool.submit(lowered(steps).compile) for steps in lengths}

@@ -13,9 +13,8 @@ import jax
 
 from mobilenet_jax import config, console
 from mobilenet_jax.config import RunSpec
-from mobilenet_jax.data import arrays, images
+from mobilenet_jax.data import arrays, crops, images
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.networks import cost
 from mobilenet_jax.records import directory as directories
 from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.training import evaluate, host, wandb_logger
@@ -61,7 +60,7 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
         if config.finished(spec, directory):  # the process that held the lock a moment ago finished the run
             return _report(directory, "already ")
         if not host.compiled_before():  # else this process printed these lines before it restarted
-            sums = cost.totals(spec.arch, spec.resolution)
+            sums = spec.totals
             console.say(f"{spec.title}\nmult-adds      {sums.mult_adds:,}\nparams         {sums.params:,}")
             if spec.weights:
                 classifier = "its" if spec.same_classes else "a new"
@@ -94,6 +93,7 @@ def prepare(spec: RunSpec) -> Inputs:
         return Inputs(arrays.load(spec.dataset, data.dir, data.archive), devices)
     if data.archive:
         raise InputError(f"config.data.archive={data.archive!r}: can be given for 'cifar10' only")
+    crops.check_installed()
     return Inputs(images.load(spec.dataset, data.dir), devices)
 
 
@@ -123,7 +123,7 @@ def compile_all(
     Before a long training, a long compilation ends in a restart of this process, which then has to come here again.
     """
     before, program = host.compiled_before(), compile_runs([run.spec for run in runs], inputs)
-    one_image = cost.totals(runs[0].spec.arch, runs[0].spec.resolution).mult_adds
+    one_image = runs[0].spec.totals.mult_adds
     images = sum(run.spec.total_steps * run.spec.config.train.batch_size for run in runs)
     host.restart_after_compiling(program.compile_seconds, asked, before_restart, one_image * images)
     os.environ.pop(host.COMPILED, None)  # the next program of this process is another one

@@ -11,7 +11,7 @@ from mobilenet_jax import config
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.data import arrays, datasets
 from mobilenet_jax.errors import InputError
-from mobilenet_jax.networks import arch, cost
+from mobilenet_jax.networks import arch
 from mobilenet_jax.records import weights
 from mobilenet_jax.records.directory import CHECKPOINTS, RunDirectory, writing
 from mobilenet_jax.records.summary import Summary
@@ -252,7 +252,7 @@ def logger_of(spec: RunSpec, record: RunDirectory) -> WandbLogger:
 
 def knobs(spec: RunSpec) -> dict[str, Any]:
     """Return what is varied and what it costs, under the flat names that summaries, tables and W&B plots use."""
-    m, sums = spec.config.model, cost.totals(spec.arch, spec.resolution)
+    m, sums = spec.config.model, spec.totals
     return {
         **{key: m[key] for key in ("version", "variant", "alpha", "rho")},
         "expansion": m.expansion if m.version == "v2" else None,

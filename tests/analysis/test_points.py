@@ -66,6 +66,15 @@ def test_published_networks_of_the_data_set(tmp_path):
     assert kuangliu["mult_adds"] == COST[1.0] / 1e6 and kuangliu["top1"] == 92.35
 
 
+def test_published_and_official_networks_of_a_set_with_a_version(tmp_path):
+    data = {"data.name": "imagenet2012", "dataset.version": "5.1.0", "dataset.fingerprint": "1a2b3c4d"}
+    trained(tmp_path, {"model.alpha": 0.25} | data, (0.5,))
+    found = interactive(tmp_path, official=[points.published("imagenet2012")[0] | {"layer": "official"}])["points"]
+    assert {point["dataset"] for point in found} == {"imagenet2012 (5.1.0, 1a2b3c4d)"}
+    layers = [point["layer"] for point in found]
+    assert [layers.count(name) for name in ("runs", "official", "published")] == [1, 1, 38]
+
+
 def test_measured_times_belong_to_networks(tmp_path):
     trained(tmp_path, {"data.name": "imagenet2012", "model.alpha": 0.25}, (0.5,))
     slim = next(p for p in points.published("imagenet2012") if (p["version"], p["alpha"]) == ("v1", 0.5))

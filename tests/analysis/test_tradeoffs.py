@@ -206,6 +206,15 @@ def test_trials_on_held_out_images_have_a_table_of_their_own(tmp_path):
     assert [row[1:] for row in table.rows] == [("0.2", "75.00", "1"), ("0.3", "72.00", "1"), ("0.1", "69.00", "2")]
 
 
+def test_trials_differ_in_keys_that_some_networks_lack(tmp_path):
+    put(tmp_path / "v1", {"data.holdout": 0.1}, val_accuracy=0.5, mult_adds=1)
+    for i, bottleneck in enumerate(("linear", "relu6")):
+        settings = {"data.holdout": 0.1, "model.version": "v2", "model.bottleneck": bottleneck}
+        put(tmp_path / f"{i}", settings, val_accuracy=0.6 + i / 10, version="v2", expansion=6.0)
+    (table,) = report_of(tmp_path)["Trials on held-out images"].tables
+    assert table.header[1] == "bottleneck" and [row[1] for row in table.rows] == ["relu6", "linear", ""]
+
+
 def test_trials_name_random_weights(tmp_path):
     for weights, val in (({}, 0.7), ({"model.weights": "c7884024"}, 0.8)):
         put(tmp_path / f"{val}", {"data.holdout": 0.1} | weights, val_accuracy=val)

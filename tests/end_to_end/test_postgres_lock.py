@@ -33,14 +33,26 @@ while claim := queue.claim():
 print(json.dumps(claimed))
 """
 
-# Takes the lock and pauses itself.
+# Pauses itself while it holds the lock, and prints that it has lost it.
 HOLDER = """
 import os, signal, sys
+from sweep_helpers import open_queue
 from mobilenet_jax.sweeps import database
 database._LOCK_SECONDS = 1
-with database.lock(sys.argv[1]):
-    os.kill(os.getpid(), signal.SIGSTOP)
+queue = open_queue(sys.argv[1])
+try:
+    with queue._locked():
+        os.kill(os.getpid(), signal.SIGSTOP)
+except database.Unavailable as e:
+    print("lost:", e)
 """
+
+
+def python(program: str, url: str) -> subprocess.Popen[str]:
+    """Start a program of these tests on a database."""
+    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    line = [sys.executable, "-c", program, url]
+    return subprocess.Popen(line, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -63,10 +75,7 @@ def test_the_lock_is_given_up_after_a_while(queue, database, monkeypatch):
 
 def test_a_process_that_was_paused_loses_the_lock(queue, database, monkeypatch):
     monkeypatch.setattr(databases, "_LOCK_SECONDS", 1)
-    env = environment(PYTHONPATH=str(ROOT))
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, database], env=env, stderr=subprocess.PIPE, text=True
-    ) as holder:
+    with python(HOLDER, database) as holder:
         try:
             assert os.WIFSTOPPED(os.waitpid(holder.pid, os.WUNTRACED)[1])
             with pytest.raises(databases.Unavailable, match="lock timeout"):
@@ -75,7 +84,8 @@ def test_a_process_that_was_paused_loses_the_lock(queue, database, monkeypatch):
             assert queue.claim() is not None
         finally:
             holder.send_signal(signal.SIGCONT)
-        assert "idle-in-transaction timeout" in holder.communicate()[1]  # it learns that it had lost the lock
+        out = holder.communicate()[0]
+    assert out.startswith("lost: ") and "idle-in-transaction timeout" in out
 
 
 def test_the_server_dies_while_a_machine_holds_the_lock(queue, database, postgres):
@@ -94,16 +104,9 @@ def test_the_server_dies_while_a_machine_holds_the_lock(queue, database, postgre
 def test_four_processes_claim_every_point_once(kind, request, tmp_path):
     """They also create the tables and enqueue the points at the same time."""
     url = f"sqlite:///{tmp_path / 'sweeps.db'}" if kind == "sqlite" else request.getfixturevalue("database")
-    line = [sys.executable, "-c", CLAIMER, url]
-    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     digests = [f"{seed:08x}" for seed in range(20)]
     with contextlib.ExitStack() as held:
-        processes = [
-            held.enter_context(
-                subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-            )
-            for _ in range(4)
-        ]
+        processes = [held.enter_context(python(CLAIMER, url)) for _ in range(4)]
         assert [process.stdout and process.stdout.readline() for process in processes] == ["ready\n"] * 4
         for process in processes:
             assert process.stdin is not None

@@ -57,10 +57,11 @@ def test_normalisation_by_channel(tmp_path):
     np.testing.assert_allclose(inputs[0, 3, 4], [0.2, 0.0, -2.0], atol=1e-6)
 
 
-def test_an_unknown_architecture(tmp_path):
-    network = weights.Network({"version": "v1", "groups": 4}, (-1.0, 1.0), 8, 8)
+@pytest.mark.parametrize("wrong", [{"groups": 4}, {"alpha": 9}])
+def test_an_unknown_architecture(wrong, tmp_path):
+    network = weights.Network({"version": "v1", **wrong}, (-1.0, 1.0), 8, 8)
     weights.write(tmp_path / weights.FILE, {}, network)
-    with pytest.raises(InputError, match="no network has this architecture.*groups"):
+    with pytest.raises(InputError, match=f": no network has this architecture.*{next(iter(wrong))}"):
         mobilenet_jax.load(tmp_path)
 
 

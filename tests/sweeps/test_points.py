@@ -120,7 +120,7 @@ def test_a_point_is_the_run_by_hand(read_sweep):
     assert half.spec.run_name == f"mine-a0.5-r0.5-s0-{half.spec.digest}" and half.spec.resolution == 16
     assert one.spec.config.model.alpha == 1.0 and type(one.spec.config.model.alpha) is float
     expected = cost.totals(arch.mobilenet_v1(0.5, 10, "cifar"), 16)
-    assert (half.mult_adds, half.totals.params) == (expected.mult_adds, expected.params)
+    assert (half.mult_adds, half.spec.totals.params) == (expected.mult_adds, expected.params)
 
 
 @pytest.mark.parametrize("tree", [{}, {"model": 3}])

@@ -85,8 +85,8 @@ def test_alpha_and_rho():
     found = points_of("alpha_rho")
     assert [p.spec.resolution for p in found] == [32, 27, 23, 18] * 4
     by_alpha = {p.assignment["model.alpha"]: p for p in found if p.spec.resolution == 32}
-    assert (by_alpha[1.0].mult_adds, by_alpha[1.0].totals.params) == (46_354_432, 3_217_226)
-    assert (by_alpha[0.25].mult_adds, by_alpha[0.25].totals.params) == (3_331_072, 215_642)
+    assert (by_alpha[1.0].mult_adds, by_alpha[1.0].spec.totals.params) == (46_354_432, 3_217_226)
+    assert (by_alpha[0.25].mult_adds, by_alpha[0.25].spec.totals.params) == (3_331_072, 215_642)
     assert programs("alpha_rho") == 16
 
 

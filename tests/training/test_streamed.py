@@ -18,7 +18,7 @@ from helpers import TINY, flags_of, result, rows_of, spec_of, summary_of
 from picture_sets import write
 from training_helpers import Crash, after, crash, one_block, send
 
-from mobilenet_jax.data import augment, decoding, images, views
+from mobilenet_jax.data import augment, crops, decoding, images, views
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.records import weights
@@ -50,6 +50,12 @@ def pictures(tmp_path_factory) -> dict[str, Any]:
     """Return the config of runs on 42 training pictures and 16 others of 7 classes."""
     counts = {f"train/{name}": 6 for name in CLASSES} | {f"val/{name}": i // 2 + 1 for i, name in enumerate(CLASSES)}
     return STREAMED | {"data.dir": str(write(tmp_path_factory.mktemp("pictures"), counts))}
+
+
+def test_a_missing_package_is_named_with_the_command(pictures, monkeypatch):
+    monkeypatch.setattr(crops.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"'cv2'.*pip install .*\.\[images\]"):
+        loop.prepare(spec_of(pictures))
 
 
 @pytest.fixture(scope="module")
