@@ -38,7 +38,7 @@ import pathlib
 import statistics
 
 lines = pathlib.Path("results/tradeoffs/runs.csv").read_text("utf-8-sig").splitlines()
-same = {"version": "v1", "rho": "1.0", "epochs": "10", "optimizer": "rmsprop", "holdout": "0.0"}  # no trials
+same = {"version": "v1", "rho": "1.0", "epochs": "10", "optimizer": "rmsprop", "holdout": "0.0"}
 runs = [run for run in csv.DictReader(lines) if same.items() <= run.items()]
 x, y = [math.log2(int(run["mult_adds"])) for run in runs], [100 * float(run["test_accuracy"]) for run in runs]
 print(f"{statistics.linear_regression(x, y).slope:.2f} points of top-1 per doubling, over {len(runs)} runs")
