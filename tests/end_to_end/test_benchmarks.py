@@ -127,7 +127,8 @@ def test_memory_and_open_files_of_a_run(tmp_path):
     done = run("long_runs.py", "--epochs=40", "--points=0", f"--out={record}")
     assert "40 epochs of a run" in done.stdout
     held = json.loads(record.read_text())["run"]["processes"]["command"]
-    assert held["start"]["resident_mb"] > 100 and held["end"]["open_files"] > 3
+    assert held["start"]["resident_mb"] > 100
+    assert held["most"]["open_files"] > 3  # the last sample may be of a process that is closing its files
 
 
 GPU = ROOT / "benchmarks" / "gpu"
