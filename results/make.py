@@ -123,7 +123,7 @@ def _columns() -> str:
 
 
 def _changes() -> str:
-    """Return the changes with an interval from two seeds or more on both sides."""
+    """Return the changes with two seeds or more in both."""
     table = _tables()["changes"]
     return dataclasses.replace(table, rows=tuple(row for row in table.rows if int(row[2]) > 1)).markdown()
 

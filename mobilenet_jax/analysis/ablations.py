@@ -25,9 +25,7 @@ def sections(all_series: Sequence[Series]) -> list[Section]:
         tables = tuple(_series_table(s, f"{file}_{i}") for i, s in enumerate(several, 1))
         caption = f"Test top-1 over the {name}; bars: standard deviation over seeds"
         lines = {
-            s.label + s.epochs: [
-                (c.identity[s.key], 100 * c.mean, None if c.sd is None else 100 * c.sd) for c in s.configurations
-            ]
+            s.title: [(c.identity[s.key], 100 * c.mean, None if c.sd is None else 100 * c.sd) for c in s.configurations]
             for s in several[:_LINES]
         }
         picture = Picture(file, caption, functools.partial(charts.over_knob, lines, name))

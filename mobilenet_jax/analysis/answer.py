@@ -63,7 +63,8 @@ def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
         where += [here.dataset] * (here.dataset != main[0].summary.dataset) + [_span(s.configurations)]
         parts.append(f"{100 * line.slope:.1f}{unit}{interval} by {_SHORT[key]} ({', '.join(where)})")
     if not parts:
-        return "What a doubling of the mult-adds buys is open: it takes three networks that differ in one knob."
+        needed = "three networks that differ in one knob, over 1.5 times the mult-adds or more"
+        return f"What a doubling of the mult-adds buys is open: it takes {needed}."
     caution = " Slopes over different mult-adds do not compare." if parts[1:] else ""
     return f"A doubling of the mult-adds buys {', '.join(parts)}.{caution}"
 

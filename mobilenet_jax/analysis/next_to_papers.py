@@ -183,11 +183,12 @@ def _cifar10(configurations: Sequence[Configuration]) -> tuple[Table, ...]:
     """
     rows, known = [], [(row, _published_cost(row)) for row in printed.rows("cifar10")]
     for c in configurations:
-        if c.summary.dataset != "cifar10" or c.identity.get("model.strides") != "cifar":
+        if c.summary.dataset != "cifar10":
             continue
         alike = [(row, cost) for row, cost in known if _matches(c.identity, row)]
         found = [row for row, cost in alike if float(row["alpha"]) == c.identity["model.alpha"] and cost == c.mult_adds]
-        if alike and not found and c.summary.epochs >= _LONG:
+        long = c.summary.epochs >= _LONG and c.identity.get("model.strides") == "cifar"
+        if alike and not found and long:
             nearest = min((cost for _, cost in alike), key=lambda cost: abs(math.log(cost / c.mult_adds)))
             found = [row for row, cost in alike if cost == nearest]
         losses = [run.summary.test_loss for run in c.runs if run.summary.test_loss is not None]

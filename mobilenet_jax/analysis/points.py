@@ -52,8 +52,14 @@ def interactive(
         return f"{c.summary.epochs}, {c.optimizer}" if several else c.summary.epochs
 
     points = [{**_configuration(c, lines.get(c, {})), "epochs": epochs(c)} for c in configurations]
-    ours = {_set_name(point["dataset"]): point["dataset"] for point in points}  # the latter may have a version
-    points += [{**point, "dataset": ours.get(point["dataset"], point["dataset"])} for point in official]
+    sets = collections.defaultdict[str, dict[str, None]](dict)  # name -> sets of that name, by version
+    for point in points:
+        sets[_set_name(point["dataset"])][point["dataset"]] = None
+    points += [
+        {**point, "dataset": found}
+        for point in official
+        for found in sets.get(point["dataset"], {point["dataset"]: None})
+    ]
     points += [other for dataset in dict.fromkeys(point["dataset"] for point in points) for other in published(dataset)]
     times: dict[Any, MeasuredNetwork] = {}
     for n in measured:

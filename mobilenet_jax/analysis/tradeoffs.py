@@ -103,7 +103,7 @@ def comparable(configurations: Iterable[Configuration]) -> list[tuple[str, list[
 
 
 def doublings_table(all_series: Sequence[Series]) -> Table | None:
-    """Return the points of top-1 per doubling of the mult-adds by one knob: one row per series of three costs or more.
+    """Return the points of top-1 per doubling of the mult-adds by one knob: one row per series with a fit.
 
     None without such a series.
     """
@@ -195,7 +195,7 @@ def _accuracy_against_cost(
 
 
 def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list[Table]:
-    """Return a log-linear fit of each version with at least three costs."""
+    """Return the log-linear fit of each version that has one."""
     found = []
     header = ("configuration", "mult-adds, M", "top-1, %", "on the line, %", "residual, points")
     for version in sorted({c.identity["model.version"] for c in group}):

@@ -13,8 +13,7 @@ import sqlalchemy.exc
 from mobilenet_jax import files
 from mobilenet_jax.errors import InputError, first_line, is_unwritable
 
-_LOCK_SECONDS = 20  # that a process waits for the lock; one that has stopped loses it after twice as long
-_PASSING = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InternalError)  # the latter of a process that had stopped
+_LOCK_SECONDS = 20  # that a process waits for the lock
 _DAMAGE = ("malformed", "not a database", "no such table")  # in SQLite's messages
 FORMS = "allowed is sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE, such as sqlite:///runs/sweeps.db"
 
@@ -72,12 +71,11 @@ def lock(url: str) -> Iterator[None]:
 
 
 def connect_args(url: str) -> dict[str, Any]:
-    """Return driver options that detect a lost server, network or process and store all heartbeats in UTC."""
+    """Return driver options that detect a lost server or network and store all heartbeats in UTC."""
     if file_of(url):
         return {}
     seconds = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
     options = {"timezone": "UTC", "lock_timeout": f"{_LOCK_SECONDS}s", **{f"tcp_{k}": v for k, v in seconds.items()}}
-    options["idle_in_transaction_session_timeout"] = f"{2 * _LOCK_SECONDS}s"
     seconds |= {"connect_timeout": 10, "tcp_user_timeout": 25_000}  # the latter in ms
     return {**seconds, "options": " ".join(f"-c {key}={value}" for key, value in options.items())}
 
@@ -93,7 +91,7 @@ def translated() -> Iterator[None]:
         problem = reason(e)
         if any(words in problem for words in _DAMAGE):
             raise Damaged(problem) from e
-        if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, _PASSING):
+        if isinstance(e, sqlalchemy.exc.DatabaseError) and not isinstance(e, sqlalchemy.exc.OperationalError):
             raise
         raise (Unwritable if is_unwritable(e) else Unavailable)(problem) from e
     except (LookupError, ValueError, RuntimeError) as e:  # Optuna cannot interpret the stored values

@@ -73,6 +73,9 @@ def test_published_and_official_networks_of_a_set_with_a_version(tmp_path):
     assert {point["dataset"] for point in found} == {"imagenet2012 (5.1.0, 1a2b3c4d)"}
     layers = [point["layer"] for point in found]
     assert [layers.count(name) for name in ("runs", "official", "published")] == [1, 1, 38]
+    trained(tmp_path, {"model.alpha": 0.5} | data | {"dataset.fingerprint": "other"}, (0.6,))
+    found = interactive(tmp_path, official=[points.published("imagenet2012")[0] | {"layer": "official"}])["points"]
+    assert len({point["dataset"] for point in found if point["layer"] == "official"}) == 2
 
 
 def test_measured_times_belong_to_networks(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy.exc
 from helpers import TINY, environment
 from postgres_server import PASSWORD, free_port
 from sweep_helpers import (
@@ -27,6 +28,8 @@ from sweep_helpers import (
     workers,
     write,
 )
+
+from mobilenet_jax.sweeps import database as databases
 
 HEARTBEAT, GRACE = 1, 5  # seconds, in machines started with `hasty`
 HASTY = f"worker.HEARTBEAT, queue.GRACE = {HEARTBEAT}, {GRACE}"
@@ -180,23 +183,30 @@ def test_the_database_goes_away_for_longer_than_the_grace_period(machine, databa
 
 
 @pytest.mark.slow
-def test_three_machines_of_which_one_is_killed_and_one_is_paused(machine, database):
+def test_three_machines_of_which_one_is_killed_and_one_is_paused(machine, database, monkeypatch):
     """The paused one finds its point taken over, and trains others. All have the grace period of users."""
     parameters = TINY | {"train.epochs": 30, "seed": [0, 1, 2, 3, 4, 5]}
     machines = [machine(parameters) for _ in range(3)]
     killed, paused, unharmed = machines
+    monkeypatch.setattr(databases, "_LOCK_SECONDS", 1)
 
     def caught() -> list[pathlib.Path]:
-        """Stop two machines; return what they train, and let them go on unless all machines train."""
+        """Stop two machines; return what they train. They go on unless all train and the lock of the database is free."""
         if not all(training(each.process.pid) for each in machines):
             return []
         for each in (killed, paused):
             each.send(signal.SIGSTOP)
         found = [path for each in (killed, paused) for path in training(each.process.pid).values()]
-        if len(found) < 2:
-            for each in (killed, paused):
-                each.send(signal.SIGCONT)
-        return found if len(found) == 2 else []
+        try:
+            with databases.lock(database):  # not while one of them holds it
+                free = True
+        except sqlalchemy.exc.OperationalError:
+            free = False
+        if len(found) == 2 and free:
+            return found
+        for each in (killed, paused):
+            each.send(signal.SIGCONT)
+        return []
 
     lost = {path.name for path in wait(caught, unharmed.process, seconds=300)}
     killed.kill()

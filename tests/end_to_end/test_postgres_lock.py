@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -33,20 +32,6 @@ while claim := queue.claim():
 print(json.dumps(claimed))
 """
 
-# Pauses itself while it holds the lock, and prints that it has lost it.
-HOLDER = """
-import os, signal, sys
-from sweep_helpers import open_queue
-from mobilenet_jax.sweeps import database
-database._LOCK_SECONDS = 1
-queue = open_queue(sys.argv[1])
-try:
-    with queue._locked():
-        os.kill(os.getpid(), signal.SIGSTOP)
-except database.Unavailable as e:
-    print("lost:", e)
-"""
-
 
 def python(program: str, url: str) -> subprocess.Popen[str]:
     """Start a program of these tests on a database."""
@@ -71,21 +56,6 @@ def test_the_lock_is_given_up_after_a_while(queue, database, monkeypatch):
         assert 1 <= time.monotonic() - start < 3
         assert queue.entries()[0].state == "waiting"  # reading needs no lock
     assert queue.claim() is not None
-
-
-def test_a_process_that_was_paused_loses_the_lock(queue, database, monkeypatch):
-    monkeypatch.setattr(databases, "_LOCK_SECONDS", 1)
-    with python(HOLDER, database) as holder:
-        try:
-            assert os.WIFSTOPPED(os.waitpid(holder.pid, os.WUNTRACED)[1])
-            with pytest.raises(databases.Unavailable, match="lock timeout"):
-                queue.claim()
-            time.sleep(1.5)
-            assert queue.claim() is not None
-        finally:
-            holder.send_signal(signal.SIGCONT)
-        out = holder.communicate()[0]
-    assert out.startswith("lost: ") and "idle-in-transaction timeout" in out
 
 
 def test_the_server_dies_while_a_machine_holds_the_lock(queue, database, postgres):
