@@ -191,7 +191,7 @@ def test_three_machines_of_which_one_is_killed_and_one_is_paused(machine, databa
     monkeypatch.setattr(databases, "_LOCK_SECONDS", 1)
 
     def caught() -> list[pathlib.Path]:
-        """Stop two machines; return what they train. They go on unless all train and the lock of the database is free."""
+        """Stop two machines; return what they train. They go on unless all train and the lock is free."""
         if not all(training(each.process.pid) for each in machines):
             return []
         for each in (killed, paused):
