@@ -186,17 +186,18 @@ def _cifar10(configurations: Sequence[Configuration]) -> tuple[Table, ...]:
         if c.summary.dataset != "cifar10":
             continue
         alike = [(row, cost) for row, cost in known if _matches(c.identity, row)]
-        found = [row for row, cost in alike if float(row["alpha"]) == c.identity["model.alpha"] and cost == c.mult_adds]
+        alpha = c.identity["model.alpha"]
+        found = [(row, cost) for row, cost in alike if float(row["alpha"]) == alpha and cost == c.mult_adds]
         long = c.summary.epochs >= _LONG and c.identity.get("model.strides") == "cifar"
         if alike and not found and long:
             nearest = min((cost for _, cost in alike), key=lambda cost: abs(math.log(cost / c.mult_adds)))
-            found = [row for row, cost in alike if cost == nearest]
+            found = [(row, cost) for row, cost in alike if cost == nearest]
         losses = [run.summary.test_loss for run in c.runs if run.summary.test_loss is not None]
         loss = f"{statistics.mean(losses):.2f}" if len(losses) == c.n else ""
-        for row in found:
+        for row, cost in found:
             kind = f"{row['version']} α {float(row['alpha']):g}{', cifar28' * (row['variant'] == 'cifar28')}"
-            network = f"{kind}, {_published_cost(row) / 1e6:.1f} M"
-            theirs = (network, row["top1"], row["loss"], row["which"], row["epochs"], row["source"])
+            columns = ("top1", "loss", "which", "epochs", "source")
+            theirs = (f"{kind}, {cost / 1e6:.1f} M", *(row[column] for column in columns))
             ours = (f"{c.label}, {c.mult_adds / 1e6:.1f} M", c.percent, loss, str(c.n), str(c.summary.epochs))
             rows.append((*ours, *theirs))
     if not rows:
