@@ -126,7 +126,7 @@ def doublings_table(all_series: Sequence[Series]) -> Table | None:
     return Table("doublings", "Top-1 gained per doubling of the mult-adds", header, tuple(rows), note)
 
 
-def compare_with_best(networks: Sequence[Configuration]) -> list[Difference]:
+def compare_with_best(networks: Sequence[Configuration], group: Sequence[Configuration]) -> list[Difference]:
     """Return the difference of each network but the first to the first, by Hsu's multiple comparisons with the best.
 
     The truly best network is called lower in at most 5 % of cases, although the first was chosen by its result. Each
@@ -135,8 +135,9 @@ def compare_with_best(networks: Sequence[Configuration]) -> list[Difference]:
 
     Args:
       networks: k configurations, the highest mean first.
+      group: comparable configurations, these among them. Their seeds tell the noise of a run.
     """
-    series, level = {c.label: c.accuracies for c in networks}, 2 * 0.05 / (len(networks) - 1)
+    series, level = {c.label: c.accuracies for c in group}, 2 * 0.05 / (len(networks) - 1)
     return [difference(series, networks[0].label, c.label, level) for c in networks[1:]]
 
 
@@ -172,7 +173,7 @@ def _picture(group: Sequence[Configuration], title: str, count: str, number: int
 def _rivals(group: Sequence[Configuration]) -> list[answer.Rivals]:
     """Return the networks of equal cost in each part of a group, the best first, and the differences to it."""
     equal = [sorted(rivals, key=lambda c: -c.mean) for rivals in group_by_cost(group, lambda c: c.mult_adds)]
-    return [(networks, compare_with_best(networks)) for networks in equal]
+    return [(networks, compare_with_best(networks, group)) for networks in equal]
 
 
 def _accuracy_against_cost(
@@ -237,7 +238,8 @@ def _equal_cost_table(groups: Sequence[answer.Rivals], title: str, number: int) 
     header = ("mult-adds, M", "configuration", "params, M", "top-1, %", "n", "vs the best, points", "verdict")
     note = (
         "The mult-adds of a group lie within 3 % of each other. A network is lower if its interval ends below 0, which "
-        "happens to the truly best one in at most 5 of 100 cases (multiple comparisons with the best, Hsu 1984)."
+        "happens to the truly best one in at most 5 of 100 cases (multiple comparisons with the best, Hsu 1984). The "
+        "noise of a run is estimated from the seeds of all comparable networks, also of those at other costs."
     )
     return Table(f"equal_cost_{number}", f"At equal cost: {title}", header, tuple(rows), " ".join([*answers, note]))
 
