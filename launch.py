@@ -25,7 +25,7 @@ from mobilenet_jax.networks import cost
 from mobilenet_jax.sweeps import file as sweep_files
 from mobilenet_jax.sweeps import points as sweep_points
 from mobilenet_jax.sweeps import tables as sweep_tables
-from mobilenet_jax.training import host, wandb_logger
+from mobilenet_jax.training import devices, host, wandb_logger
 
 ROOT = pathlib.Path(__file__).resolve().parent
 WORKDIR = flags.DEFINE_string("workdir", "runs", "Directory of the run directories.")
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
         return 0
     host.keep_memory()
     check_data([spec])
-    with host.starting_jax():
+    with devices.starting_jax():
         from mobilenet_jax.training import loop  # late: a dry run starts without JAX
     gc.freeze()  # tracing makes many objects, and the collector need not visit all modules each time
     return loop.run(spec, pathlib.Path(RUN_DIR.value or pathlib.Path(WORKDIR.value) / spec.run_name))

@@ -22,7 +22,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from mobilenet_jax.networks.arch import Architecture, mobilenet
-from mobilenet_jax.training import host
+from mobilenet_jax.training import host, program_cache
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, CLASSES, SIZE = 0.1, 0.9, 4e-5, 10, 32
 
@@ -54,7 +54,7 @@ def _ours(arch, batch, dtype):
     from mobilenet_jax.training.state import Layout, init_state
     from mobilenet_jax.training.step import Batch
 
-    host.use_compilation_cache()
+    program_cache.use_compilation_cache()
     platform = jax.devices()[0].platform
     model = MobileNet(arch, dtype=jnp.dtype(dtype), depthwise=depthwise.choose("auto", platform))
     view = functools.partial(augment.evaluation_view, crop=SIZE, resolution=SIZE, input_range=arch.input_range)

@@ -17,7 +17,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from mobilenet_jax import config, console
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices, host
 
 CASES = "v1-0.25-32-4 v1-0.25-32-2 v1-0.5-32-4 v1-1-32-4 v1-0.25-128-4 v2-0.35-32-4"
 
@@ -58,7 +58,7 @@ def measure(version: str, alpha: float, batch: int, runs: int, rounds: int, seco
             found[i].append(steps * p.runs * batch / (time.perf_counter() - started))
     single, fused = (statistics.median(rates[1:]) for rates in found)  # the first round warms up
     ratios = [b / a for a, b in zip(*found, strict=True)][1:]
-    device = loop.device_name(inputs.devices)
+    device = devices.device_name(inputs.devices)
     return {"device": device, "single": single, "fused": fused, "ratio": statistics.median(ratios), "ratios": ratios}
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from mobilenet_jax import console
 from mobilenet_jax.networks import arch
-from mobilenet_jax.training import host
+from mobilenet_jax.training import host, program_cache
 
 ROUNDS = 5
 NETWORKS = "v1-0.25 v1-0.5 v1-0.75 v1-1 v2-0.35 v2-0.5 v2-0.75 v2-1 v2-1.3 v2-1.4"
@@ -64,7 +64,7 @@ def measure(name: str, batch: int, resolution: int, seconds: float) -> dict:
     """Return the time of one network at one batch size and the times of its layers, in seconds."""
     from mobilenet_jax.networks import cost
 
-    host.use_compilation_cache()
+    program_cache.use_compilation_cache()
     version, alpha = name.split("-")
     network = arch.mobilenet(version, float(alpha))
     started = time.perf_counter()
@@ -102,7 +102,7 @@ def limits(seconds: float) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from mobilenet_jax.training.loop import device_name
+    from mobilenet_jax.training.devices import device_name
 
     def rate(size: int) -> float:
         held = [jnp.ones(size // 4)]

@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from train_step import cpu_name
 
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices, host
 
 BATCHES = 40  # of a measurement of one part
 
@@ -91,7 +91,7 @@ def main() -> None:
         rounds.append({"reading": reading, "training": training, "run": both})
         rounds[-1]["share"] = both * (1 / reading + 1 / training)
         print({name: round(value, 3) for name, value in rounds[-1].items()}, flush=True)
-    record = {"cpu": cpu_name(), "cores": host.cores(), "pictures": spec.train_size, "side": spec.resolution}
+    record = {"cpu": cpu_name(), "cores": devices.cores(), "pictures": spec.train_size, "side": spec.resolution}
     record |= {name: statistics.median(each[name] for each in rounds) for name in rounds[0]} | {"rounds": rounds}
     if args.out:
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

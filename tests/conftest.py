@@ -48,13 +48,13 @@ def settings():
     import jax  # it reads the variables above when it is imported
     from jax.experimental.compilation_cache import compilation_cache
 
-    from mobilenet_jax.training import host
+    from mobilenet_jax.training import program_cache
 
     options = {
         "jax_numpy_rank_promotion": "allow",
         "jax_numpy_dtype_promotion": "standard",
         "jax_compilation_cache_dir": os.path.join(os.environ["XDG_CACHE_HOME"], "mobilenet_jax", "compiled"),
-        "jax_compilation_cache_max_size": host.CACHE_BYTES,
+        "jax_compilation_cache_max_size": program_cache.CACHE_BYTES,
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

@@ -198,7 +198,7 @@ def train_runs(
     from mobilenet_jax import config
     from mobilenet_jax.data.arrays import Split
     from mobilenet_jax.records.directory import RunDirectory, read_summary
-    from mobilenet_jax.training import host, loop
+    from mobilenet_jax.training import devices, loop, program_cache
     from mobilenet_jax.training.compile import Inputs, compile_runs
     from mobilenet_jax.training.progress import Display
     from mobilenet_jax.training.run import TrainingRun
@@ -218,12 +218,12 @@ def train_runs(
     timer = threading.Timer(seconds, signals.append, [signal.SIGTERM])
     timer.daemon = True
     timer.start()
-    host.use_compilation_cache()
+    program_cache.use_compilation_cache()
     with contextlib.ExitStack() as held:
         for each in directories:
             held.enter_context(each.locked())
         program = compile_runs(specs, inputs)
-        name, compiling = loop.device_name(inputs.devices), program.compile_seconds / len(specs)
+        name, compiling = devices.device_name(inputs.devices), program.compile_seconds / len(specs)
         runs = [
             TrainingRun(
                 spec, each, Display(), program.layout, name, lambda: time.monotonic() - started, compiling, len(specs)

@@ -26,7 +26,7 @@ from mobilenet_jax.sweeps.database import Damaged, Unavailable
 from mobilenet_jax.sweeps.points import Plan
 from mobilenet_jax.sweeps.queue import Entry, Queue
 from mobilenet_jax.sweeps.worker import CANNOT_TRAIN, DONE, PATIENCE, START_AGAIN
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices, host
 
 MAX_SILENCE = 120.0  # seconds without a sign of life after which a worker is killed
 DEATHS = 8  # of a worker in a row, without a result; then it is not started again
@@ -59,7 +59,7 @@ def run(plan: Plan, workers: int = 0) -> int:
         raise queue.explain(e) from None
     except OSError as e:
         raise InputError(f"--workdir={plan.workdir}: cannot be written ({e.strerror})") from None
-    gpus = host.visible_gpus()
+    gpus = devices.visible_gpus()
     count = workers or len(gpus) or 1
     total, error = len(plan.grid) or f"up to {plan.sweep.run_cap}", ""
     place = f"runs in {plan.workdir}, database {queue.shown_url}"
@@ -173,8 +173,8 @@ class WorkerProcess:
         self.error = ""  # why it ended for good
         # A program given with -c is part of `sys.orig_argv` too.
         self._command = [sys.executable, *sys.orig_argv[1:], f"--worker={place}"]
-        self._env = os.environ | (host.gpu_settings(self._number, count, gpus) if gpus else host.kept_memory())
-        self._cores = host.share_of_cores(self._number, count) if not gpus and host.trains_on_cpu() else set()
+        self._env = os.environ | (devices.gpu_settings(self._number, count, gpus) if gpus else host.kept_memory())
+        self._cores = devices.share_of_cores(self._number, count) if not gpus and devices.trains_on_cpu() else set()
         self._process: subprocess.Popen[bytes] | None = None
         self._over, self.thread = threading.Event(), threading.Thread(target=self._keep_alive, daemon=True)
 

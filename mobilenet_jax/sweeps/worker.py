@@ -22,7 +22,7 @@ from mobilenet_jax.sweeps import tables
 from mobilenet_jax.sweeps.database import Damaged, Unavailable, Unwritable
 from mobilenet_jax.sweeps.points import Plan, Point
 from mobilenet_jax.sweeps.queue import Entry, Queue
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices, host
 from mobilenet_jax.training.progress import Display
 
 DRAWS = 100  # draws outside the budget per point of a search, after which the search gives up
@@ -94,9 +94,7 @@ class Worker:
         for action in (self._watch, self._beat):
             threading.Thread(target=_guard, args=(action,), daemon=True).start()
         try:
-            with host.starting_jax():
-                from mobilenet_jax.training import loop  # imports JAX
-            loop.find_devices()  # before a claim, as some settings end this process
+            devices.find_devices()  # before a claim, as some settings end this process
             self._reach(self.queue.connect)
             self._requeue(self.queue.owner)  # the claims of the process before this one
             while not (self.asked or self.code) and (group := self._next()):
@@ -237,9 +235,9 @@ class Worker:
 
     def _train(self, group: Sequence[Job]) -> None:
         """Train points until each has a result, has failed, or is busy; raise InputError if this machine cannot."""
-        from mobilenet_jax.training import loop
-
         try:
+            from mobilenet_jax.training import loop  # imports JAX
+
             inputs = loop.prepare(group[0].point.spec)
         except Exception as e:
             raise InputError(_reason(e)) from e

@@ -19,6 +19,7 @@ from mobilenet_jax.records import directory as directories
 from mobilenet_jax.records.directory import RunDirectory
 from mobilenet_jax.training import evaluate, host, wandb_logger
 from mobilenet_jax.training.compile import Inputs, Program, compile_runs
+from mobilenet_jax.training.devices import choose_devices, device_name, find_devices
 from mobilenet_jax.training.progress import Display
 from mobilenet_jax.training.run import TrainingRun, logger_of
 
@@ -27,7 +28,6 @@ _STREAMED_IN_FLIGHT = 1  # steps of a streamed set: each holds a batch and, on a
 _FETCHED = 64  # steps of a streamed set whose metrics are fetched together; each fetch makes the host wait
 _FETCH_SECONDS = 1.0  # or as many as take so long
 _POLL_SECONDS = 0.005  # while the host waits for a batch
-_IMAGES_EACH = 128  # of a batch, at least: batch norm makes the devices wait for each other twice a layer
 
 
 class Interrupted(Exception):
@@ -75,17 +75,6 @@ def run(spec: RunSpec, directory: pathlib.Path) -> int:
     return _report(directory, "")
 
 
-def find_devices() -> Sequence[Any]:
-    """Return the devices to train on, with the settings of JAX that training needs; raise InputError without any."""
-    with host.starting_jax():
-        for name in host.PINNED.keys() & jax.config.values:  # another version of JAX may lack one
-            jax.config.update(name, host.PINNED[name])
-        if jax.config.values.get("jax_disable_jit"):
-            raise ValueError("training compiles its programs")
-        host.use_compilation_cache()
-        return jax.devices()
-
-
 def prepare(spec: RunSpec) -> Inputs:
     """Choose devices and load the data set, preparing it first if needed; raise InputError if that is impossible."""
     devices, data = choose_devices(spec, find_devices()), spec.config.data
@@ -95,15 +84,6 @@ def prepare(spec: RunSpec) -> Inputs:
         raise InputError(f"config.data.archive={data.archive!r}: can be given for 'cifar10' only")
     crops.check_installed()
     return Inputs(images.load(spec.dataset, data.dir), devices)
-
-
-def choose_devices(spec: RunSpec, devices: Sequence[Any]) -> Sequence[Any]:
-    """Return those of `devices` that share a batch; raise InputError if there are fewer than the config asks for."""
-    batch, count = spec.config.train.batch_size, spec.config.train.devices
-    if count > len(devices):
-        raise InputError(f"config.train.devices={count}: this machine has {len(devices)}")
-    most = max(1, min(len(devices), batch // _IMAGES_EACH))
-    return devices[: count or max(n for n in range(1, most + 1) if batch % n == 0)]
 
 
 class Start(NamedTuple):
@@ -169,13 +149,6 @@ def _report(directory: pathlib.Path, prefix: str) -> int:
     ]
     console.say("\n".join(lines))
     return 0
-
-
-def device_name(devices: Sequence[Any]) -> str:
-    """Return the name of the devices, as summaries hold it: 'cpu (2 cores)', '8 x NVIDIA H100'."""
-    kind, cores = devices[0].device_kind, host.cores()
-    name = f"{kind} ({cores} core{'s' * (cores > 1)})" if devices[0].platform == "cpu" else kind
-    return name if len(devices) == 1 else f"{len(devices)} x {name}"
 
 
 class _Loop:

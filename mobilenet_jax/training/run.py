@@ -15,7 +15,7 @@ from mobilenet_jax.networks import arch
 from mobilenet_jax.records import weights
 from mobilenet_jax.records.directory import CHECKPOINTS, RunDirectory, writing
 from mobilenet_jax.records.summary import Summary
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices
 from mobilenet_jax.training.checkpoint import Checkpoints, tree_digest
 from mobilenet_jax.training.progress import Display
 from mobilenet_jax.training.state import Layout, TrainState
@@ -66,7 +66,7 @@ class TrainingRun:
         """Write config and environment, and open the checkpoints; InputError if that is impossible."""
         spec = self.spec
         stored = spec.config.to_dict() | ({"dataset": vars(spec.dataset)} if spec.dataset.fingerprint else {})
-        facts = {"device": self.device, **host.device_facts()}
+        facts = {"device": self.device, **devices.device_facts()}
         self.record.begin(stored, facts, lambda before: not config.differences(spec, before))
         self.checkpoints = Checkpoints(self.record.path / CHECKPOINTS)
         self.wandb = logger_of(spec, self.record)  # `restore` starts it

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from mobilenet_jax.config import RunSpec
 from mobilenet_jax.data import images
 from mobilenet_jax.data.crops import Crop
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices
 
 
 class Streamed:
@@ -15,7 +15,7 @@ class Streamed:
         a, self._protocol = spec.config.augment, spec.config.data.protocol
         resize = round(a.resize * spec.resolution / spec.image_size)
         self._crop = Crop(spec.resolution, a.scale, a.ratio, resize, a.flip, self._protocol)
-        self._spec, self._splits, self._loader = spec, splits, images.Loader(host.cores())
+        self._spec, self._splits, self._loader = spec, splits, images.Loader(devices.cores())
         self.close = self._loader.close
 
     def training(self, step: int) -> images.Stream:

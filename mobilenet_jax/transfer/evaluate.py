@@ -15,7 +15,7 @@ from mobilenet_jax.data.images import Loader, Pictures
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.model import mobilenet
 from mobilenet_jax.records import weights
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices
 
 _BATCH = 32  # images, at most
 
@@ -102,7 +102,7 @@ def _batches(
     images: imagenet.Labelled | Pictures, protocol: str, resolution: int, batch: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield views, uint8 `[batch, R, R, 3]`, labels, and a mask, bool `[batch]`, that leaves out what fills a batch."""
-    loader = Loader(host.cores())
+    loader = Loader(devices.cores())
     try:
         for each in loader.evaluation(images, protocol, resolution, batch):
             yield each.images, each.labels, each.mask > 0

@@ -13,7 +13,7 @@ from picture_sets import write
 
 from configs import digits_v1
 from mobilenet_jax import config
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
 SWEEP = """
@@ -272,7 +272,7 @@ def test_a_batch_that_the_devices_cannot_share(refused):
     ("name", "value"),
     [
         *[("JAX_ENABLE_X64", "maybe"), ("JAX_RANDOM_SEED_OFFSET", "x")],  # the import of JAX refuses them
-        pytest.param("JAX_PLATFORMS", "cuda", marks=pytest.mark.skipif(bool(host.visible_gpus()), reason="a GPU")),
+        pytest.param("JAX_PLATFORMS", "cuda", marks=pytest.mark.skipif(bool(devices.visible_gpus()), reason="a GPU")),
         *[("JAX_PLATFORMS", "nonsense"), ("JAX_NUM_CPU_DEVICES", "0")],
         ("JAX_DISABLE_JIT", "1"),
     ],

@@ -38,7 +38,7 @@ def test_devices_are_found_before_a_point_is_claimed(one, monkeypatch):
     def none():
         raise InputError("no device")
 
-    monkeypatch.setattr("mobilenet_jax.training.loop.find_devices", none)
+    monkeypatch.setattr("mobilenet_jax.training.devices.find_devices", none)
     one._watch = one._beat = lambda: None
     with pytest.raises(InputError, match="no device"):
         one.run()

@@ -1,4 +1,4 @@
-"""Memory, restarts, the cache of compiled programs: seen from inside processes that use them."""
+"""Memory, restarts and age of a process: seen from inside."""
 
 import signal
 import sys
@@ -17,19 +17,11 @@ print("on")
 """
 RESTARTED = """
 import os, sys
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices, host
 print(os.getpid(), sys.argv[1:], host.compiled_before())
 host.restart_after_compiling(
-    float(sys.argv[1]), before=lambda: print("before"), mult_adds=float(sys.argv[2]) * host.cores()
+    float(sys.argv[1]), before=lambda: print("before"), mult_adds=float(sys.argv[2]) * devices.cores()
 )
-"""
-CACHED = """
-from mobilenet_jax.training import host
-host.use_compilation_cache()
-import jax
-print(jax.config.jax_compilation_cache_dir)
-print(jax.config.jax_compilation_cache_max_size)
-jax.jit(lambda x: x + 1)(1)
 """
 
 
@@ -93,63 +85,3 @@ def test_seconds_of_a_process_count_from_its_start():
         "import time; time.sleep(0.5); from mobilenet_jax.training import host; print(host.process_seconds())"
     )
     assert 0.5 <= float(line) < 60
-
-
-def test_a_small_program_is_cached(tmp_path):
-    directory = tmp_path / "mobilenet_jax" / "compiled"
-    assert python(CACHED, XDG_CACHE_HOME=str(tmp_path)) == [str(directory), str(1 << 30)]
-    assert any("lambda" in path.name for path in directory.iterdir())
-
-
-MANY = """
-import jax
-from mobilenet_jax.training import host
-host.CACHE_BYTES = 20_000
-host.use_compilation_cache()
-for i in range(20):
-    jax.jit(lambda x: x + i)(1)
-"""
-
-
-def test_the_cache_is_bounded(tmp_path):
-    python(MANY, XDG_CACHE_HOME=str(tmp_path))
-    kept = [path for path in (tmp_path / "mobilenet_jax" / "compiled").iterdir() if path.name.endswith("-cache")]
-    assert 0 < len(kept) < 20 and sum(path.stat().st_size for path in kept) <= 20_000
-
-
-def test_a_half_written_program_is_removed(tmp_path):
-    python(CACHED, XDG_CACHE_HOME=str(tmp_path))
-    directory = tmp_path / "mobilenet_jax" / "compiled"
-    (program,) = directory.glob("*lambda*-cache")
-    whole = program.read_bytes()
-    program.write_bytes(whole[: len(whole) // 2])  # JAX writes in place, and was killed
-    program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
-    python(CACHED, XDG_CACHE_HOME=str(tmp_path))  # nothing on stderr
-    assert len(program.read_bytes()) == len(whole)
-
-
-def test_the_users_directory_is_used(tmp_path):
-    assert python(CACHED, XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/own") == [
-        f"{tmp_path}/own",
-        "-1",
-    ]
-    assert [path.name for path in tmp_path.iterdir()] == ["own"]
-
-
-def test_no_cache_without_a_writable_directory(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert python(CACHED, XDG_CACHE_HOME=f"{tmp_path}/file") == ["None", "-1"]
-    assert python(CACHED, JAX_COMPILATION_CACHE_DIR=f"{tmp_path}/file") == ["None", "-1"]
-
-
-NO_HOME = """
-import os, pwd, sys
-def unknown(uid): raise KeyError(uid)
-pwd.getpwuid = unknown
-os.chdir(sys.argv[1])
-"""
-
-
-def test_no_cache_without_a_home(tmp_path):
-    assert python(NO_HOME + CACHED, str(tmp_path)) == ["None", "-1"]
-    assert not [*tmp_path.iterdir()]

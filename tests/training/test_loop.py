@@ -151,24 +151,6 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize(
-    ("platform", "count", "name"),
-    [("gpu", 1, "Fast"), ("gpu", 8, "8 x Fast"), ("cpu", 1, "Fast (3 cores)"), ("cpu", 2, "2 x Fast (3 cores)")],
-)
-def test_names_of_devices(platform, count, name, monkeypatch):
-    monkeypatch.setattr(loop.host, "cores", lambda: 3)
-    assert loop.device_name([types.SimpleNamespace(platform=platform, device_kind="Fast")] * count) == name
-
-
-@pytest.mark.parametrize(
-    ("batch", "asked", "available", "used"),
-    [(128, 0, 8, 1), (256, 0, 8, 2), (1024, 0, 8, 8), (1024, 0, 3, 2), (384, 0, 8, 3), (32, 0, 4, 1), (32, 2, 4, 2)],
-)
-def test_how_many_devices_share_a_batch(batch, asked, available, used):
-    spec = spec_of(TINY | {"train.batch_size": batch, "train.devices": asked})
-    assert loop.choose_devices(spec, range(available)) == range(used)
-
-
 def test_more_devices_than_there_are(tmp_path):
     with pytest.raises(InputError, match="train.devices=2.*has 1"):
         run(TINY | {"train.devices": 2}, tmp_path / "run")

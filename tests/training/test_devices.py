@@ -1,4 +1,4 @@
-"""Which GPUs a process may use, what each worker gets of the machine, and what holds on CPUs only."""
+"""Which devices share a batch, which GPUs a process may use, what workers get of them, and what holds on CPUs only."""
 
 import os
 import re
@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import pytest
 from conftest import ROOT
-from helpers import TINY, environment
+from helpers import TINY, environment, spec_of
 from sweep_helpers import command, database, trial_states, write
 
 from mobilenet_jax.errors import InputError
 from mobilenet_jax.sweeps import worker
 from mobilenet_jax.sweeps.supervisor import WorkerProcess
-from mobilenet_jax.training import host
+from mobilenet_jax.training import devices, host
 
 NVIDIA_SMI = """#!/bin/sh
 [ "$1" = --query-gpu=driver_version ] && for i in 0 1 2; do echo 580.65.06; done && exit $CODE
@@ -68,7 +68,7 @@ def three_gpus(tmp_path, monkeypatch):
 def test_gpus_that_can_be_used(variables, gpus, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert host.visible_gpus() == gpus
+    assert devices.visible_gpus() == gpus
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
@@ -96,7 +96,7 @@ def test_what_helps_a_cpu_is_done_on_cpus_only(variables, plugin, on_cpu, tmp_pa
     (tmp_path / plugin / "__init__.py").touch()
     for name, value in (variables | {"GLIBC_TUNABLES": ""}).items():
         monkeypatch.setenv(name, value)
-    gpus = host.visible_gpus()
+    gpus = devices.visible_gpus()
     process = WorkerProcess("0/1/command/study", gpus, tmp_path / "log", print)
     assert host.kept_memory() == {"GLIBC_TUNABLES": host.KEPT_MEMORY if on_cpu else ""}
     assert process._env["GLIBC_TUNABLES"] == host.kept_memory()["GLIBC_TUNABLES"]
@@ -119,10 +119,10 @@ def test_what_is_recorded_of_a_device(precision, platform, variables, recorded, 
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(client=client)])
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    host.device_facts.cache_clear()
+    devices.device_facts.cache_clear()
     with jax.default_matmul_precision(precision):
-        assert host.device_facts() == {"matmul_precision": precision or "default"} | recorded
-    host.device_facts.cache_clear()
+        assert devices.device_facts() == {"matmul_precision": precision or "default"} | recorded
+    devices.device_facts.cache_clear()
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu", "rocm", ""])
@@ -159,15 +159,15 @@ def test_fuse_means_the_same_on_every_platform(platform, monkeypatch):
 )
 def test_cudas_list_is_read_as_cuda_reads_it(visible, gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert host.visible_gpus() == gpus
+    assert devices.visible_gpus() == gpus
 
 
 @pytest.mark.usefixtures("three_gpus")
 def test_no_gpu_without_jaxs_plugin(monkeypatch):
-    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
-    assert host.visible_gpus() == []
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    assert devices.visible_gpus() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert host.visible_gpus() == []
+    assert devices.visible_gpus() == []
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_workers_share_all_gpus(gpus, shares, memory, monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     count = len(shares)
-    found = [host.gpu_settings(number, count, [str(i) for i in range(gpus)]) for number in range(count)]
+    found = [devices.gpu_settings(number, count, [str(i) for i in range(gpus)]) for number in range(count)]
     more = {"JAX_PLATFORMS": "cuda"} | ({"XLA_CLIENT_MEM_FRACTION": memory} if memory else {})
     assert found == [{"CUDA_VISIBLE_DEVICES": share} | more for share in shares]
 
@@ -195,7 +195,7 @@ def test_the_users_own_share_of_memory_stays(name, monkeypatch):
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "0.2")
-    assert host.gpu_settings(1, 2, ["5"]) == {"CUDA_VISIBLE_DEVICES": "5", "JAX_PLATFORMS": "cuda"}
+    assert devices.gpu_settings(1, 2, ["5"]) == {"CUDA_VISIBLE_DEVICES": "5", "JAX_PLATFORMS": "cuda"}
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_without_its_device_jax_is_not_left_to_choose(platforms, error, sentence
     for name in filter(re.compile("JAX_|XLA_|NVIDIA_").match, [*os.environ]):
         monkeypatch.delenv(name)
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    with pytest.raises(InputError) as caught, host.starting_jax():
+    with pytest.raises(InputError) as caught, devices.starting_jax():
         raise RuntimeError(error)
     assert re.fullmatch("JAX does not start on this machine" + sentence, str(caught.value))
 
@@ -242,4 +242,22 @@ def test_a_worker_that_has_a_gpu_but_cannot_use_it_ends(platforms, tmp_path):
 )
 def test_workers_share_the_cores(cores, shares, monkeypatch):
     monkeypatch.setattr(host.os, "sched_getaffinity", lambda pid: cores, raising=False)
-    assert [host.share_of_cores(number, len(shares)) for number in range(len(shares))] == shares
+    assert [devices.share_of_cores(number, len(shares)) for number in range(len(shares))] == shares
+
+
+@pytest.mark.parametrize(
+    ("platform", "count", "name"),
+    [("gpu", 1, "Fast"), ("gpu", 8, "8 x Fast"), ("cpu", 1, "Fast (3 cores)"), ("cpu", 2, "2 x Fast (3 cores)")],
+)
+def test_names_of_devices(platform, count, name, monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 3)
+    assert devices.device_name([types.SimpleNamespace(platform=platform, device_kind="Fast")] * count) == name
+
+
+@pytest.mark.parametrize(
+    ("batch", "asked", "available", "used"),
+    [(128, 0, 8, 1), (256, 0, 8, 2), (1024, 0, 8, 8), (1024, 0, 3, 2), (384, 0, 8, 3), (32, 0, 4, 1), (32, 2, 4, 2)],
+)
+def test_how_many_devices_share_a_batch(batch, asked, available, used):
+    spec = spec_of(TINY | {"train.batch_size": batch, "train.devices": asked})
+    assert devices.choose_devices(spec, range(available)) == range(used)
