@@ -179,19 +179,18 @@ def _findings(all_series: Sequence[Series]) -> tuple[Table, ...]:
 def _cifar10(configurations: Sequence[Configuration]) -> tuple[Table, ...]:
     """Return the published CIFAR-10 accuracies of networks with the same layers, next to ours.
 
-    A long run of a network without a published figure stands next to the published one with the nearest mult-adds.
+    A long run of a network without a published figure stands next to the v1 and the v2 with the nearest mult-adds.
     """
     rows, known = [], [(row, _published_cost(row)) for row in printed.rows("cifar10")]
     for c in configurations:
         if c.summary.dataset != "cifar10":
             continue
         alike = [(row, cost) for row, cost in known if _matches(c.identity, row)]
-        alpha = c.identity["model.alpha"]
-        found = [(row, cost) for row, cost in alike if float(row["alpha"]) == alpha and cost == c.mult_adds]
+        same = c.identity["model.version"], c.identity["model.alpha"], c.mult_adds
+        found = [(row, cost) for row, cost in alike if (row["version"], float(row["alpha"]), cost) == same]
         long = c.summary.epochs >= _LONG and c.identity.get("model.strides") == "cifar"
-        if alike and not found and long:
-            nearest = min((cost for _, cost in alike), key=lambda cost: abs(math.log(cost / c.mult_adds)))
-            found = [(row, cost) for row, cost in alike if cost == nearest]
+        if not found and long:
+            found = [pair for version in arch.VERSIONS for pair in _nearest(alike, version, c.mult_adds)]
         losses = [run.summary.test_loss for run in c.runs if run.summary.test_loss is not None]
         loss = f"{statistics.mean(losses):.2f}" if len(losses) == c.n else ""
         for row, cost in found:
@@ -205,11 +204,18 @@ def _cifar10(configurations: Sequence[Configuration]) -> tuple[Table, ...]:
     header = ("ours", "top-1, %", "loss", "n", "epochs", "theirs", "top-1, %", "loss", "which", "epochs", "source")
     note = (
         "M: millions of mult-adds. The data set is the same, and so are the layers where the mult-adds are equal. A "
-        f"network without a published figure stands next to the nearest one if it was trained for {_LONG} epochs or "
-        "more. Epochs, recipe and augmentation differ, and a best epoch is chosen on the test set. For these reasons "
-        "the figures do not show the published points."
+        f"network without a published figure stands next to the nearest v1 and v2 if it was trained for {_LONG} epochs "
+        "or more. Epochs, recipe and augmentation differ, and a best epoch is chosen on the test set. Therefore the "
+        "figures do not show the published points."
     )
     return (Table("published_cifar10", "CIFAR-10: ours next to published", header, tuple(rows), note),)
+
+
+def _nearest(rows: Iterable[tuple[Mapping[str, str], int]], version: str, mult_adds: int) -> list[Any]:
+    """Return the rows of the published network of a version that is the nearest in mult-adds; [] without any."""
+    found = [(row, cost) for row, cost in rows if row["version"] == version]
+    nearest = min((cost for _, cost in found), key=lambda cost: abs(math.log(cost / mult_adds)), default=0)
+    return [(row, cost) for row, cost in found if cost == nearest]
 
 
 def _published_cost(row: Mapping[str, str]) -> int:
@@ -220,7 +226,6 @@ def _published_cost(row: Mapping[str, str]) -> int:
 
 
 def _matches(identity: dict[str, Any], row: Mapping[str, str]) -> bool:
-    """Return whether a configuration builds the published network, perhaps of another width or resolution."""
-    ours = PAPER_CHOICES | identity
-    theirs = PAPER_CHOICES | {"model.version": row["version"], "model.variant": row["variant"]}
-    return all(ours[key] == value for key, value in theirs.items())
+    """Return whether the published network is of our kind, perhaps of another version, width or resolution."""
+    theirs = PAPER_CHOICES | {"model.variant": row["variant"]}
+    return all(identity.get(key, PAPER_CHOICES[key]) == value for key, value in theirs.items())
