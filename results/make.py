@@ -129,11 +129,11 @@ def _changes() -> str:
 
 
 def _equal_cost() -> str:
-    rivals = [table for name, table in _tables().items() if name.startswith("equal_cost")]
-    largest = max(rivals, key=lambda table: len(table.rows))
-    drawn = any(picture.name == largest.name for section in _sections() for picture in section.pictures)
-    picture = f"\n\n![Top-1 of every seed, at equal cost](../results/tradeoffs/{largest.name}.png)" if drawn else ""
-    return f"{largest.markdown()}\n\n{largest.note}{picture}"
+    """Return the tables of each recipe and their figures."""
+    pictures = [picture for section in _sections() for picture in section.pictures]
+    drawn = [picture for picture in pictures if picture.name.startswith("equal_cost")]
+    figures = (f"![{picture.caption}](../results/tradeoffs/{picture.name}.png)" for picture in drawn)
+    return "\n\n".join([_shown("equal_cost"), *figures])
 
 
 def _published(name: str) -> str:

@@ -1,6 +1,6 @@
-"""Answer the question in three sentences: what a doubling buys, which knob wins at equal cost, the best per budget."""
+"""Answer the question in three sentences: what a doubling buys, the best at equal cost, the best per budget."""
 
-import collections
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,9 +10,8 @@ from mobilenet_jax.records.identity import KNOB_NAMES
 
 Rivals = tuple[list[Configuration], list[Difference]]  # of equal cost, the best first; what the others lack
 
-_FULL = {"model.alpha": 1, "model.rho": 1, "model.expansion": 6}  # the papers' networks
 _SHORT = {"model.alpha": "width", "model.rho": "resolution", "model.expansion": "expansion ratio"}
-_BUDGETS = 4
+_BUDGETS = _GROUPS = 4  # that a sentence has
 
 
 def sentences(
@@ -20,7 +19,7 @@ def sentences(
     title: str,
     main: Sequence[Configuration],
     series: Sequence[Series],
-    rivals: Sequence[Rivals],
+    rivals: Sequence[tuple[str, Sequence[Rivals]]],
 ) -> tuple[str, ...]:
     """Return the three sentences, which say what is missing where the runs cannot answer.
 
@@ -29,23 +28,15 @@ def sentences(
       title: what the next ones share.
       main: comparable configurations, for the best per budget.
       series: configurations that differ in one key.
-      rivals: groups of comparable configurations of equal cost.
+      rivals: groups of equal cost among comparable configurations, with the title of these.
     """
     if not configurations:
         return ("No run has finished.",)
     return _doubling(series, main), _equal_cost(rivals), _budgets(title, main)
 
 
-def cut(c: Configuration) -> str:
-    """Return which knobs lie below the papers' full network: 'width alone', 'width and resolution', 'no knob'."""
-    names = [_SHORT[key] for key, full in _FULL.items() if (c.identity.get(key) or full) < full]
-    if len(names) < 2:
-        return f"{names[0]} alone" if names else "no knob"
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
-    """Return the slope of each knob's longest series, of `main` where several are as long.
+    """Return the slope of each knob's longest series, of `main` where several are as long, then of the highest cost.
 
     Data set and epochs are named where they are not those of `main`.
     """
@@ -54,13 +45,14 @@ def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
         fitted = [(s, line) for s in series if s.key == key and (line := _fit(s.configurations))]
         if not fitted:
             continue
-        s, line = max(fitted, key=lambda pair: _weight(pair[0], main))
+        s, line = max(fitted, key=lambda pair: _weight(*pair, main))
         level = "" if parts else "95 %: "
         interval = f" [{level}{100 * line.interval[0]:.1f}, {100 * line.interval[1]:.1f}]" if line.interval else ""
         unit = "" if parts else " points of top-1"
         here = s.configurations[0].summary
         where = [s.label + s.epochs * (here.epochs != main[0].summary.epochs)]
         where += [here.dataset] * (here.dataset != main[0].summary.dataset) + [_span(s.configurations)]
+        where += ["not monotone"] * any(b.mean < a.mean for a, b in itertools.pairwise(s.configurations))
         parts.append(f"{100 * line.slope:.1f}{unit}{interval} by {_SHORT[key]} ({', '.join(where)})")
     if not parts:
         needed = "three networks that differ in one knob, over 1.5 times the mult-adds or more"
@@ -73,30 +65,24 @@ def _fit(networks: Sequence[Configuration]) -> Fit | None:
     return fit([(c.mult_adds, c.accuracies) for c in networks])
 
 
-def _weight(series: Series, main: Sequence[Configuration]) -> tuple[int, bool, int, int]:
-    """Return what makes a series the one to quote: networks, then `main`, then runs, then few other settings."""
+def _weight(series: Series, line: Fit, main: Sequence[Configuration]) -> tuple[int, bool, bool, int]:
+    """Return what makes a series the one to quote: networks, then `main`, then an interval, then costs."""
     networks = series.configurations
-    return len(networks), networks[0] in main, sum(c.n for c in networks), -len(series.label)
+    return len(networks), networks[0] in main, line.interval is not None, max(c.mult_adds for c in networks)
 
 
-def _equal_cost(rivals: Sequence[Rivals]) -> str:
-    mixed = [(networks, differences) for networks, differences in rivals if len({*map(cut, networks)}) > 1]
-    if not mixed:
-        return "Which knob wins at equal cost is open: no two networks of different knobs cost the same within 3 %."
-    clear = sum(all(d.verdict == "lower" for d in differences) for _, differences in mixed)
-    if len(mixed) > 1:
-        wins = collections.Counter(cut(networks[0]) for networks, _ in mixed).most_common(3)
-        counts = "; ".join(f"{name} in {n}" for name, n in wins)
-        return (
-            f"At equal cost, {len(mixed)} groups of networks compare: the best one cuts {counts}; it is clearly ahead "
-            f"of all others in {clear}."
-        )
-    networks, differences = mixed[0]
-    best, lower = networks[0], sum(d.verdict == "lower" for d in differences)
-    return (
-        f"At equal cost ({_span(networks)}), cutting {cut(best)} has the highest top-1: {best.label} "
-        f"({100 * best.mean:.1f} %), clearly above {lower} of {len(differences)} others."
-    )
+def _equal_cost(rivals: Sequence[tuple[str, Sequence[Rivals]]]) -> str:
+    """Return the best network of each cost, for the recipe that has trained the most groups of equal cost."""
+    title, groups = max(rivals, key=lambda pair: len(pair[1]), default=("", ()))
+    if not groups:
+        return "Which network is the best at equal cost is open: no two comparable ones cost the same within 3 %."
+    largest = sorted(groups, key=lambda group: -len(group[0]))[:_GROUPS]
+    parts = []
+    for networks, differences in sorted(largest, key=lambda group: group[0][0].mult_adds):
+        best, lower = networks[0], sum(d.verdict == "lower" for d in differences)
+        clear = f"clearly above {lower} of {len(differences)} others"
+        parts.append(f"{_name(best)} at {_span(networks)} ({100 * best.mean:.1f} %, {clear})")
+    return f"The best networks at equal cost ({title}): {', '.join(parts)}."
 
 
 def _span(networks: Sequence[Configuration]) -> str:
@@ -114,12 +100,16 @@ def _budgets(title: str, main: Sequence[Configuration]) -> str:
     kept = list(found.items())
     step = -(-len(kept) // _BUDGETS)
     kept = kept[::-1][::step][::-1]  # the largest budget stays
-    said = f", {main[0].optimizer}"  # by the title, as labels do it where a data set has several optimisers
     parts = [
-        f"{100 * c.mean:.1f} % up to {budget:g} M{'' if i else ' mult-adds'} ({c.label.replace(said, '', 1)})"
+        f"{100 * c.mean:.1f} % up to {budget:g} M{'' if i else ' mult-adds'} ({_name(c)})"
         for i, (budget, c) in enumerate(kept)
     ]
     return f"Best per budget ({title}): {', '.join(parts)}."
+
+
+def _name(c: Configuration) -> str:
+    """Return the label without what a title says: optimiser and epochs."""
+    return c.label.replace(f", {c.optimizer}", "", 1).replace(f", epochs {c.summary.epochs}", "", 1)
 
 
 def _round_up(millions: float) -> float:

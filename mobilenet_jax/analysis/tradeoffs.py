@@ -57,7 +57,8 @@ def page(
     main = max(groups, key=lambda pair: len(pair[1]), default=(_title(*longest), longest))
     groups.sort(key=lambda pair: pair[1] is not main[1])  # the main group first
     rivals = [_rivals(group) for _, group in groups]
-    text = answer.sentences(configurations, *main, all_series, [found for of_group in rivals for found in of_group])
+    titled = [(title, of_group) for (title, _), of_group in zip(groups, rivals, strict=True)]
+    text = answer.sentences(configurations, *main, all_series, titled)
     found = [Section("", text, pictures=(_picture(main[1], main[0], "mult_adds", 1),) if configurations else ())]
     if configurations and not groups:
         text = "No accuracy against cost: no two differ only in version, width, resolution or t."
@@ -135,9 +136,11 @@ def compare_with_best(networks: Sequence[Configuration], group: Sequence[Configu
 
     Args:
       networks: k configurations, the highest mean first.
-      group: comparable configurations, these among them. Their seeds tell the noise of a run.
+      group: comparable configurations, these among them. If no seed repeats among the networks, the noise of a run is
+        that of the whole group, which assumes that it does not depend on the cost.
     """
-    series, level = {c.label: c.accuracies for c in group}, 2 * 0.05 / (len(networks) - 1)
+    noisy = networks if any(len(c.accuracies) > 1 for c in networks) else group
+    series, level = {c.label: c.accuracies for c in noisy}, 2 * 0.05 / (len(networks) - 1)
     return [difference(series, networks[0].label, c.label, level) for c in networks[1:]]
 
 
@@ -238,8 +241,8 @@ def _equal_cost_table(groups: Sequence[answer.Rivals], title: str, number: int) 
     header = ("mult-adds, M", "configuration", "params, M", "top-1, %", "n", "vs the best, points", "verdict")
     note = (
         "The mult-adds of a group lie within 3 % of each other. A network is lower if its interval ends below 0, which "
-        "happens to the truly best one in at most 5 of 100 cases (multiple comparisons with the best, Hsu 1984). The "
-        "noise of a run is estimated from the seeds of all comparable networks, also of those at other costs."
+        "happens to the truly best one in at most 5 of 100 cases (multiple comparisons with the best, Hsu 1984) if the "
+        "noise is the same in all of a group. Where no seed repeats in a group, the noise is that of the others."
     )
     return Table(f"equal_cost_{number}", f"At equal cost: {title}", header, tuple(rows), " ".join([*answers, note]))
 

@@ -6,6 +6,7 @@ output. The end of standard input, which is also that of a command that was kill
 """
 
 import contextlib
+import importlib
 import os
 import select
 import signal
@@ -95,6 +96,7 @@ class Worker:
             threading.Thread(target=_guard, args=(action,), daemon=True).start()
         try:
             devices.find_devices()  # before a claim, as some settings end this process
+            importlib.import_module("mobilenet_jax.training.loop")  # which takes seconds that are no point's
             self._reach(self.queue.connect)
             self._requeue(self.queue.owner)  # the claims of the process before this one
             while not (self.asked or self.code) and (group := self._next()):
@@ -235,9 +237,9 @@ class Worker:
 
     def _train(self, group: Sequence[Job]) -> None:
         """Train points until each has a result, has failed, or is busy; raise InputError if this machine cannot."""
-        try:
-            from mobilenet_jax.training import loop  # imports JAX
+        from mobilenet_jax.training import loop  # here, as it imports JAX
 
+        try:
             inputs = loop.prepare(group[0].point.spec)
         except Exception as e:
             raise InputError(_reason(e)) from e

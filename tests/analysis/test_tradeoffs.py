@@ -90,7 +90,7 @@ def test_optimisers_are_told_apart(tmp_path):
         ("optimizer: rmsprop → sgd", f"v1 α {alpha:g}", "+3.00 [+3.00, +3.00]", "higher") for alpha in WIDTHS
     ]
     doubling, _, budgets = found[""].text
-    assert re.search("by width \\(v[12](?:, t 6)?, (?:SGD|RMSprop), ", doubling)
+    assert re.search("by width \\(v[12](?: t 6)?, (?:SGD|RMSprop), ", doubling)
     assert "batch 128, RMSprop)" in budgets and "SGD" not in budgets  # the largest group
     assert budgets.count("RMSprop") == 1
 
@@ -133,7 +133,7 @@ def test_equal_cost(tmp_path):
     ]
     assert table.rows[0][5] == "best"
     assert table.rows[1][5].startswith("-5.00 [") and table.rows[1][6] == "lower"
-    series = {name: dict(enumerate(accuracies)) for name, (_, accuracies, _) in found.items()}  # noise: all networks
+    series = {name: dict(enumerate(accuracies)) for name, (_, accuracies, _) in found.items() if name != "expensive"}
     one = difference(series, "v2", "v1", 0.05)  # one-sided, of two comparisons
     assert one.interval and f"[{100 * one.interval[0]:+.2f}, " in table.rows[1][5]
     lower = sum(row[6] == "lower" for row in table.rows)
