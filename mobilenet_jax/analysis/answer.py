@@ -80,8 +80,8 @@ def _equal_cost(rivals: Sequence[tuple[str, Sequence[Rivals]]]) -> str:
     parts = []
     for networks, differences in sorted(largest, key=lambda group: group[0][0].mult_adds):
         best, lower = networks[0], sum(d.verdict == "lower" for d in differences)
-        clear = f"clearly above {lower} of {len(differences)} others"
-        parts.append(f"{_name(best)} at {_span(networks)} ({100 * best.mean:.1f} %, {clear})")
+        compared = f"clearly above {lower} of {len(differences)} others" if differences[0].interval else "one seed each"
+        parts.append(f"{_name(best)} at {_span(networks)} ({100 * best.mean:.1f} %, {compared})")
     return f"The best networks at equal cost ({title}): {', '.join(parts)}."
 
 

@@ -80,7 +80,8 @@ def test_the_slope_over_networks_near_the_papers_is_quoted(tmp_path):
             seeds = (top1, top1 + 0.01)[: 1 + (rho < 1)]
             settings = {"model.alpha": alpha, "model.rho": rho}
             trained(tmp_path, settings, seeds, mult_adds=int(COST[alpha] * rho**2))
-    doubling = answer(tmp_path)[0]
+    doubling, equal, _ = answer(tmp_path)
+    assert "open" in equal
     assert re.search(r"by width \(v1 ρ 0.75, [\d.]+ to 26 M, not monotone\)", doubling)
 
 
@@ -88,6 +89,8 @@ def test_what_is_missing_is_said(tmp_path):
     trained(tmp_path, {"model.alpha": 0.25}, (0.7,), mult_adds=COST[0.25])
     doubling, equal, budgets = answer(tmp_path)
     assert "three networks" in doubling and "open" in equal and "70.0 % up to 5 M" in budgets
+    trained(tmp_path, V2, (0.8,), mult_adds=COST[0.25] + 1)
+    assert "v2 α 0.25 t 6 at 3.3 M (80.0 %, one seed each)" in answer(tmp_path)[1]
     (tmp_path / "none").mkdir()
     assert len(answer(tmp_path / "none")) == 1
 
