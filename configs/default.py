@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.name = "sgd"  # 'sgd' (momentum) or 'rmsprop' (TensorFlow's formula)
     c.optim.lr = 0.1  # peak learning rate for batches of 256; scales linearly with the batch size
-    c.optim.momentum = 0.9
+    c.optim.momentum = 0.9  # share of the last update that the next one keeps
     c.optim.decay = 0.9  # rmsprop: decay of the mean square
     c.optim.epsilon = 1.0  # rmsprop: added to the mean square inside the root
     c.optim.weight_decay = 4e-5  # L2, coupled: this times the weight is added to the gradient
@@ -62,11 +62,11 @@ def get_config() -> ConfigDict:
     c.optim.clip_norm = 0.0  # gradients are scaled down to this global norm; 0 for no clipping
 
     c.train = ConfigDict()
-    c.train.epochs = 10
-    c.train.batch_size = 128
+    c.train.epochs = 10  # passes over the training images
+    c.train.batch_size = 128  # images per step
     # NOTE: JAX_DEFAULT_MATMUL_PRECISION=highest avoids TF32 products on NVIDIA GPUs, and bfloat16 products on TPUs.
     c.train.dtype = "float32"  # of the activations: 'float32' or 'bfloat16'; parameters and sums are float32
-    c.train.label_smoothing = 0.0
+    c.train.label_smoothing = 0.0  # share of each target that is spread over all classes
     c.train.ema_decay = 0.0  # of the moving average of weights and batch-norm statistics; it is evaluated; 0 for none
     c.train.eval_epochs = 1  # evaluate every n epochs and after the last one
     c.train.checkpoint_epochs = 0.0  # save every n epochs; 0 is once a minute

@@ -110,9 +110,11 @@ def _example() -> str:
 
 def _columns() -> str:
     """Return the columns of the data with their meaning; that of a setting is its comment in `configs/default.py`."""
-    comments = dict(
-        re.findall(r"(?m)^    c\.(\S+) = .*?  # (.*)", (ROOT / "configs" / "default.py").read_text("utf-8"))
-    )
+    lines = (ROOT / "configs" / "default.py").read_text("utf-8")
+    comments = {
+        key: end or " ".join(line.strip().removeprefix("# ") for line in above.splitlines())
+        for above, key, end in re.findall(r"(?m)((?:^    # .*\n)*)^    c\.(\w+\.\w+) = .*?(?:  # (.*))?$", lines)
+    }
     files = {"runs": data.RUN_COLUMNS, "configurations": data.CONFIGURATION_COLUMNS}
     rows = []
     for column, meaning in {**data.RUN_COLUMNS, **data.CONFIGURATION_COLUMNS}.items():
@@ -123,9 +125,9 @@ def _columns() -> str:
 
 
 def _changes() -> str:
-    """Return the changes with two seeds or more in both."""
+    """Return the changes with three seeds or more in both."""
     table = _tables()["changes"]
-    return dataclasses.replace(table, rows=tuple(row for row in table.rows if int(row[2]) > 1)).markdown()
+    return dataclasses.replace(table, rows=tuple(row for row in table.rows if int(row[2]) > 2)).markdown()
 
 
 def _equal_cost() -> str:
@@ -136,10 +138,10 @@ def _equal_cost() -> str:
     return "\n\n".join([_shown("equal_cost"), *figures])
 
 
-def _published(name: str) -> str:
-    """Return the note of a table of published figures."""
-    tables = [table for section in published.sections() for table in section.tables]
-    return next(table.note for table in tables if table.name == name)
+@functools.cache
+def _published() -> dict[str, Table]:
+    """Return the tables of published figures by name."""
+    return {table.name: table for section in published.sections() for table in section.tables}
 
 
 @functools.cache
@@ -221,8 +223,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "findings": lambda: _shown("v2_findings"),
     "example": _example,
     "columns": _columns,
-    "cells": lambda: _published("differences"),
-    "released": lambda: _published("released"),
+    "cells": lambda: _published()["differences"].note,
+    "released": lambda: _published()["released"].note,
     "answer": _answer,
     "effects": _effects,
     "official_halvings": lambda: _official_tables()["halvings"].markdown(),

@@ -3,10 +3,12 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from mobilenet_jax.analysis.configurations import Configuration, Series
-from mobilenet_jax.analysis.statistics import Difference, Fit, fit, pareto
-from mobilenet_jax.records.identity import KNOB_NAMES
+from mobilenet_jax.analysis.statistics import Difference, common_slope, fit, pareto
+from mobilenet_jax.records.collect import hashable
+from mobilenet_jax.records.identity import KNOB_NAMES, KNOBS
 
 Rivals = tuple[list[Configuration], list[Difference]]  # of equal cost, the best first; what the others lack
 
@@ -36,39 +38,56 @@ def sentences(
 
 
 def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
-    """Return the slope of each knob's longest series, of `main` where several are as long, then of the highest cost.
+    """Return the slope along each knob, over the parallel lines of the recipe that has trained the most networks.
 
     Data set and epochs are named where they are not those of `main`.
     """
-    parts = []
+    parts, spans = [], []
     for key in KNOB_NAMES:
-        fitted = [(s, line) for s in series if s.key == key and (line := _fit(s.configurations))]
-        if not fitted:
+        recipes: dict[Any, list[Series]] = {}
+        for s in series:
+            if s.key == key and fit([(c.mult_adds, c.accuracies) for c in s.line]):
+                recipes.setdefault(hashable(s.line[0].identity, KNOBS), []).append(s)
+        if not recipes:
             continue
-        s, line = max(fitted, key=lambda pair: _weight(*pair, main))
-        level = "" if parts else "95 %: "
-        interval = f" [{level}{100 * line.interval[0]:.1f}, {100 * line.interval[1]:.1f}]" if line.interval else ""
-        unit = "" if parts else " points of top-1"
-        here = s.configurations[0].summary
-        where = [s.label + s.epochs * (here.epochs != main[0].summary.epochs)]
-        where += [here.dataset] * (here.dataset != main[0].summary.dataset) + [_span(s.configurations)]
-        where += ["not monotone"] * any(b.mean < a.mean for a, b in itertools.pairwise(s.configurations))
-        parts.append(f"{100 * line.slope:.1f}{unit}{interval} by {_SHORT[key]} ({', '.join(where)})")
+        parallel = max(recipes.values(), key=lambda several: _weight(several, main))
+        slope = common_slope([(c.mult_adds, c.mean, c.n) for c in s.line] for s in parallel)
+        assert slope and slope.interval  # each line has three costs
+        networks = [c for s in parallel for c in s.line]
+        here = networks[0].summary
+        where = [_where(parallel) + parallel[0].epochs * (here.epochs != main[0].summary.epochs)]
+        where += [here.dataset] * (here.dataset != main[0].summary.dataset) + [_span(networks)]
+        falls = any(b.mean < a.mean for s in parallel for a, b in itertools.pairwise(s.line))
+        where += ["not monotone"] * falls
+        level, unit = ("", "") if parts else ("95 %: ", " points of top-1")
+        low, high = slope.interval
+        parts.append(
+            f"{100 * slope.value:.1f}{unit} [{level}{100 * low:.1f}, {100 * high:.1f}] by {_SHORT[key]} "
+            f"({', '.join(where)})"
+        )
+        spans.append(_span(networks))
     if not parts:
         needed = "three networks that differ in one knob, over 1.5 times the mult-adds or more"
         return f"What a doubling of the mult-adds buys is open: it takes {needed}."
-    caution = " Slopes over different mult-adds do not compare." if parts[1:] else ""
+    caution = " Slopes over different mult-adds do not compare." if len(set(spans)) > 1 else ""
     return f"A doubling of the mult-adds buys {', '.join(parts)}.{caution}"
 
 
-def _fit(networks: Sequence[Configuration]) -> Fit | None:
-    return fit([(c.mult_adds, c.accuracies) for c in networks])
+def _weight(parallel: Sequence[Series], main: Sequence[Configuration]) -> tuple[int, bool, int]:
+    """Return what makes lines the ones to quote: their networks, then `main`, then costs."""
+    networks = [c for s in parallel for c in s.line]
+    return len(networks), networks[0] in main, max(c.mult_adds for c in networks)
 
 
-def _weight(series: Series, line: Fit, main: Sequence[Configuration]) -> tuple[int, bool, bool, int]:
-    """Return what makes a series the one to quote: networks, then `main`, then an interval, then costs."""
-    networks = series.configurations
-    return len(networks), networks[0] in main, line.interval is not None, max(c.mult_adds for c in networks)
+def _where(parallel: Sequence[Series]) -> str:
+    """Return the label that parallel lines share: 'v1 at 4 ρ, RMSprop'."""
+    first = min(parallel, key=lambda s: s.line[0].identity["model.rho"])  # a label leaves out ρ = 1
+    label = first.label
+    for key, symbol in KNOBS.items():
+        values = {s.line[0].identity.get(key) for s in parallel}
+        if key != first.key and len(values) > 1:
+            label = label.replace(f" {symbol} {first.line[0].identity[key]:g}", f" at {len(values)} {symbol}", 1)
+    return label
 
 
 def _equal_cost(rivals: Sequence[tuple[str, Sequence[Rivals]]]) -> str:

@@ -83,6 +83,11 @@ class Series:
         return "" if said else f", {self.configurations[0].summary.epochs} epochs"
 
     @property
+    def line(self) -> tuple[Configuration, ...]:
+        """The configurations of equally many layers: with t = 1 the expanding convolutions are missing."""
+        return tuple(c for c in self.configurations if (self.key, c.identity[self.key]) != ("model.expansion", 1))
+
+    @property
     def by_value(self) -> dict[str, Configuration]:
         """The configurations by the value of the key, as text."""
         return {str(_named(self.key, c.identity[self.key])): c for c in self.configurations}
@@ -176,12 +181,15 @@ def recipes_table(configurations: Sequence[Configuration]) -> Table:
 
 
 def trials_table(trials: Sequence[Configuration]) -> Table:
-    """Return the validation accuracy of configurations with held-out images, and what they vary; the best first."""
-    ranked = sorted(trials, key=lambda c: (c.identity["data.name"], -c.val_mean))
+    """Return the validation accuracy of configurations with held-out images, and what they vary.
+
+    A network's trials stand together, the best first.
+    """
+    ranked = sorted(trials, key=lambda c: (c.identity["data.name"], _trial_network(c), -c.val_mean))
     settings = dict.fromkeys(key for c in trials for key in c.identity if key not in (*KNOBS, "model.version"))
     varied = [key for key in settings if len({cell(c.identity[key]) for c in trials if key in c.identity}) > 1]
     columns = {
-        "network": lambda c: " ".join(c.label.partition(",")[0].split()),
+        "network": _trial_network,
         **{setting_name(key): lambda c, key=key: cell(_named(key, c.identity.get(key, ""))) for key in varied},
         "validation top-1, %": lambda c: f"{100 * c.val_mean:.2f}",
         "n": lambda c: str(c.n),
@@ -190,6 +198,11 @@ def trials_table(trials: Sequence[Configuration]) -> Table:
         "Accuracy on training images that were held out. Recipes are chosen by it, and test images have no part in it."
     )
     return Table.of("trials", "Trials on held-out images", ranked, columns, note)
+
+
+def _trial_network(c: Configuration) -> str:
+    """Return the network of a trial, without its recipe: 'v1 α 0.25'."""
+    return c.label.partition(",")[0]
 
 
 def setting_name(key: str) -> str:

@@ -20,15 +20,15 @@ _COSTS = {
     "mult_adds": "multiply-adds of one image",
     "params": "trainable parameters",
 }
-_NAME = "the network and its unusual settings; the same for runs that differ only in the seed"
+_NAME = "the network and what sets it apart in this report; the same for runs that differ only in the seed"
 _RUN = {
     "steps": "training steps",
     "test_accuracy": "test top-1 of the last epoch, a fraction",
-    "test_loss": "its mean cross-entropy",
-    "val_accuracy": "the same on the held-out training images, if there are any",
-    "val_loss": "its mean cross-entropy",
-    "train_accuracy": "top-1 of the last epoch's training batches",
-    "train_loss": "its mean cross-entropy",
+    "test_loss": "mean cross-entropy on the test images",
+    "val_accuracy": "top-1 on the held-out training images, a fraction; empty without any",
+    "val_loss": "mean cross-entropy on the held-out images",
+    "train_accuracy": "top-1 of the last epoch's training batches, a fraction",
+    "train_loss": "mean cross-entropy of the last epoch's training batches",
     "train_images_per_second": "images per second while training",
     "compile_seconds": "time to compile",
     "wall_seconds": "time from start to end, summed over resumptions",
@@ -43,6 +43,7 @@ RUN_COLUMNS = {
     **_COSTS,
     **_RUN,
     "git_commit": "commit of this project",
+    "git_dirty": "whether files differed from that commit",
     "jax": "version of JAX",
 }
 CONFIGURATION_COLUMNS = {
@@ -51,8 +52,9 @@ CONFIGURATION_COLUMNS = {
     "seeds": "their seeds, separated by spaces",
     **{column: RUN_COLUMNS[column] for column in (*SETTINGS, *_COSTS)},
     "test_accuracy_mean": "mean over the runs of test top-1, a fraction",
-    "test_accuracy_sd": "its sample standard deviation; empty for one run",
+    "test_accuracy_sd": "sample standard deviation of test top-1; empty for one run",
     "test_loss_mean": "mean of the test loss",
+    "val_accuracy_mean": "mean of the accuracy on held-out images; empty without any",
     "train_accuracy_mean": "mean of the training accuracy",
     "wall_seconds_mean": "mean of the time from start to end",
 }
@@ -76,7 +78,7 @@ def _run(c: Configuration, run: Run) -> dict[str, Any]:
     return {
         **{"run": run.directory.name, "configuration": c.label, "seed": run.summary.seed, **_settings(c)},
         **{column: getattr(run.summary, column) for column in (*_COSTS, *_RUN)},
-        "git_commit": run.env.get("git_commit"),
+        **{column: run.env.get(column) for column in ("git_commit", "git_dirty")},
         "jax": packages.get("jax") if isinstance(packages, dict) else None,
     }
 
@@ -88,6 +90,7 @@ def _mean(c: Configuration) -> dict[str, Any]:
         **{column: getattr(c.summary, column) for column in _COSTS},
         **{"test_accuracy_mean": c.mean, "test_accuracy_sd": c.sd},
         "test_loss_mean": _mean_of(c, lambda run: run.summary.test_loss),
+        "val_accuracy_mean": _mean_of(c, lambda run: run.summary.val_accuracy),
         "train_accuracy_mean": _mean_of(c, lambda run: run.summary.train_accuracy),
         "wall_seconds_mean": _mean_of(c, lambda run: run.summary.wall_seconds),
     }

@@ -106,17 +106,16 @@ def _matrix(name: str, title: str, ours: Mapping[_Point, Configuration], theirs:
 
 
 def _steps(ours: Mapping[_Point, Configuration]) -> str:
-    """Return whether each step to a larger α or ρ raises top-1, and name those that do not."""
+    """Return how many steps to a larger α or ρ raise top-1, how many of them clearly, and name those that do not."""
     pairs = [pair for axis in (0, 1) for line in _lines(ours, axis).values() for pair in itertools.pairwise(line)]
     series = {point: c.accuracies for point, c in ours.items()}
-    against = []
-    for a, b in pairs:
-        if ours[b].mean <= ours[a].mean:
-            points, verdict = difference_cells(difference(series, a, b))
-            against.append(f"{ours[a].label} → {ours[b].label}: {points}, {verdict}")
-    if not against:
-        return f"Each of the {len(pairs)} steps to the next larger α or ρ raises top-1."
-    return f"Of {len(pairs)} steps to the next larger α or ρ, {len(against)} do not raise top-1: {'; '.join(against)}."
+    found = [(a, b, difference(series, a, b)) for a, b in pairs]
+    against = [
+        f"{ours[a].label} → {ours[b].label}: {', '.join(difference_cells(d))}" for a, b, d in found if d.mean <= 0
+    ]
+    clear = sum(d.verdict == "higher" for *_, d in found)
+    text = f"Of {len(found)} steps to the next larger α or ρ, {len(found) - len(against)} raise top-1, {clear} clearly"
+    return f"{text}. Not so: {'; '.join(against)}." if against else f"{text}."
 
 
 def _halvings(name: str, title: str, ours: Mapping[_Point, Configuration], theirs: Mapping[str, _Cells]) -> Table:

@@ -145,7 +145,7 @@ class Fit:
     """A line, accuracy = intercept + slope · log2(mult_adds), over k configurations of n_i runs."""
 
     slope: float  # per doubling of mult-adds
-    interval: tuple[float, float] | None  # of the slope, 95 %, over seeds; None without a repeated seed
+    interval: tuple[float, float]  # of the slope, 95 %, from the scatter of the configurations around the line
     intercept: float
     residuals: tuple[float, ...]  # mean accuracy minus the line, by configuration
     residual_sd: float  # √(Σ residual² / (k - 2)): how far the configurations lie from the line
@@ -156,24 +156,24 @@ def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
     """Return the least-squares line over pairs (mult-adds, results).
 
     None with fewer than three different log2, or if the largest cost is below 1.5 times the smallest: over so short a
-    range a slope is noise.
+    range a slope is noise. The interval is that of `common_slope`.
 
-    The standard error of the slope is s / √(Σ n_i (x_i - x̄)²), where x_i = log2(mult_adds) and s is the `pooled_sd`.
     MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4 the same way: "log linear".
     """
     costs = {math.log2(mult_adds) for mult_adds, _ in points}
     if len(costs) < 3 or max(costs) - min(costs) < math.log2(1.5):
         return None
-    means = [(math.log2(mult_adds), statistics.mean(results.values())) for mult_adds, results in points]
+    weighted = [(mult_adds, statistics.mean(results.values()), len(results)) for mult_adds, results in points]
+    means = [(math.log2(mult_adds), mean) for mult_adds, mean, _ in weighted]
     runs = [mean for mean, (_, results) in zip(means, points, strict=True) for _ in results]
     x, y = zip(*runs, strict=True)
     slope, intercept = statistics.linear_regression(x, y)
     residuals = tuple(v - intercept - slope * u for u, v in means)
-    spread = pooled_sd(results for _, results in points)
-    half = spread and _t(spread.df, 0.05) * spread.sd / math.sqrt(_squares(x))
+    line = common_slope([weighted])
+    assert line and line.interval  # there are three costs
     return Fit(
         slope=slope,
-        interval=None if half is None else (slope - half, slope + half),
+        interval=line.interval,
         intercept=intercept,
         residuals=residuals,
         residual_sd=math.sqrt(math.fsum(r * r for r in residuals) / (len(points) - 2)),

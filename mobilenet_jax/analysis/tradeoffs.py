@@ -110,9 +110,9 @@ def doublings_table(all_series: Sequence[Series]) -> Table | None:
     """
     rows = []
     for s in all_series:
-        costs = [c.mult_adds for c in s.configurations]
-        if s.key in KNOB_NAMES and (line := fit([(c.mult_adds, c.accuracies) for c in s.configurations])):
-            low, *_, high = (f"{c.identity[s.key]:g}" for c in s.configurations)
+        costs = [c.mult_adds for c in s.line]
+        if s.key in KNOB_NAMES and (line := fit([(c.mult_adds, c.accuracies) for c in s.line])):
+            low, *_, high = (f"{c.identity[s.key]:g}" for c in s.line)
             knob = f"{KNOB_NAMES[s.key]}, {low} to {high}"
             span = f"{min(costs) / 1e6:.2f} to {max(costs) / 1e6:.2f}"
             rows.append((knob, s.title, span, str(len(costs)), _slope(line), f"{100 * line.residual_sd:.2f}"))
@@ -120,9 +120,10 @@ def doublings_table(all_series: Sequence[Series]) -> Table | None:
         return None
     header = ("knob", "network", "mult-adds, M", "configurations", "points per doubling", "off the line, points")
     note = (
-        "Least squares of top-1 on the logarithm of the mult-adds, with 95 % confidence intervals over seeds. Last "
-        "column: standard deviation of the configurations around the line. Slopes over different mult-adds do not "
-        "compare, because a doubling gains less at a higher cost: compare networks of equal cost instead."
+        "Least squares of top-1 on the logarithm of the mult-adds, with 95 % intervals from the scatter around the "
+        "line. Last column: standard deviation of the configurations around the line. Networks with t = 1 are left "
+        "out: they have fewer layers. Slopes over different mult-adds do not compare, because a doubling gains less at "
+        "a higher cost: compare networks of equal cost instead."
     )
     return Table("doublings", "Top-1 gained per doubling of the mult-adds", header, tuple(rows), note)
 
@@ -210,10 +211,9 @@ def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list
             (c.label, f"{c.mult_adds / 1e6:.2f}", c.percent, f"{100 * (c.mean - r):.2f}", f"{100 * r:+.2f}")
             for c, r in zip(fitted, line.residuals, strict=True)
         )
-        interval = ", 95 % interval over seeds" if line.interval else ""
         note = (
-            f"Top-1 grows by {_slope(line)} points per doubling of the mult-adds (least squares, R² "
-            f"{line.r_squared:.3f}{interval}). The networks lie {100 * line.residual_sd:.2f} points off the line "
+            f"Top-1 grows by {_slope(line)} points per doubling of the mult-adds (least squares, 95 % interval from "
+            f"the scatter, R² {line.r_squared:.3f}). The networks lie {100 * line.residual_sd:.2f} points off the line "
             "(standard deviation). Residuals of one sign at an end mean that the relation is not log-linear there."
         )
         found.append(Table(f"fit_{version}_{number}", f"Log-linear fit, {version}: {title}", header, rows, note))
@@ -222,8 +222,8 @@ def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list
 
 def _slope(line: Fit) -> str:
     """Return the points per doubling with their interval: '2.13 [1.71, 2.55]'."""
-    low_high = f" [{100 * line.interval[0]:.2f}, {100 * line.interval[1]:.2f}]" if line.interval else ""
-    return f"{100 * line.slope:.2f}{low_high}"
+    low, high = line.interval
+    return f"{100 * line.slope:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def _equal_cost_table(groups: Sequence[answer.Rivals], title: str, number: int) -> Table:

@@ -9,7 +9,7 @@ import pytest
 from analysis_runs import RAGGED, drawn
 from scipy import stats
 
-from mobilenet_jax.analysis.statistics import fit, group_by_cost, pareto, pooled_sd
+from mobilenet_jax.analysis.statistics import fit, group_by_cost, pareto
 
 
 def single(*points):
@@ -26,7 +26,9 @@ def test_fit_by_hand():
     assert found.residuals == pytest.approx((0.006, -0.018, 0.018, -0.006))
     assert found.residual_sd == pytest.approx(math.sqrt(0.00072 / 2))
     assert found.r_squared == pytest.approx(1 - 0.00072 / 0.0212)
-    assert found.interval is None  # one seed each
+    # s² = 0.00072 / 2 over Σ x² = 5 doublings², t(0.975, 2) = 4.302653
+    half = 4.302653 * math.sqrt(0.00036 / 5)
+    assert found.interval == pytest.approx((0.064 - half, 0.064 + half))
 
 
 def test_fit_of_single_runs_is_scipys_regression():
@@ -41,8 +43,8 @@ def test_fit_of_single_runs_is_scipys_regression():
     assert sum(found.residuals) == pytest.approx(0, abs=1e-12)
 
 
-def test_fit_of_several_seeds_is_that_of_all_runs_with_the_spread_within():
-    """NumPy's line over every run; its error comes from the spread over seeds, not from the misfit."""
+def test_fit_of_several_seeds_is_that_of_all_runs():
+    """NumPy's line over every run; its error comes from the misfit of the means, weighted by their runs."""
     series = drawn(RAGGED, seeds=0)
     points = [(1e6 * 2**i, row) for i, row in enumerate(series.values())]
     found = fit(points)
@@ -52,11 +54,10 @@ def test_fit_of_several_seeds_is_that_of_all_runs_with_the_spread_within():
     assert found is not None and (found.intercept, found.slope) == pytest.approx((intercept, slope))
     n, means = np.array([len(row) for _, row in points]), np.array([np.mean(list(row.values())) for _, row in points])
     around = np.sum(n * (means - np.average(means, weights=n)) ** 2)
-    assert found.r_squared == pytest.approx(1 - np.sum(n * np.square(found.residuals)) / around)
-    spread = pooled_sd(series.values())
-    assert spread is not None
-    error = spread.sd * math.sqrt(np.linalg.inv(design.T @ design)[1, 1])
-    half = stats.t.ppf(0.975, spread.df) * error
+    misfit = np.sum(n * np.square(found.residuals))
+    assert found.r_squared == pytest.approx(1 - misfit / around)
+    error = math.sqrt(misfit / (len(points) - 2) * np.linalg.inv(design.T @ design)[1, 1])
+    half = stats.t.ppf(0.975, len(points) - 2) * error
     assert found.interval == pytest.approx((slope - half, slope + half))
 
 

@@ -140,7 +140,6 @@ def test_a_home_in_flags(launch, refused, tmp_path):
         done = launch(*arguments, "--dry_run", HOME=str(tmp_path))
         assert (done.returncode, done.stderr) == (0, ""), arguments
     assert refused("--run_dir=~/own.py", HOME=str(tmp_path)).startswith(f"{tmp_path}/own.py: ")
-    assert "~no_such_user/runs: no home directory" in refused("--workdir=~no_such_user/runs")
 
 
 def test_a_link_to_the_program_finds_its_configs(tmp_path):
@@ -245,8 +244,6 @@ def test_a_run_directory_that_holds_something_else(refused, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
     assert "thesis is not empty and holds no run" in refused(f"--run_dir={tmp_path}/thesis")
-    assert "is a file" in refused(f"--run_dir={tmp_path}/thesis/chapter1.tex")
-    assert "the run directory cannot be written" in refused(f"--run_dir={tmp_path}/thesis/chapter1.tex/run")
 
 
 def test_a_run_directory_of_another_run(refused, tmp_path):
@@ -259,11 +256,6 @@ def test_a_run_directory_of_another_run(refused, tmp_path):
     assert "config.json is damaged" in refused("--run_dir=run")
 
 
-def test_a_workdir_that_cannot_be_made(refused, tmp_path):
-    (tmp_path / "file").touch()
-    assert "the run directory cannot be written" in refused(f"--workdir={tmp_path}/file/runs")
-
-
 def test_a_batch_that_the_devices_cannot_share(refused):
     assert "config.train.batch_size=33" in refused("--config.train.batch_size=33", "--config.train.devices=2")
 
@@ -271,10 +263,15 @@ def test_a_batch_that_the_devices_cannot_share(refused):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("JAX_ENABLE_X64", "maybe"), ("JAX_RANDOM_SEED_OFFSET", "x")],  # the import of JAX refuses them
-        pytest.param("JAX_PLATFORMS", "cuda", marks=pytest.mark.skipif(bool(devices.visible_gpus()), reason="a GPU")),
-        *[("JAX_PLATFORMS", "nonsense"), ("JAX_NUM_CPU_DEVICES", "0")],
+        ("JAX_ENABLE_X64", "maybe"),  # the import of JAX refuses it
+        ("JAX_PLATFORMS", "nonsense"),
         ("JAX_DISABLE_JIT", "1"),
+        pytest.param("JAX_RANDOM_SEED_OFFSET", "x", marks=pytest.mark.slow),
+        pytest.param("JAX_NUM_CPU_DEVICES", "0", marks=pytest.mark.slow),
+        pytest.param(
+            *("JAX_PLATFORMS", "cuda"),
+            marks=[pytest.mark.slow, pytest.mark.skipif(bool(devices.visible_gpus()), reason="a GPU")],
+        ),
     ],
 )
 def test_a_setting_with_which_jax_does_not_start(name, value, refused):

@@ -22,12 +22,13 @@ COUNT = "import os, sys; path = sys.argv[1]; open(path, 'a').write('x'); n = os.
 def worker(tmp_path, monkeypatch):
     """Return a function that runs a program as a worker until it ends for good: its starts, lines and error."""
     monkeypatch.setattr(supervisor, "DEATHS", 3)
-    monkeypatch.setattr(supervisor, "MAX_SILENCE", 2.0)
+    monkeypatch.setattr(supervisor, "MAX_SILENCE", 1.0)
 
     def run(program: str) -> tuple[int, list[str], str]:
         lines = []
         process = WorkerProcess("0/1/command/study", [], tmp_path / "log", lines.append)
         starts = tmp_path / "starts"
+        process._over.wait = lambda timeout=None: process._over.is_set()  # without a pause between two starts
         process._command = [sys.executable, "-c", COUNT + program, str(starts)]
         process.thread.start()
         process.thread.join(60)
@@ -66,8 +67,9 @@ def test_a_silent_worker_is_killed(worker):
     ("error", "signals", "calls"),
     [(Unavailable, [], 3), (Unavailable, [signal.SIGINT], 1), (Unwritable, [], 1), (Damaged, [], 1)],
 )
-def test_a_command_waits_for_its_database_at_the_end(error, signals, calls, tmp_path):
+def test_a_command_waits_for_its_database_at_the_end(error, signals, calls, tmp_path, monkeypatch):
     """A database that is down while the last worker ends would hide all results."""
+    monkeypatch.setattr(supervisor, "_LOOK", 0.01)
     errors = [error("down"), error("down")]
 
     class Queue:
