@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mobilenet_jax.analysis.configurations import Configuration, Series
-from mobilenet_jax.analysis.statistics import Difference, common_slope, fit, pareto
+from mobilenet_jax.analysis.statistics import Difference, fit, mean_slope, pareto
 from mobilenet_jax.records.collect import hashable
 from mobilenet_jax.records.identity import KNOB_NAMES, KNOBS
 
@@ -38,11 +38,11 @@ def sentences(
 
 
 def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
-    """Return the slope along each knob, over the parallel lines of the recipe that has trained the most networks.
+    """Return the mean slope along each knob, over the lines of the recipe that has trained the most networks.
 
     Data set and epochs are named where they are not those of `main`.
     """
-    parts, spans = [], []
+    parts, compared = [], []
     for key in KNOB_NAMES:
         recipes: dict[Any, list[Series]] = {}
         for s in series:
@@ -50,14 +50,16 @@ def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
                 recipes.setdefault(hashable(s.line[0].identity, KNOBS), []).append(s)
         if not recipes:
             continue
-        parallel = max(recipes.values(), key=lambda several: _weight(several, main))
-        slope = common_slope([(c.mult_adds, c.mean, c.n) for c in s.line] for s in parallel)
+        lines = max(recipes.values(), key=lambda several: _weight(several, main))
+        slope = mean_slope([(c.mult_adds, c.mean, c.n) for c in s.line] for s in lines)
         assert slope and slope.interval  # each line has three costs
-        networks = [c for s in parallel for c in s.line]
+        networks = [c for s in lines for c in s.line]
         here = networks[0].summary
-        where = [_where(parallel) + parallel[0].epochs * (here.epochs != main[0].summary.epochs)]
+        where = [_where(lines) + lines[0].epochs * (here.epochs != main[0].summary.epochs)]
         where += [here.dataset] * (here.dataset != main[0].summary.dataset) + [_span(networks)]
-        falls = any(b.mean < a.mean for s in parallel for a, b in itertools.pairwise(s.line))
+        factor = max(max(costs) / min(costs) for costs in ([c.mult_adds for c in s.line] for s in lines))
+        where += [f"up to {factor:.1f}-fold on a line"] * (len(lines) > 1)
+        falls = any(b.mean < a.mean for s in lines for a, b in itertools.pairwise(s.line))
         where += ["not monotone"] * falls
         level, unit = ("", "") if parts else ("95 %: ", " points of top-1")
         low, high = slope.interval
@@ -65,26 +67,27 @@ def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
             f"{100 * slope.value:.1f}{unit} [{level}{100 * low:.1f}, {100 * high:.1f}] by {_SHORT[key]} "
             f"({', '.join(where)})"
         )
-        spans.append(_span(networks))
+        compared.append(set(networks))
     if not parts:
         needed = "three networks that differ in one knob, over 1.5 times the mult-adds or more"
         return f"What a doubling of the mult-adds buys is open: it takes {needed}."
-    caution = " Slopes over different mult-adds do not compare." if len(set(spans)) > 1 else ""
+    alike = all(networks == compared[0] for networks in compared)
+    caution = "" if alike else " Slopes over different mult-adds do not compare."
     return f"A doubling of the mult-adds buys {', '.join(parts)}.{caution}"
 
 
-def _weight(parallel: Sequence[Series], main: Sequence[Configuration]) -> tuple[int, bool, int]:
+def _weight(lines: Sequence[Series], main: Sequence[Configuration]) -> tuple[int, bool, int]:
     """Return what makes lines the ones to quote: their networks, then `main`, then costs."""
-    networks = [c for s in parallel for c in s.line]
+    networks = [c for s in lines for c in s.line]
     return len(networks), networks[0] in main, max(c.mult_adds for c in networks)
 
 
-def _where(parallel: Sequence[Series]) -> str:
-    """Return the label that parallel lines share: 'v1 at 4 ρ, RMSprop'."""
-    first = min(parallel, key=lambda s: s.line[0].identity["model.rho"])  # a label leaves out ρ = 1
+def _where(lines: Sequence[Series]) -> str:
+    """Return the label that lines share: 'v1 at 4 ρ, RMSprop'."""
+    first = min(lines, key=lambda s: s.line[0].identity["model.rho"])  # a label leaves out ρ = 1
     label = first.label
     for key, symbol in KNOBS.items():
-        values = {s.line[0].identity.get(key) for s in parallel}
+        values = {s.line[0].identity.get(key) for s in lines}
         if key != first.key and len(values) > 1:
             label = label.replace(f" {symbol} {first.line[0].identity[key]:g}", f" at {len(values)} {symbol}", 1)
     return label

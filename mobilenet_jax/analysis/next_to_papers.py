@@ -8,7 +8,7 @@ from typing import Any
 
 from mobilenet_jax.analysis.ablations import difference_cells
 from mobilenet_jax.analysis.configurations import PAPER_CHOICES, Configuration, Series, setting_name
-from mobilenet_jax.analysis.statistics import common_slope, difference
+from mobilenet_jax.analysis.statistics import difference, mean_slope
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import totals
 from mobilenet_jax.papers import printed
@@ -106,20 +106,22 @@ def _matrix(name: str, title: str, ours: Mapping[_Point, Configuration], theirs:
 
 
 def _steps(ours: Mapping[_Point, Configuration]) -> str:
-    """Return how many steps to a larger α or ρ raise top-1, how many of them clearly, and name those that do not."""
+    """Return how many steps to a larger α or ρ raise top-1, and name those that do not, or not clearly."""
     pairs = [pair for axis in (0, 1) for line in _lines(ours, axis).values() for pair in itertools.pairwise(line)]
     series = {point: c.accuracies for point, c in ours.items()}
     found = [(a, b, difference(series, a, b)) for a, b in pairs]
-    against = [
-        f"{ours[a].label} → {ours[b].label}: {', '.join(difference_cells(d))}" for a, b, d in found if d.mean <= 0
+    named = [
+        f"{ours[a].label} → {ours[b].label}: {', '.join(difference_cells(d))}"
+        for a, b, d in found
+        if d.mean <= 0 or d.verdict == "no clear difference"
     ]
-    clear = sum(d.verdict == "higher" for *_, d in found)
-    text = f"Of {len(found)} steps to the next larger α or ρ, {len(found) - len(against)} raise top-1, {clear} clearly"
-    return f"{text}. Not so: {'; '.join(against)}." if against else f"{text}."
+    raised = sum(d.mean > 0 for *_, d in found)
+    text = f"Of {len(found)} steps to the next larger α or ρ, {raised} raise top-1."
+    return f"{text} Not, or not clearly: {'; '.join(named)}." if named else text
 
 
 def _halvings(name: str, title: str, ours: Mapping[_Point, Configuration], theirs: Mapping[str, _Cells]) -> Table:
-    """Return the points lost per halving of the mult-adds along each line of the grid, and along all in parallel."""
+    """Return the points lost per halving of the mult-adds along each line of the grid, and the mean of all lines."""
     sources = {"ours": {point: (c.mult_adds, c.mean, c.n) for point, c in ours.items()}}
     for source, cells in theirs.items():
         grid = [{point[axis] for point in ours} for axis in (0, 1)]
@@ -137,16 +139,17 @@ def _halvings(name: str, title: str, ours: Mapping[_Point, Configuration], their
             rows.append((KNOB_NAMES[key], label, *texts))
     header = ("along", "at", *sources)
     note = (
-        "Least squares of top-1 on the logarithm of the mult-adds, with 95 % intervals from the scatter around lines. "
-        "In brackets: networks, three or more on each line. All: parallel lines with one slope. Data set, epochs and "
-        "mult-adds are not those of the published networks: compare the shape, not the size."
+        "Least squares of top-1 on the logarithm of the mult-adds, with 95 % intervals from the scatter around a line. "
+        "In brackets: networks, three or more on each line. All: the mean of the lines' slopes, with a 95 % interval "
+        "from their differences if there are several. Data set, epochs and mult-adds are not those of the published "
+        "networks: compare the shape, not the size."
     )
     return Table(name, f"Points of top-1 lost per halving of the mult-adds: {title}", header, tuple(rows), note)
 
 
 def _slope(lines: Iterable[Sequence[tuple[int, float, int]]]) -> str:
     """Return '7.02 [5.10, 8.94] (4)', or '' without a line."""
-    slope = common_slope(lines)
+    slope = mean_slope(lines)
     if slope is None:
         return ""
     interval = f" [{100 * slope.interval[0]:.2f}, {100 * slope.interval[1]:.2f}]" if slope.interval else ""

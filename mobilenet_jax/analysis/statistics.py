@@ -145,7 +145,7 @@ class Fit:
     """A line, accuracy = intercept + slope · log2(mult_adds), over k configurations of n_i runs."""
 
     slope: float  # per doubling of mult-adds
-    interval: tuple[float, float]  # of the slope, 95 %, from the scatter of the configurations around the line
+    interval: tuple[float, float]  # of the slope, as of `slope`
     intercept: float
     residuals: tuple[float, ...]  # mean accuracy minus the line, by configuration
     residual_sd: float  # √(Σ residual² / (k - 2)): how far the configurations lie from the line
@@ -156,23 +156,21 @@ def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
     """Return the least-squares line over pairs (mult-adds, results).
 
     None with fewer than three different log2, or if the largest cost is below 1.5 times the smallest: over so short a
-    range a slope is noise. The interval is that of `common_slope`.
+    range a slope is noise.
 
     MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4 the same way: "log linear".
     """
     costs = {math.log2(mult_adds) for mult_adds, _ in points}
     if len(costs) < 3 or max(costs) - min(costs) < math.log2(1.5):
         return None
-    weighted = [(mult_adds, statistics.mean(results.values()), len(results)) for mult_adds, results in points]
-    means = [(math.log2(mult_adds), mean) for mult_adds, mean, _ in weighted]
-    runs = [mean for mean, (_, results) in zip(means, points, strict=True) for _ in results]
-    x, y = zip(*runs, strict=True)
-    slope, intercept = statistics.linear_regression(x, y)
-    residuals = tuple(v - intercept - slope * u for u, v in means)
-    line = common_slope([weighted])
+    means = [(mult_adds, statistics.mean(results.values()), len(results)) for mult_adds, results in points]
+    x, y = zip(*((math.log2(mult_adds), mean) for mult_adds, mean, n in means for _ in range(n)), strict=True)
+    line = slope(means)
     assert line and line.interval  # there are three costs
+    intercept = statistics.mean(y) - line.value * statistics.mean(x)
+    residuals = tuple(mean - intercept - line.value * math.log2(mult_adds) for mult_adds, mean, _ in means)
     return Fit(
-        slope=slope,
+        slope=line.value,
         interval=line.interval,
         intercept=intercept,
         residuals=residuals,
@@ -183,36 +181,52 @@ def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """A slope that parallel lines share, per doubling of mult-adds."""
+    """The slope of accuracy on log2(mult_adds), of one line or the mean of several."""
 
-    value: float
-    interval: tuple[float, float] | None  # 95 %, from the scatter around the lines; None without degrees of freedom
+    value: float  # per doubling of mult-adds
+    interval: tuple[float, float] | None  # 95 %; None for one line of two costs
     n: int  # points on all lines
 
 
-def common_slope(lines: Iterable[Sequence[tuple[float, float, int]]]) -> Slope | None:
-    """Return the least-squares slope of accuracy on log2(mult_adds) over parallel lines; None without two costs.
+def slope(line: Sequence[tuple[float, float, int]]) -> Slope | None:
+    """Return the least-squares slope of a line; None without two costs.
 
-    The slope of one line is that of `fit`. The interval needs no repeated run: slope ± t(0.975, df) · s / √(Σ n x²),
-    where s² = Σ n residual² / df, x is centred in each line, and df = Σ (points - 1) - 1. Curvature widens it.
+    The interval needs no repeated run: slope ± t(0.975, df) · s / √(Σ n x²), where s² = Σ n residual² / df, x is
+    centred, and df = points - 2. Both noise and curvature widen it.
 
     Args:
-      lines: points of each line: mult-adds, mean accuracy, number n of runs.
+      line: of each point, mult-adds, mean accuracy, and the number n of runs.
     """
-    points, df = [], -1  # centred in their line: log2(mult_adds), accuracy, n
-    for line in lines:
-        runs = [(math.log2(mult_adds), accuracy) for mult_adds, accuracy, n in line for _ in range(n)]
-        x, y = (statistics.mean(values) for values in zip(*runs, strict=True))
-        points += [(math.log2(mult_adds) - x, accuracy - y, n) for mult_adds, accuracy, n in line]
-        df += len(line) - 1
+    if not line:
+        return None
+    runs = [(math.log2(mult_adds), accuracy) for mult_adds, accuracy, n in line for _ in range(n)]
+    x, y = (statistics.mean(values) for values in zip(*runs, strict=True))
+    points = [(math.log2(mult_adds) - x, accuracy - y, n) for mult_adds, accuracy, n in line]
     squares = math.fsum(n * x * x for x, _, n in points)
     if squares < _ROUNDING:
         return None
-    slope = math.fsum(n * x * y for x, y, n in points) / squares
+    value, df = math.fsum(n * x * y for x, y, n in points) / squares, len(points) - 2
     if df < 1:
-        return Slope(slope, None, len(points))
-    half = _t(df, 0.05) * math.sqrt(math.fsum(n * (y - slope * x) ** 2 for x, y, n in points) / df / squares)
-    return Slope(slope, (slope - half, slope + half), len(points))
+        return Slope(value, None, len(points))
+    half = _t(df, 0.05) * math.sqrt(math.fsum(n * (y - value * x) ** 2 for x, y, n in points) / df / squares)
+    return Slope(value, (value - half, value + half), len(points))
+
+
+def mean_slope(lines: Iterable[Sequence[tuple[float, float, int]]]) -> Slope | None:
+    """Return the mean of the slopes of several lines, or the slope of one; None if a line has none, or without lines.
+
+    Of several lines, the interval is Student's for the mean of their slopes: it says how far the slope differs from
+    line to line. Curvature that all lines share does not widen it.
+    """
+    found = [slope(line) for line in lines]
+    if len(found) < 2:
+        return found[0] if found else None
+    slopes = [each for each in found if each]
+    if len(slopes) < len(found):
+        return None
+    values = [each.value for each in slopes]
+    value, half = statistics.mean(values), _t(len(values) - 1, 0.05) * statistics.stdev(values) / math.sqrt(len(values))
+    return Slope(value, (value - half, value + half), sum(each.n for each in slopes))
 
 
 def pareto(points: Iterable[Item], cost: Callable[[Item], float], value: Callable[[Item], float]) -> list[Item]:

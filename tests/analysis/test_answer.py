@@ -6,7 +6,7 @@ from analysis_runs import COST, trained
 
 from mobilenet_jax.analysis import tradeoffs
 from mobilenet_jax.analysis.configurations import group_runs
-from mobilenet_jax.analysis.statistics import common_slope
+from mobilenet_jax.analysis.statistics import mean_slope
 from mobilenet_jax.records.collect import read
 
 V2 = {"model.version": "v2", "model.expansion": 6.0}
@@ -74,7 +74,7 @@ def test_several_groups_of_equal_cost(tmp_path):
     assert equal.count("clearly") == 4 and "v1 α 0.83 at 80 M (81.0 %, clearly above 2 of 2 others)" in equal
 
 
-def test_parallel_lines_share_a_slope(tmp_path):
+def test_the_mean_slope_of_all_lines_is_quoted(tmp_path):
     """Of a grid, all networks count; a line that falls somewhere says so."""
     for rho in (0.5, 0.75, 1.0):
         for alpha, top1 in {0.25: 0.60, 0.5: 0.70, 1.0: 0.80}.items():
@@ -82,18 +82,19 @@ def test_parallel_lines_share_a_slope(tmp_path):
             trained(tmp_path, settings, (top1 + rho / 10,), mult_adds=int(4**alpha * 10**7 * rho**2))
     doubling, equal, _ = answer(tmp_path)
     assert "open" in equal
-    assert "by width (v1 at 3 ρ, 3.5 to 40 M)" in doubling and "by resolution (v1 at 3 α, 3.5 to 40 M)" in doubling
+    assert "by width (v1 at 3 ρ, 3.5 to 40 M, up to 2.8-fold on a line)" in doubling
+    assert "by resolution (v1 at 3 α, 3.5 to 40 M, up to 4.0-fold on a line)" in doubling
     lines = [
         [(4**alpha * rho**2, top1 + rho / 10, 1) for alpha, top1 in ((0.25, 0.6), (0.5, 0.7), (1, 0.8))]
         for rho in (0.5, 0.75, 1.0)
     ]
-    slope = common_slope(lines)
+    slope = mean_slope(lines)
     assert slope and slope.interval
     low, high = slope.interval
     assert f"{100 * slope.value:.1f} points of top-1 [95 %: {100 * low:.1f}, {100 * high:.1f}] by width" in doubling
     assert "do not compare" not in doubling  # over the same networks, they do
     trained(tmp_path, {"model.alpha": 2.0, "model.rho": 0.5}, (0.7,), mult_adds=5 * 10**7)
-    assert re.search(r"by width \(v1 at 3 ρ, 3.5 to 50 M, not monotone\)", answer(tmp_path)[0])
+    assert re.search(r"by width \(v1 at 3 ρ, 3.5 to 50 M, up to [\d.]+-fold on a line, not m", answer(tmp_path)[0])
 
 
 def test_a_network_without_expanding_convolutions_is_on_no_line(tmp_path):

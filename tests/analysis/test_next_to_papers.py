@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 from analysis_runs import COST, report_of, table_of, trained
 from helpers import put
+from scipy import stats
 
-from mobilenet_jax.analysis.statistics import common_slope, fit
+from mobilenet_jax.analysis.statistics import fit, mean_slope, slope
 from mobilenet_jax.networks import arch
 from mobilenet_jax.networks.cost import totals
 from mobilenet_jax.papers import printed
@@ -44,7 +46,7 @@ def test_the_matrix(tmp_path):
     assert found["1", "ours"] == ("70.00 ± 0.14 (2)", "67.57 ± 0.14 (2)", "")
     assert found["1", "v1 paper"] == ("70.6", "67.2", "64.4") and found["0.25", "v1 paper"] == ("50.6", "", "")
     assert found["0.25", "TF-slim"] == ("49.8", "45.5", "41.5")
-    assert "Of 10 steps" in table.note and "10 raise top-1, 10 clearly." in table.note
+    assert table.note.endswith("Of 10 steps to the next larger α or ρ, 10 raise top-1.")
 
 
 def test_the_published_cells_are_those_that_are_printed(tmp_path):
@@ -60,7 +62,7 @@ def test_the_published_cells_are_those_that_are_printed(tmp_path):
 def test_a_step_that_does_not_raise_top1_is_named(tmp_path):
     grid(tmp_path, **{"0.5-0.714": 0.71})
     note = table_of(tmp_path, "alpha_rho_1").note
-    assert "Of 12 steps" in note and "10 raise top-1, 10 clearly. Not so: " in note
+    assert "Of 12 steps" in note and "10 raise top-1. Not, or not clearly: " in note
     assert "v1 α 0.5 ρ 0.714 → v1 α 1 ρ 0.714: -3.43 [" in note and "v1 α 0.5 ρ 0.714 → v1 α 0.5: -3.00 [" in note
 
 
@@ -116,22 +118,43 @@ def test_v2_has_no_table_in_the_v1_paper(tmp_path):
     assert cells(table)["1", "TF-slim"] == ("71.8", "68.8", "65.3") and ("1", "v1 paper") not in cells(table)
 
 
-def test_common_slope():
-    assert common_slope([]) is None and common_slope([[(2, 0.5, 1), (2, 0.6, 1)]]) is None
-    two = common_slope([[(2, 0.5, 1), (8, 0.7, 3)]])
+def test_a_step_that_noise_may_explain_is_named(tmp_path):
+    grid(tmp_path, **{"0.5-0.714": 0.69})
+    put(tmp_path / "far", {"model.alpha": 0.25, "model.rho": 0.571, "seed": 2}, test_accuracy=0.75)  # noise
+    note = table_of(tmp_path, "alpha_rho_1").note
+    assert "Not, or not clearly: " in note and "no clear difference" in note
+
+
+def test_steps_of_one_seed_have_no_interval(tmp_path):
+    for alpha in ALPHAS:
+        for rho in (0.571, 0.714, 1.0):
+            settings = {"model.alpha": alpha, "model.rho": rho}
+            put(tmp_path / f"{alpha}-{rho}", settings, test_accuracy=alpha / 2 + rho / 4, mult_adds=cost(alpha, rho))
+    assert table_of(tmp_path, "alpha_rho_1").note.endswith("Of 12 steps to the next larger α or ρ, 12 raise top-1.")
+
+
+def test_slope():
+    assert slope([]) is None and slope([(2, 0.5, 1), (2, 0.6, 1)]) is None
+    two = slope([(2, 0.5, 1), (8, 0.7, 3)])
     assert two and (two.value, two.interval, two.n) == (pytest.approx(0.1), None, 2)
-    parallel = common_slope([[(2, 0.5, 1), (8, 0.7, 3)], [(4, 0.1, 2), (64, 0.5, 1), (8, 0.2, 1)]])
-    assert parallel and parallel.interval == (pytest.approx(0.1), pytest.approx(0.1)) and parallel.n == 5
     bent = [(2, (0.1,)), (4, (0.4,) * 3), (8, (0.5,) * 2)]
-    same, weighted = (
-        fit([(x, dict(enumerate(y))) for x, y in bent]),
-        common_slope([[(x, y[0], len(y)) for x, y in bent]]),
-    )
+    same, weighted = fit([(x, dict(enumerate(y))) for x, y in bent]), slope([(x, y[0], len(y)) for x, y in bent])
     assert same and weighted and weighted.value == pytest.approx(same.slope)
     # R: summary(lm(y ~ x)) of x = 1, 2, 3, 4 and y = 0.1, 0.3, 0.3, 0.6 has slope 0.15, standard error 0.0387, df 2.
-    line = common_slope([[(2.0**x, y, 1) for x, y in ((1, 0.1), (2, 0.3), (3, 0.3), (4, 0.6))]])
+    line = slope([(2.0**x, y, 1) for x, y in ((1, 0.1), (2, 0.3), (3, 0.3), (4, 0.6))])
     assert line and line.value == pytest.approx(0.15)
     assert line.interval == pytest.approx((0.15 - 4.302653 * 0.0387298, 0.15 + 4.302653 * 0.0387298), abs=1e-6)
+
+
+def test_mean_slope():
+    assert mean_slope([]) is None and mean_slope([[(2, 0.5, 1), (8, 0.7, 3)], [(2, 0.5, 1)]]) is None
+    line = [(2.0**x, y, 1) for x, y in ((1, 0.1), (2, 0.3), (3, 0.3), (4, 0.6))]
+    assert mean_slope([line]) == slope(line)
+    several = [[(2.0**x, y * factor, 2) for x, y in ((1, 0.1), (2, 0.3), (4, 0.4))] for factor in (1, 1.2, 2)]
+    found, values = mean_slope(several), [each.value for each in map(slope, several) if each]
+    assert found and found.interval and found.n == 9
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (found.value, *found.interval) == pytest.approx((np.mean(values), expected.low, expected.high))
 
 
 def test_findings_of_the_v2_paper(tmp_path):

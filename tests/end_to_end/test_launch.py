@@ -246,6 +246,12 @@ def test_a_run_directory_that_holds_something_else(refused, tmp_path):
     assert "thesis is not empty and holds no run" in refused(f"--run_dir={tmp_path}/thesis")
 
 
+@pytest.mark.slow
+def test_a_workdir_that_cannot_be_made(refused, tmp_path):
+    (tmp_path / "file").touch()
+    assert "the run directory cannot be written" in refused(f"--workdir={tmp_path}/file/runs")
+
+
 def test_a_run_directory_of_another_run(refused, tmp_path):
     stored = config.resolve(digits_v1.get_config()).config.to_dict()
     (tmp_path / "run").mkdir()

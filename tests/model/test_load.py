@@ -41,7 +41,9 @@ def test_a_network_loads_as_it_was_written(version, tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (2, 20, 16, 3), np.uint8)
     inputs = loaded.preprocess(jax.numpy.asarray(images))
     assert inputs.shape == (2, 8, 8, 3) and -1 <= float(inputs.min()) < float(inputs.max()) <= 1
-    assert mobilenet_jax.load(tmp_path).module == loaded.module
+    of_directory = mobilenet_jax.load(tmp_path)
+    assert of_directory.module == loaded.module
+    assert jax.tree.all(jax.tree.map(np.array_equal, of_directory.variables, variables))
 
 
 def test_normalisation_by_channel(tmp_path):

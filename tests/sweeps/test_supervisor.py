@@ -19,16 +19,22 @@ COUNT = "import os, sys; path = sys.argv[1]; open(path, 'a').write('x'); n = os.
 
 
 @pytest.fixture
-def worker(tmp_path, monkeypatch):
+def pauses() -> list[float]:
+    """Return the seconds that a worker would wait before each start."""
+    return []
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch, pauses):
     """Return a function that runs a program as a worker until it ends for good: its starts, lines and error."""
     monkeypatch.setattr(supervisor, "DEATHS", 3)
-    monkeypatch.setattr(supervisor, "MAX_SILENCE", 1.0)
+    monkeypatch.setattr(supervisor, "MAX_SILENCE", 20.0)
 
     def run(program: str) -> tuple[int, list[str], str]:
         lines = []
         process = WorkerProcess("0/1/command/study", [], tmp_path / "log", lines.append)
         starts = tmp_path / "starts"
-        process._over.wait = lambda timeout=None: process._over.is_set()  # without a pause between two starts
+        process._over.wait = lambda timeout=None: pauses.append(timeout) or process._over.is_set()
         process._command = [sys.executable, "-c", COUNT + program, str(starts)]
         process.thread.start()
         process.thread.join(60)
@@ -39,11 +45,12 @@ def worker(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [1, START_AGAIN])
-def test_a_worker_that_ends_without_a_result_is_given_up(code, worker):
+def test_a_worker_that_ends_without_a_result_is_given_up(code, worker, pauses):
     """A line, such as that of a requeue, is no result: the machine may be the reason."""
     starts, lines, error = worker(f"print('requeued  a point'); sys.exit({code})")
     assert starts == 3 and "ended 3 times without a result" in error and f"exit code {code}" in error
     assert [line.startswith("died") for line in lines].count(True) == (3 if code == 1 else 0)
+    assert pauses == [0, 0, 1]
 
 
 @pytest.mark.slow
@@ -58,7 +65,8 @@ def test_a_worker_that_ends_for_good_is_not_started_again(code, worker):
     assert (starts, error) == (1, "no device") and lines == ["ended     worker 0: no device"]
 
 
-def test_a_silent_worker_is_killed(worker):
+def test_a_silent_worker_is_killed(worker, monkeypatch):
+    monkeypatch.setattr(supervisor, "MAX_SILENCE", 2.0)
     starts, lines, _ = worker("import time; time.sleep(60 if n == 1 else 0)")
     assert starts == 2 and lines[0].startswith("killed") and lines[1].startswith("died")
 
