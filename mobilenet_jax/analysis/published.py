@@ -43,7 +43,7 @@ def released() -> Section:
         of_version = [p for p in points if p.version == version]
         line = fit([(p.cost, {0: p.top1 / 100}) for p in of_version])
         assert line  # each version has more than three networks
-        gains.append(f"{100 * line.slope:.1f} points of top-1 among the {len(of_version)} {version} networks")
+        gains.append(f"{100 * line.slope.value:.1f} points of top-1 among the {len(of_version)} {version} networks")
     columns = {
         "network": lambda pair: f"{pair[0].version} {pair[0].alpha:g}",
         "pixels": lambda pair: str(pair[0].resolution),

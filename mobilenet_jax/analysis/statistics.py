@@ -141,11 +141,28 @@ def seeds_needed(sd: float, resolve: float = 0.002, power: float = 0.8, level: f
 
 
 @dataclasses.dataclass(frozen=True)
+class Slope:
+    """The slope of accuracy on log2(mult_adds), of one line or the mean of several."""
+
+    value: float  # per doubling of mult-adds
+    error: float  # standard error of `value`
+    df: int  # degrees of freedom of `error`; 0 for one line of two costs
+    n: int  # points on all lines
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval; None without degrees of freedom."""
+        if not self.df:
+            return None
+        half = _t(self.df, 0.05) * self.error
+        return self.value - half, self.value + half
+
+
+@dataclasses.dataclass(frozen=True)
 class Fit:
     """A line, accuracy = intercept + slope · log2(mult_adds), over k configurations of n_i runs."""
 
-    slope: float  # per doubling of mult-adds
-    interval: tuple[float, float]  # of the slope, as of `slope`
+    slope: Slope
     intercept: float
     residuals: tuple[float, ...]  # mean accuracy minus the line, by configuration
     residual_sd: float  # √(Σ residual² / (k - 2)): how far the configurations lie from the line
@@ -166,26 +183,16 @@ def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
     means = [(mult_adds, statistics.mean(results.values()), len(results)) for mult_adds, results in points]
     x, y = zip(*((math.log2(mult_adds), mean) for mult_adds, mean, n in means for _ in range(n)), strict=True)
     line = slope(means)
-    assert line and line.interval  # there are three costs
+    assert line  # there are three costs
     intercept = statistics.mean(y) - line.value * statistics.mean(x)
     residuals = tuple(mean - intercept - line.value * math.log2(mult_adds) for mult_adds, mean, _ in means)
     return Fit(
-        slope=line.value,
-        interval=line.interval,
+        slope=line,
         intercept=intercept,
         residuals=residuals,
         residual_sd=math.sqrt(math.fsum(r * r for r in residuals) / (len(points) - 2)),
         r_squared=statistics.correlation(x, y) ** 2 if min(y) < max(y) else 0.0,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Slope:
-    """The slope of accuracy on log2(mult_adds), of one line or the mean of several."""
-
-    value: float  # per doubling of mult-adds
-    interval: tuple[float, float] | None  # 95 %; None for one line of two costs
-    n: int  # points on all lines
 
 
 def slope(line: Sequence[tuple[float, float, int]]) -> Slope | None:
@@ -206,10 +213,8 @@ def slope(line: Sequence[tuple[float, float, int]]) -> Slope | None:
     if squares < _ROUNDING:
         return None
     value, df = math.fsum(n * x * y for x, y, n in points) / squares, len(points) - 2
-    if df < 1:
-        return Slope(value, None, len(points))
-    half = _t(df, 0.05) * math.sqrt(math.fsum(n * (y - value * x) ** 2 for x, y, n in points) / df / squares)
-    return Slope(value, (value - half, value + half), len(points))
+    misfit = math.fsum(n * (y - value * x) ** 2 for x, y, n in points)
+    return Slope(value, math.sqrt(misfit / max(df, 1) / squares), df, len(points))
 
 
 def mean_slope(lines: Iterable[Sequence[tuple[float, float, int]]]) -> Slope | None:
@@ -225,8 +230,8 @@ def mean_slope(lines: Iterable[Sequence[tuple[float, float, int]]]) -> Slope | N
     if len(slopes) < len(found):
         return None
     values = [each.value for each in slopes]
-    value, half = statistics.mean(values), _t(len(values) - 1, 0.05) * statistics.stdev(values) / math.sqrt(len(values))
-    return Slope(value, (value - half, value + half), sum(each.n for each in slopes))
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return Slope(statistics.mean(values), error, len(values) - 1, sum(each.n for each in slopes))
 
 
 def pareto(points: Iterable[Item], cost: Callable[[Item], float], value: Callable[[Item], float]) -> list[Item]:

@@ -222,8 +222,9 @@ def _fit_tables(group: Sequence[Configuration], title: str, number: int) -> list
 
 def _slope(line: Fit) -> str:
     """Return the points per doubling with their interval: '2.13 [1.71, 2.55]'."""
-    low, high = line.interval
-    return f"{100 * line.slope:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    assert line.slope.interval  # there are three costs
+    low, high = line.slope.interval
+    return f"{100 * line.slope.value:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def _equal_cost_table(groups: Sequence[answer.Rivals], title: str, number: int) -> Table:

@@ -20,15 +20,15 @@ def single(*points):
 def test_fit_by_hand():
     found = fit(single((1e6, 0.50), (2e6, 0.54), (4e6, 0.64), (8e6, 0.68)))
     assert found is not None
-    assert found.slope == pytest.approx((3 * 0.18 + 0.10) / 10)  # over steps of -1.5, -0.5, 0.5, 1.5 doublings
-    assert 100 * found.slope == pytest.approx(6.4)
-    assert found.intercept + found.slope * math.log2(2e6 * math.sqrt(2)) == pytest.approx(0.59)
+    assert found.slope.value == pytest.approx((3 * 0.18 + 0.10) / 10)  # over steps of -1.5, -0.5, 0.5, 1.5 doublings
+    assert 100 * found.slope.value == pytest.approx(6.4)
+    assert found.intercept + found.slope.value * math.log2(2e6 * math.sqrt(2)) == pytest.approx(0.59)
     assert found.residuals == pytest.approx((0.006, -0.018, 0.018, -0.006))
     assert found.residual_sd == pytest.approx(math.sqrt(0.00072 / 2))
     assert found.r_squared == pytest.approx(1 - 0.00072 / 0.0212)
     # s² = 0.00072 / 2 over Σ x² = 5 doublings², t(0.975, 2) = 4.302653
     half = 4.302653 * math.sqrt(0.00036 / 5)
-    assert found.interval == pytest.approx((0.064 - half, 0.064 + half))
+    assert found.slope.interval == pytest.approx((0.064 - half, 0.064 + half))
 
 
 def test_fit_of_single_runs_is_scipys_regression():
@@ -37,9 +37,9 @@ def test_fit_of_single_runs_is_scipys_regression():
     expected: Any = stats.linregress([math.log2(m) for m, _ in points], [y for _, y in points])
     found = fit(single(*points))
     assert found is not None
-    assert (found.slope, found.intercept) == pytest.approx((expected.slope, expected.intercept))
+    assert (found.slope.value, found.intercept) == pytest.approx((expected.slope, expected.intercept))
     assert found.r_squared == pytest.approx(expected.rvalue**2)
-    assert found.residuals == pytest.approx([y - found.intercept - found.slope * math.log2(m) for m, y in points])
+    assert found.residuals == pytest.approx([y - found.intercept - found.slope.value * math.log2(m) for m, y in points])
     assert sum(found.residuals) == pytest.approx(0, abs=1e-12)
 
 
@@ -51,14 +51,14 @@ def test_fit_of_several_seeds_is_that_of_all_runs():
     runs = [(math.log2(m), y) for m, row in points for y in row.values()]
     design = np.array([[1, x] for x, _ in runs])
     intercept, slope = np.linalg.lstsq(design, np.array([y for _, y in runs]))[0]
-    assert found is not None and (found.intercept, found.slope) == pytest.approx((intercept, slope))
+    assert found is not None and (found.intercept, found.slope.value) == pytest.approx((intercept, slope))
     n, means = np.array([len(row) for _, row in points]), np.array([np.mean(list(row.values())) for _, row in points])
     around = np.sum(n * (means - np.average(means, weights=n)) ** 2)
     misfit = np.sum(n * np.square(found.residuals))
     assert found.r_squared == pytest.approx(1 - misfit / around)
     error = math.sqrt(misfit / (len(points) - 2) * np.linalg.inv(design.T @ design)[1, 1])
     half = stats.t.ppf(0.975, len(points) - 2) * error
-    assert found.interval == pytest.approx((slope - half, slope + half))
+    assert found.slope.interval == pytest.approx((slope - half, slope + half))
 
 
 def test_fit_needs_three_costs():
@@ -69,7 +69,7 @@ def test_fit_needs_three_costs():
     assert fit(single((1e6, 0.5), (1.2e6, 0.6), (1.4e6, 0.7))) is None  # too short a range
     flat = fit(single((1e6, 0.1), (2e6, 0.1), (4e6, 0.1)))
     assert flat is not None
-    assert (flat.slope, flat.r_squared, flat.residual_sd) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert (flat.slope.value, flat.r_squared, flat.residual_sd) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
 def test_pareto():

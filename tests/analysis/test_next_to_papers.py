@@ -73,7 +73,7 @@ def test_points_lost_per_halving(tmp_path):
     found = cells(table_of(tmp_path, "halvings_1"))
     top1 = {0.25: [0.66] * 2, 0.5: [0.75] * 2, 1.0: [0.7] * 3}
     line = fit([(cost(a, 1.0), dict(enumerate(top1[a]))) for a in ALPHAS])
-    assert line and found["width multiplier", "ρ 1"][0].startswith(f"{100 * line.slope:.2f} [")
+    assert line and found["width multiplier", "ρ 1"][0].startswith(f"{100 * line.slope.value:.2f} [")
     assert found["width multiplier", "ρ 0.571"][0] == ""  # two networks
     assert found["width multiplier", "all ρ"][0].endswith(" (6)")
     assert (
@@ -85,7 +85,7 @@ def test_points_lost_per_halving(tmp_path):
     )
     published = [(0.25, 50.6), (0.5, 63.7), (1.0, 70.6)]
     theirs = fit([(totals(arch.mobilenet_v1(a), 224).mult_adds, {0: top1 / 100}) for a, top1 in published])
-    assert theirs and found["width multiplier", "ρ 1"][1].startswith(f"{100 * theirs.slope:.2f} [")
+    assert theirs and found["width multiplier", "ρ 1"][1].startswith(f"{100 * theirs.slope.value:.2f} [")
 
 
 def test_recipes_are_not_mixed_in_a_matrix(tmp_path):
@@ -139,7 +139,7 @@ def test_slope():
     assert two and (two.value, two.interval, two.n) == (pytest.approx(0.1), None, 2)
     bent = [(2, (0.1,)), (4, (0.4,) * 3), (8, (0.5,) * 2)]
     same, weighted = fit([(x, dict(enumerate(y))) for x, y in bent]), slope([(x, y[0], len(y)) for x, y in bent])
-    assert same and weighted and weighted.value == pytest.approx(same.slope)
+    assert same and weighted and weighted.value == pytest.approx(same.slope.value)
     # R: summary(lm(y ~ x)) of x = 1, 2, 3, 4 and y = 0.1, 0.3, 0.3, 0.6 has slope 0.15, standard error 0.0387, df 2.
     line = slope([(2.0**x, y, 1) for x, y in ((1, 0.1), (2, 0.3), (3, 0.3), (4, 0.6))])
     assert line and line.value == pytest.approx(0.15)

@@ -107,9 +107,9 @@ def test_the_gain_per_doubling(widths):
     ((row,),) = (table.rows for table in widths["Knob by knob"].tables)
     assert row[:4] == ("width multiplier, 0.25 to 1", "v1, cifar10, 3 epochs", "3.33 to 46.35", "3")
     line = fit([(COST[alpha], dict(enumerate(accuracies))) for alpha, accuracies in WIDTHS.items()])
-    assert line and line.interval
+    assert line and line.slope.interval
     assert row[4:] == (
-        f"3.69 [{100 * line.interval[0]:.2f}, {100 * line.interval[1]:.2f}]",
+        f"3.69 [{100 * line.slope.interval[0]:.2f}, {100 * line.slope.interval[1]:.2f}]",
         f"{100 * line.residual_sd:.2f}",
     )
 
