@@ -7,9 +7,9 @@ RMSprop as in the papers, with TF-slim's decay (0.9) and epsilon (1). So large a
 of momentum SGD, which is why the same rate suits both. Test accuracy over three seeds: 0.796 ± 0.005 (RMSprop) and
 0.790 ± 0.004 (SGD), docs/results.md. Time: 4 minutes each on two cores.
 
-The recipe was chosen on 5,000 held-out training images at alpha = 0.25 and 10 epochs, one seed per recipe. The trials
-of each optimiser are in docs/results.md. Batches of 32, crops padded by 1, batch-norm epsilon 1e-5 and the initial
-kernels were chosen with SGD, by trials that are not recorded.
+The recipe was chosen on 5,000 held-out training images at alpha = 0.25 and 10 epochs, one or two seeds per recipe. The
+trials of each optimiser are in docs/results.md. Batches of 32, crops padded by 1, batch-norm epsilon 1e-5 and the
+initial kernels were chosen with SGD, by trials that are not recorded.
 
 Wider networks and longer runs overfit sooner: use `--config.augment.pad=4`.
 """

@@ -38,13 +38,13 @@ def sentences(
 
 
 def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
-    """Return the mean slope along each knob, over the lines of the recipe that has trained the most networks."""
+    """Return the mean slope along each knob, over the lines of one recipe, chosen by `_weight`."""
     quoted: list[list[Series]] = []
     for key in KNOB_NAMES:
         recipes: dict[Any, list[Series]] = {}
         for s in series:
-            if s.key == key and fit([(c.mult_adds, c.accuracies) for c in s.line]):
-                recipes.setdefault(hashable(s.line[0].identity, KNOBS), []).append(s)
+            if s.key == key and fit([(c.mult_adds, c.accuracies) for c in s.on_line]):
+                recipes.setdefault(hashable(s.on_line[0].identity, KNOBS), []).append(s)
         if recipes:
             quoted.append(max(recipes.values(), key=lambda lines: _weight(lines, main)))
     if not quoted:
@@ -52,7 +52,7 @@ def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
         return f"What a doubling of the mult-adds buys is open: it takes {needed}."
     parts = []
     for i, lines in enumerate(quoted):
-        gain = mean_slope([(c.mult_adds, c.mean, c.n) for c in s.line] for s in lines)
+        gain = mean_slope([(c.mult_adds, c.mean, c.n) for c in s.on_line] for s in lines)
         assert gain and gain.interval  # each line has three costs
         level, unit = ("", "") if i else ("95 %: ", " points of top-1")
         low, high = gain.interval
@@ -64,7 +64,7 @@ def _doubling(series: Sequence[Series], main: Sequence[Configuration]) -> str:
 
 
 def _networks(lines: Sequence[Series]) -> list[Configuration]:
-    return [c for s in lines for c in s.line]
+    return [c for s in lines for c in s.on_line]
 
 
 def _weight(lines: Sequence[Series], main: Sequence[Configuration]) -> tuple[int, bool, int]:
@@ -78,18 +78,18 @@ def _where(lines: Sequence[Series], main: Sequence[Configuration]) -> str:
 
     Data set and epochs are named where they are not those of `main`.
     """
-    first = min(lines, key=lambda s: s.line[0].identity["model.rho"])  # a label leaves out ρ = 1
-    label, here, there = first.label, first.line[0].summary, main[0].summary
+    first = min(lines, key=lambda s: s.on_line[0].identity["model.rho"])  # a label leaves out ρ = 1
+    label, here, there = first.label, first.on_line[0].summary, main[0].summary
     for key, symbol in KNOBS.items():
-        values = {s.line[0].identity.get(key) for s in lines}
+        values = {s.on_line[0].identity.get(key) for s in lines}
         if key != first.key and len(values) > 1:
-            label = label.replace(f" {symbol} {first.line[0].identity[key]:g}", f" at {len(values)} {symbol}", 1)
+            label = label.replace(f" {symbol} {first.on_line[0].identity[key]:g}", f" at {len(values)} {symbol}", 1)
     found = [label + first.epochs * (here.epochs != there.epochs)]
     found += [here.dataset] * (here.dataset != there.dataset) + [_span(_networks(lines))]
     if len(lines) > 1:
-        costs = [[c.mult_adds for c in s.line] for s in lines]
+        costs = [[c.mult_adds for c in s.on_line] for s in lines]
         found.append(f"up to {max(max(line) / min(line) for line in costs):.1f}-fold on a line")
-    if any(b.mean < a.mean for s in lines for a, b in itertools.pairwise(s.line)):
+    if any(b.mean < a.mean for s in lines for a, b in itertools.pairwise(s.on_line)):
         found.append("not monotone")
     return ", ".join(found)
 

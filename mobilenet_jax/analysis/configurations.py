@@ -83,8 +83,8 @@ class Series:
         return "" if said else f", {self.configurations[0].summary.epochs} epochs"
 
     @property
-    def line(self) -> tuple[Configuration, ...]:
-        """The configurations of equally many layers: with t = 1 the expanding convolutions are missing."""
+    def on_line(self) -> tuple[Configuration, ...]:
+        """The configurations of a slope, of equally many layers: without t = 1, which has no expanding convolutions."""
         return tuple(c for c in self.configurations if (self.key, c.identity[self.key]) != ("model.expansion", 1))
 
     @property

@@ -172,7 +172,7 @@ class Fit:
 def fit(points: Sequence[tuple[float, Results]]) -> Fit | None:
     """Return the least-squares line over pairs (mult-adds, results).
 
-    None with fewer than three different log2, or if the largest cost is below 1.5 times the smallest: over so short a
+    None with fewer than three different costs, or if the largest cost is below 1.5 times the smallest: over so short a
     range a slope is noise.
 
     MobileNets (arXiv:1704.04861, section 4.2) reads its Figure 4 the same way: "log linear".

@@ -110,9 +110,9 @@ def doublings_table(all_series: Sequence[Series]) -> Table | None:
     """
     rows = []
     for s in all_series:
-        costs = [c.mult_adds for c in s.line]
-        if s.key in KNOB_NAMES and (line := fit([(c.mult_adds, c.accuracies) for c in s.line])):
-            low, *_, high = (f"{c.identity[s.key]:g}" for c in s.line)
+        costs = [c.mult_adds for c in s.on_line]
+        if s.key in KNOB_NAMES and (line := fit([(c.mult_adds, c.accuracies) for c in s.on_line])):
+            low, *_, high = (f"{c.identity[s.key]:g}" for c in s.on_line)
             knob = f"{KNOB_NAMES[s.key]}, {low} to {high}"
             span = f"{min(costs) / 1e6:.2f} to {max(costs) / 1e6:.2f}"
             rows.append((knob, s.title, span, str(len(costs)), _slope(line), f"{100 * line.residual_sd:.2f}"))
